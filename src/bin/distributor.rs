@@ -1,0 +1,30 @@
+//! `distributor`: the service registry. Nodes register here and learn who else there is.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use pilcrow::distributor::Distributor;
+use pilcrow::process::{self, Common, DISTRIBUTOR};
+
+/// Pilcrow's service registry: nodes register here and are told who else there is.
+#[derive(Debug, Parser)]
+#[command(version)]
+struct Args {
+    #[command(flatten)]
+    common: Common,
+}
+
+fn main() -> ExitCode {
+    process::run(DISTRIBUTOR, |args: Args| serve(&args.common))
+}
+
+fn serve(common: &Common) -> Result<(), String> {
+    let stop = process::stop_signal()?;
+    let distributor = Distributor::start(common.bind()?, common.max_connections, common.max_frame)
+        .map_err(|error| format!("the operating system starts no further thread: {error}"))?;
+    process::ready(DISTRIBUTOR.name, distributor.address());
+    let _ = stop.recv();
+    log::info!("distributor: asked to end");
+    distributor.stop(common.drain_limit());
+    Ok(())
+}

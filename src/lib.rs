@@ -1,0 +1,11 @@
+//! Pilcrow: microservices over plain TCP.
+pub mod distributor;
+pub mod mesh;
+pub mod net;
+pub mod node;
+pub mod packet;
+pub mod process;
+pub mod registry;
+pub mod routes;
+pub mod service;
+pub mod sync;

@@ -1,0 +1,78 @@
+//! Sockets and threads. They live here and nowhere else.
+//!
+//! | module | what it owns |
+//! | --- | --- |
+//! | [`listener`] | a port: accepts, one thread per connection, limits, drain; for packets and HTTP alike |
+//! | [`peer`] | the answering side of a packet connection |
+//! | [`link`] | the calling side: requests out, replies back to whoever waits |
+//! | [`membership`] | staying registered at the distributors and following their lists |
+//! | [`dial`] | the reconnect thread under `link` and `membership` |
+//! | [`inbound`], [`outbox`] | the two halves of one packet connection |
+//!
+//! *Invariant:* of all URIs, this module knows `/distributes` alone.
+
+pub mod dial;
+pub mod inbound;
+pub mod link;
+pub mod listener;
+pub mod membership;
+pub mod outbox;
+pub mod peer;
+
+use std::io;
+use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::thread;
+use std::time::Duration;
+
+use socket2::{SockRef, TcpKeepalive};
+
+/// How long a peer may stay silent on the TCP level before its connection is given up. Course nodes answer no
+/// ping, so the kernel asks (`docs/protocol.md`, section 4).
+const DEAD_AFTER: Duration = Duration::from_secs(10);
+
+/// How long one batch of bytes may take to leave. A peer that takes longer does not read.
+pub const WRITE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The stack of every thread that serves one connection, in bytes. Only what is touched costs memory.
+pub const CONNECTION_STACK_BYTES: usize = 256 * 1024;
+
+/// Prepares a connection: packets leave at once, a dead peer is noticed, and no write blocks for ever.
+pub(crate) fn tune(stream: &TcpStream) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    stream.set_write_timeout(Some(WRITE_TIMEOUT))?;
+    let socket = SockRef::from(stream);
+    let keepalive = TcpKeepalive::new().with_time(DEAD_AFTER / 2).with_interval(Duration::from_secs(2));
+    #[cfg(not(windows))]
+    let keepalive = keepalive.with_retries(3);
+    socket.set_tcp_keepalive(&keepalive)?;
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    socket.set_tcp_user_timeout(Some(DEAD_AFTER))?;
+    Ok(())
+}
+
+/// Starts a named thread with the stack of a connection.
+pub(crate) fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> io::Result<thread::JoinHandle<()>> {
+    // Linux shows the first 15 bytes of a thread's name and refuses none; a NUL would be an error.
+    let name = name.replace('\0', "");
+    thread::Builder::new().name(name).stack_size(CONNECTION_STACK_BYTES).spawn(body)
+}
+
+/// One spelling per address: `::ffff:127.0.0.1` is `127.0.0.1`.
+#[must_use]
+pub fn canonical(ip: IpAddr) -> IpAddr {
+    ip.to_canonical()
+}
+
+/// `host:port` as it is dialled and printed; an IPv6 host gets its brackets.
+#[must_use]
+pub fn join_host_port(host: &str, port: u16) -> String {
+    match host.trim_matches(['[', ']']).parse::<IpAddr>() {
+        Ok(ip) => SocketAddr::new(canonical(ip), port).to_string(),
+        Err(_) => format!("{host}:{port}"),
+    }
+}
+
+/// Whether an error says only that a read or write ran into its time-out.
+pub(crate) fn is_timeout(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut)
+}

@@ -1,0 +1,96 @@
+//! The reading half of a packet connection.
+
+use std::io::{self, Read};
+use std::net::TcpStream;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::is_timeout;
+use crate::packet::frame::{FrameError, FrameReader};
+
+/// How long a frame may take from its first byte to its delimiter. Between frames a connection may be idle.
+pub const FRAME_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Frames from a socket, with the rule that a frame, once begun, ends within [`FRAME_TIMEOUT`].
+#[derive(Debug)]
+pub struct Inbound {
+    frames: FrameReader<Socket>,
+    stream: Arc<TcpStream>,
+    began: Option<Instant>,
+    armed: bool,
+}
+
+/// The socket shared with the writing half: one descriptor for both.
+#[derive(Debug)]
+struct Socket(Arc<TcpStream>);
+
+impl Read for Socket {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        (&*self.0).read(buffer)
+    }
+}
+
+impl Inbound {
+    /// Reads frames of up to `max_frame_bytes` from this connection.
+    #[must_use]
+    pub fn new(stream: Arc<TcpStream>, max_frame_bytes: usize) -> Self {
+        let frames = FrameReader::new(Socket(stream.clone()), max_frame_bytes);
+        Self { frames, stream, began: None, armed: false }
+    }
+
+    /// The next frame, waiting as long as it takes; `None` when the peer closed between frames.
+    ///
+    /// # Errors
+    /// A frame that breaks the rules of the wire, and failures of the connection: it is to be closed.
+    pub fn next_frame(&mut self) -> Result<Option<&str>, FrameError> {
+        loop {
+            if let Some(range) = self.frames.find_frame()? {
+                self.began = None;
+                return self.frames.text(range).map(Some);
+            }
+            if self.wait_for_bytes()? == 0 {
+                let mid_frame = self.frames.mid_frame();
+                return if mid_frame { Err(FrameError::Truncated(self.frames.offence())) } else { Ok(None) };
+            }
+        }
+    }
+
+    /// Whether another whole frame is here already. While there is, answers may wait to be written together.
+    #[must_use]
+    pub fn has_frame(&mut self) -> bool {
+        self.frames.has_frame()
+    }
+
+    fn wait_for_bytes(&mut self) -> Result<usize, FrameError> {
+        loop {
+            if self.frames.mid_frame() {
+                let began = *self.began.get_or_insert_with(Instant::now);
+                if began.elapsed() >= FRAME_TIMEOUT {
+                    return Err(FrameError::Stalled(self.frames.offence()));
+                }
+                self.arm(true)?;
+            }
+            match self.frames.fill() {
+                Ok(count) => return Ok(count),
+                Err(error) if is_timeout(&error) && self.frames.mid_frame() => {
+                    return Err(FrameError::Stalled(self.frames.offence()));
+                }
+                Err(error) if is_timeout(&error) => {
+                    self.frames.release();
+                    self.arm(false)?;
+                }
+                Err(error) => return Err(FrameError::Io(error)),
+            }
+        }
+    }
+
+    /// Sets or clears the socket's time-out. It stays set over many frames and is cleared only once the
+    /// connection has been idle, so that a busy connection pays no system call for it.
+    fn arm(&mut self, armed: bool) -> Result<(), FrameError> {
+        if self.armed != armed {
+            self.stream.set_read_timeout(armed.then_some(FRAME_TIMEOUT)).map_err(FrameError::Io)?;
+            self.armed = armed;
+        }
+        Ok(())
+    }
+}

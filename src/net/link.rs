@@ -1,0 +1,423 @@
+//! The calling side: one link to one instance, over which many callers send requests and wait for their replies.
+//!
+//! Every request gets a key. Whoever sends it leaves, under that key, the sending end of a channel with room for
+//! one reply in the *pending table*; the link's reader takes it out when the reply comes. When the connection
+//! ends, the table is emptied, and the dropped senders *are* the news for everybody who waits.
+//!
+//! Every request ends in exactly one of: its reply, [`Outcome::Timeout`], [`Outcome::LinkLost`], or
+//! [`Outcome::Refused`], which says that it never left.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::io;
+use std::net::TcpStream;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, RwLock};
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
+
+use super::dial::{Again, Dialer, Session as DialSession};
+use super::inbound::Inbound;
+use super::outbox::{Batching, Outbox, SendError};
+use super::peer::Described;
+use crate::packet::frame::{FrameError, Offence};
+use crate::packet::{COURSE_MAX_BYTES, Dialect, Head, Outgoing};
+use crate::sync::{lock, read, write};
+
+/// A reply as it came: its text untouched, and what a caller needs to know of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ReplyFrame {
+    /// The whole reply packet, as the service wrote it.
+    pub json: String,
+    /// 0 for success; absent where a course node has none, or one that is no number.
+    pub errorcode: Option<i64>,
+    /// The HTTP status of a success other than 200.
+    pub status: Option<u16>,
+}
+
+/// How a request ended that got no reply.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// No reply before the deadline. The request may or may not have been carried out.
+    Timeout,
+    /// The connection ended first. The request may or may not have been carried out.
+    LinkLost,
+    /// The request never left.
+    Refused(Refusal),
+}
+
+/// Why a request never left.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refusal {
+    /// There is no connection.
+    Down,
+    /// As many requests are pending as the limit allows, or the instance does not read.
+    Busy,
+    /// The packet would be longer than a frame may be.
+    TooLarge,
+}
+
+/// Limits that hold for every link of a process.
+#[derive(Debug, Clone, Copy)]
+pub struct LinkLimits {
+    /// The longest frame sent or taken, in bytes.
+    pub max_frame_bytes: usize,
+    /// How many requests may be pending on one link.
+    pub max_pending: usize,
+}
+
+/// Told when a link comes up (`true`) or goes down (`false`).
+pub type OnChange = dyn Fn(&str, bool) + Send + Sync;
+
+/// A link to one instance. It reconnects by itself until it is dropped.
+#[derive(Debug)]
+pub struct Link {
+    shared: Arc<Shared>,
+    dialer: Dialer,
+}
+
+struct Shared {
+    address: String,
+    dialect: Dialect,
+    limits: LinkLimits,
+    leaving: AtomicBool,
+    in_flight: AtomicUsize,
+    orphans: AtomicU64,
+    session: RwLock<Option<Arc<Session>>>,
+    on_change: Box<OnChange>,
+}
+
+/// One connection of a link.
+struct Session {
+    outbox: Outbox,
+    pending: Mutex<Pending>,
+    /// Close this connection as soon as nothing is pending.
+    retire: AtomicBool,
+}
+
+#[derive(Default)]
+struct Pending {
+    waiting: HashMap<u64, Sender<ReplyFrame>>,
+    last_key: u64,
+    /// Inside the lock: nobody can register after the table was emptied.
+    closed: bool,
+}
+
+impl Link {
+    /// Opens a link to `address` and keeps it open.
+    ///
+    /// # Errors
+    /// If the operating system starts no further thread.
+    pub fn open(
+        address: &str,
+        dialect: Dialect,
+        limits: LinkLimits,
+        on_change: Box<OnChange>,
+    ) -> io::Result<Self> {
+        let shared = Arc::new(Shared {
+            address: address.to_owned(),
+            dialect,
+            limits,
+            leaving: AtomicBool::new(false),
+            in_flight: AtomicUsize::new(0),
+            orphans: AtomicU64::new(0),
+            session: RwLock::new(None),
+            on_change,
+        });
+        let dialer = Dialer::start(&format!("link {address}"), address.to_owned(), Reader(shared.clone()))?;
+        Ok(Self { shared, dialer })
+    }
+
+    /// The instance at the other end, as `host:port`.
+    #[must_use]
+    pub fn address(&self) -> &str {
+        &self.shared.address
+    }
+
+    /// Which packets the instance understands.
+    #[must_use]
+    pub fn dialect(&self) -> Dialect {
+        self.shared.dialect
+    }
+
+    /// How many requests are in flight here, or nothing if the instance cannot be given another one now.
+    #[must_use]
+    pub fn load(&self) -> Option<usize> {
+        let usable = self.is_up() && !self.shared.leaving.load(Ordering::Relaxed);
+        usable.then(|| self.shared.in_flight.load(Ordering::Relaxed))
+    }
+
+    /// Whether the connection stands.
+    #[must_use]
+    pub fn is_up(&self) -> bool {
+        read(&self.shared.session).is_some()
+    }
+
+    /// How many replies came for which nobody was waiting any more.
+    #[must_use]
+    pub fn orphans(&self) -> u64 {
+        self.shared.orphans.load(Ordering::Relaxed)
+    }
+
+    /// Sets whether the instance is about to end: it gets no new requests, and its connection is closed once
+    /// nothing is pending.
+    pub fn set_leaving(&self, leaving: bool) {
+        self.shared.leaving.store(leaving, Ordering::SeqCst);
+        if leaving && let Some(session) = self.session() {
+            session.retire();
+        }
+    }
+
+    /// Dials at once if the link is down: there is news that the instance is there.
+    pub fn dial_now(&self) {
+        if !self.is_up() {
+            self.dialer.dial_now();
+        }
+    }
+
+    /// Sends a request and waits for its reply until `deadline`.
+    ///
+    /// # Errors
+    /// The [`Outcome`] that the request had instead of a reply.
+    pub fn call(&self, request: &Outgoing<'_>, deadline: Instant) -> Result<ReplyFrame, Outcome> {
+        let session = self.session().ok_or(Outcome::Refused(Refusal::Down))?;
+        let _in_flight = InFlight::count(&self.shared.in_flight);
+        let (key, reply) = session.register(self.shared.limits.max_pending)?;
+        let _pending = Place { session: &session, key };
+        let frame = self.frame(request, key, deadline)?;
+        session.outbox.send(&frame).map_err(|error| {
+            Outcome::Refused(match error {
+                SendError::Closed => Refusal::Down,
+                SendError::Full => Refusal::Busy,
+            })
+        })?;
+        self.log_sent(request, key, frame.len());
+        if self.dialect() == Dialect::Course && frame.len() > COURSE_MAX_BYTES {
+            // A course node's reader is out of step after so long a packet: it gets a new connection.
+            session.retire.store(true, Ordering::SeqCst);
+        }
+        reply.recv_deadline(deadline).map_err(|error| match error {
+            RecvTimeoutError::Timeout => Outcome::Timeout,
+            RecvTimeoutError::Disconnected => Outcome::LinkLost,
+        })
+    }
+
+    /// Sends a request to which no reply is wanted.
+    ///
+    /// # Errors
+    /// [`Outcome::Refused`] if it was not sent.
+    pub fn notify(&self, request: &Outgoing<'_>) -> Result<(), Outcome> {
+        let session = self.session().ok_or(Outcome::Refused(Refusal::Down))?;
+        let frame = self.frame(request, 0, Instant::now())?;
+        self.log_sent(request, 0, frame.len());
+        session.outbox.send(&frame).map_err(|_| Outcome::Refused(Refusal::Down))
+    }
+
+    fn session(&self) -> Option<Arc<Session>> {
+        read(&self.shared.session).clone()
+    }
+
+    fn frame(&self, request: &Outgoing<'_>, key: u64, deadline: Instant) -> Result<Vec<u8>, Outcome> {
+        let mut frame = Vec::with_capacity(request.params.get().len() + 128);
+        let left = deadline.saturating_duration_since(Instant::now()).as_millis();
+        let left = u64::try_from(left).unwrap_or(u64::MAX);
+        let written = request.write(&mut frame, key, self.dialect(), left);
+        if written.is_err() || frame.len() > self.shared.limits.max_frame_bytes {
+            return Err(Outcome::Refused(Refusal::TooLarge));
+        }
+        Ok(frame)
+    }
+
+    fn log_sent(&self, request: &Outgoing<'_>, key: u64, size: usize) {
+        log::debug!(
+            "{} ← request {} {}, key {key}, {size} bytes",
+            self.address(),
+            request.method,
+            request.uri
+        );
+    }
+}
+
+struct InFlight<'a>(&'a AtomicUsize);
+
+impl<'a> InFlight<'a> {
+    fn count(counter: &'a AtomicUsize) -> Self {
+        counter.fetch_add(1, Ordering::Relaxed);
+        Self(counter)
+    }
+}
+
+impl Drop for InFlight<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// A caller's place in the pending table, given back however the call ends.
+struct Place<'a> {
+    session: &'a Session,
+    key: u64,
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        lock(&self.session.pending).waiting.remove(&self.key);
+        if self.session.retire.load(Ordering::SeqCst) {
+            self.session.retire();
+        }
+    }
+}
+
+impl Session {
+    fn register(&self, max_pending: usize) -> Result<(u64, Receiver<ReplyFrame>), Outcome> {
+        let (sender, receiver) = bounded(1);
+        let mut pending = lock(&self.pending);
+        if pending.closed {
+            return Err(Outcome::Refused(Refusal::Down));
+        }
+        if pending.waiting.len() >= max_pending {
+            return Err(Outcome::Refused(Refusal::Busy));
+        }
+        pending.last_key += 1;
+        let key = pending.last_key;
+        pending.waiting.insert(key, sender);
+        Ok((key, receiver))
+    }
+
+    /// Closes the connection if nothing is pending, else leaves word to do so when that is so.
+    fn retire(&self) {
+        self.retire.store(true, Ordering::SeqCst);
+        let idle = {
+            let mut pending = lock(&self.pending);
+            let idle = pending.waiting.is_empty();
+            pending.closed |= idle;
+            idle
+        };
+        if idle {
+            self.outbox.close();
+        }
+    }
+
+    /// Ends the session: everybody who still waits learns it from their dropped sender.
+    fn close(&self) {
+        let waiting = {
+            let mut pending = lock(&self.pending);
+            pending.closed = true;
+            std::mem::take(&mut pending.waiting)
+        };
+        self.outbox.close();
+        drop(waiting); // woken only now, outside the lock
+    }
+
+    /// Whose reply this is. A course node may leave the key out, or say `null`; with a single request pending
+    /// there is no doubt all the same.
+    fn claim(&self, key: Option<u64>) -> Option<Sender<ReplyFrame>> {
+        let mut pending = lock(&self.pending);
+        match key {
+            Some(key) => pending.waiting.remove(&key),
+            None if pending.waiting.len() == 1 => {
+                let only = pending.waiting.keys().next().copied()?;
+                pending.waiting.remove(&only)
+            }
+            None => None,
+        }
+    }
+}
+
+/// The link's own thread: dials, then reads replies until the connection ends.
+struct Reader(Arc<Shared>);
+
+impl DialSession for Reader {
+    fn run(&mut self, stream: Arc<TcpStream>) -> Again {
+        let shared = &self.0;
+        let batching = match shared.dialect {
+            Dialect::Pilcrow => Batching::Together,
+            Dialect::Course => Batching::OneByOne,
+        };
+        let session = Arc::new(Session {
+            outbox: Outbox::new(stream.clone(), batching),
+            pending: Mutex::new(Pending::default()),
+            retire: AtomicBool::new(false),
+        });
+        *write(&shared.session) = Some(session.clone());
+        (shared.on_change)(&shared.address, true);
+        let ended = shared.read_replies(stream, &session);
+        *write(&shared.session) = None;
+        session.close();
+        match ended {
+            Ok(()) => log::debug!("link {}: closed", shared.address),
+            Err(FrameError::Io(error)) => log::info!("link {}: lost ({error})", shared.address),
+            Err(error) => log::warn!("link {}: closed: {error}", shared.address),
+        }
+        let renewed = session.retire.load(Ordering::SeqCst) && !shared.leaving.load(Ordering::SeqCst);
+        (shared.on_change)(&shared.address, false);
+        if renewed { Again::Now } else { Again::Later }
+    }
+}
+
+impl Shared {
+    fn read_replies(&self, stream: Arc<TcpStream>, session: &Session) -> Result<(), FrameError> {
+        let mut inbound = Inbound::new(stream, self.limits.max_frame_bytes);
+        while let Some(frame) = inbound.next_frame()? {
+            if frame == "null" && self.dialect == Dialect::Course {
+                self.deliver(session, None, not_implemented());
+                continue;
+            }
+            let head = Head::parse(frame).map_err(|error| {
+                let offence = Offence::of(frame.as_bytes(), self.limits.max_frame_bytes);
+                FrameError::NotAnObject(offence, error.to_string())
+            })?;
+            log::debug!("{} → {}, {} bytes", self.address, Described(&head), frame.len());
+            let reply = ReplyFrame { json: frame.to_owned(), errorcode: head.errorcode, status: head.status };
+            self.deliver(session, head.number(), reply);
+        }
+        Ok(())
+    }
+
+    fn deliver(&self, session: &Session, key: Option<u64>, reply: ReplyFrame) {
+        // The room for one reply is free: a sender is taken out of the table with its first use.
+        let delivered = session.claim(key).is_some_and(|waiting| waiting.try_send(reply).is_ok());
+        if !delivered {
+            self.orphans.fetch_add(1, Ordering::Relaxed);
+            let key = key.map_or_else(|| "none".to_owned(), |key| key.to_string());
+            log::debug!("{} → orphan reply, key {key}: nobody waits for it any more", self.address);
+        }
+    }
+}
+
+/// What a course node means by `null`: it has no handler for this method.
+fn not_implemented() -> ReplyFrame {
+    let message = "the service has no handler for this method";
+    ReplyFrame {
+        json: format!(r#"{{"errorcode":501,"errormessage":"{message}"}}"#),
+        errorcode: Some(501),
+        status: None,
+    }
+}
+
+impl fmt::Debug for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shared").field("address", &self.address).finish_non_exhaustive()
+    }
+}
+
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Timeout => "no reply came in time; the request may or may not have been carried out",
+            Self::LinkLost => {
+                "the connection to the service was lost before the reply; \
+                 the request may or may not have been carried out"
+            }
+            Self::Refused(Refusal::Down) => "there is no connection to the service",
+            Self::Refused(Refusal::Busy) => "too many requests are in flight",
+            Self::Refused(Refusal::TooLarge) => "the request is longer than one packet may be",
+        })
+    }
+}
+
+impl std::error::Error for Outcome {}
+
+/// How long a link waits at most for anything: used by callers that have no deadline of their own.
+pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(5);

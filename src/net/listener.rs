@@ -1,0 +1,359 @@
+//! A port and the threads behind it: one thread per connection, for packets and for HTTP alike.
+//!
+//! Everything that a server on a port must never get wrong stands here once: how many connections it takes, what
+//! it tells the one too many, what happens when descriptors run out, and how it ends without cutting off an
+//! answer. Binding and serving are two steps, so that whoever binds port 0 learns the port.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::{Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
+use socket2::{Domain, Protocol, Socket, Type};
+
+use super::{spawn, tune};
+use crate::sync::lock;
+
+/// Connections per port by default (`--max-connections`).
+pub const DEFAULT_MAX_CONNECTIONS: usize = 4096;
+
+/// How many connections the kernel holds ready for `accept`.
+const BACKLOG: i32 = 4096;
+
+/// How long to wait after a failed `accept`, such as one without a free descriptor, before the next.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// How many connections may wait to be turned away with words; the next is closed without.
+const REFUSALS_WAITING: usize = 64;
+
+/// What is done with connections.
+pub trait Serve: Send + Sync + 'static {
+    /// Serves one connection until it ends; it is closed afterwards.
+    fn serve(&self, connection: Connection);
+
+    /// Turns away a connection beyond the limit, in words if the protocol has some. Must not take long.
+    fn refuse(&self, stream: &TcpStream, peer: SocketAddr);
+}
+
+/// A bound port on which nobody serves yet.
+#[derive(Debug)]
+pub struct Listener {
+    socket: TcpListener,
+    address: SocketAddr,
+}
+
+/// A port that is served. Dropping it stops accepting; [`Serving::drain`] ends it with care.
+#[derive(Debug)]
+pub struct Serving {
+    address: SocketAddr,
+    table: Arc<Table>,
+    accepting: Option<JoinHandle<()>>,
+}
+
+/// One accepted connection.
+#[derive(Debug)]
+pub struct Connection {
+    /// The socket, shared with whoever else must be able to write to it or to shut it down.
+    pub stream: Arc<TcpStream>,
+    /// Who is at the other end, in canonical form.
+    pub peer: SocketAddr,
+    id: u64,
+    /// How many requests of this connection are being worked on.
+    working: Arc<AtomicUsize>,
+    table: Arc<Table>,
+}
+
+/// Says that a request is being worked on, so that a drain waits for it. Dropping it says that it is done.
+#[derive(Debug)]
+pub struct Work {
+    working: Arc<AtomicUsize>,
+    table: Arc<Table>,
+}
+
+/// What a drain needs to know of a connection.
+#[derive(Debug)]
+struct Open {
+    stream: Arc<TcpStream>,
+    working: Arc<AtomicUsize>,
+}
+
+#[derive(Debug)]
+struct Table {
+    open: Mutex<HashMap<u64, Open>>,
+    /// Told when a connection has ended, and during a drain when one has become idle.
+    changed: Condvar,
+    draining: AtomicBool,
+}
+
+impl Listener {
+    /// Takes a port. Port 0 takes a free one.
+    ///
+    /// # Errors
+    /// If the address has no meaning or the port is in use.
+    pub fn bind(address: &str) -> io::Result<Self> {
+        let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+        for candidate in address.to_socket_addrs()? {
+            match Self::bind_one(candidate) {
+                Ok(listener) => return Ok(listener),
+                Err(error) => last = error,
+            }
+        }
+        Err(last)
+    }
+
+    fn bind_one(address: SocketAddr) -> io::Result<Self> {
+        let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+        // On Unix this lets a restarted process have its port back at once; on Windows it would let two
+        // processes share it.
+        #[cfg(unix)]
+        socket.set_reuse_address(true)?;
+        socket.bind(&address.into())?;
+        socket.listen(BACKLOG)?;
+        let socket = TcpListener::from(socket);
+        let address = socket.local_addr()?;
+        Ok(Self { socket, address })
+    }
+
+    /// The address with the real port.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Serves this port with threads called `name` plus the peer's port.
+    ///
+    /// # Errors
+    /// If the operating system starts no further thread.
+    pub fn serve(
+        self,
+        name: &'static str,
+        max_connections: usize,
+        service: Arc<dyn Serve>,
+    ) -> io::Result<Serving> {
+        let table = Arc::new(Table {
+            open: Mutex::new(HashMap::new()),
+            changed: Condvar::new(),
+            draining: AtomicBool::new(false),
+        });
+        let (refused, to_refuse) = bounded(REFUSALS_WAITING);
+        let refusing = service.clone();
+        spawn(&format!("{name} refuse"), move || refuse_politely(&to_refuse, refusing.as_ref()))?;
+        let address = self.address;
+        let acceptor =
+            Acceptor { socket: self.socket, name, max_connections, service, table: table.clone(), refused };
+        let accepting = spawn(&format!("{name} accept"), move || acceptor.run())?;
+        Ok(Serving { address, table, accepting: Some(accepting) })
+    }
+}
+
+struct Acceptor {
+    socket: TcpListener,
+    name: &'static str,
+    max_connections: usize,
+    service: Arc<dyn Serve>,
+    table: Arc<Table>,
+    refused: Sender<(TcpStream, SocketAddr)>,
+}
+
+impl Acceptor {
+    fn run(self) {
+        let mut failing = false;
+        let mut next_id = 0;
+        loop {
+            let accepted = self.socket.accept();
+            if self.table.draining.load(Ordering::SeqCst) {
+                return;
+            }
+            match accepted {
+                Ok((stream, peer)) => {
+                    if failing {
+                        log::info!("{}: accepting connections again", self.name);
+                        failing = false;
+                    }
+                    next_id += 1;
+                    self.admit(stream, SocketAddr::new(peer.ip().to_canonical(), peer.port()), next_id);
+                }
+                Err(error) if is_the_peers_fault(&error) => {}
+                Err(error) => {
+                    // Without a free descriptor `accept` fails at once, again and again: say it once and wait
+                    // for connections to end. Those that come meanwhile wait in the kernel's backlog.
+                    if !failing {
+                        log::warn!("{}: cannot accept connections now ({error}); trying on", self.name);
+                        failing = true;
+                    }
+                    let open = lock(&self.table.open);
+                    drop(self.table.changed.wait_timeout(open, ACCEPT_PAUSE));
+                }
+            }
+        }
+    }
+
+    fn admit(&self, stream: TcpStream, peer: SocketAddr, id: u64) {
+        if let Err(error) = tune(&stream) {
+            log::debug!("{}: {peer} was gone before it could be served ({error})", self.name);
+            return;
+        }
+        let stream = Arc::new(stream);
+        let working = Arc::new(AtomicUsize::new(0));
+        let admitted = {
+            let mut open = lock(&self.table.open);
+            let admitted = open.len() < self.max_connections;
+            if admitted {
+                open.insert(id, Open { stream: stream.clone(), working: working.clone() });
+            }
+            admitted
+        };
+        if !admitted {
+            log::warn!("{}: {peer} turned away: {} connections are open", self.name, self.max_connections);
+            if let Some(stream) = Arc::into_inner(stream) {
+                self.turn_away(stream, peer);
+            }
+            return;
+        }
+        let connection = Connection { stream, peer, id, working, table: self.table.clone() };
+        let service = self.service.clone();
+        // A thread that cannot be started drops the connection, and with it its place in the table.
+        let started = spawn(&format!("{} {}", self.name, peer.port()), move || service.serve(connection));
+        if let Err(error) = started {
+            log::warn!("{}: {peer} turned away: no further thread ({error})", self.name);
+        }
+    }
+
+    fn turn_away(&self, stream: TcpStream, peer: SocketAddr) {
+        match self.refused.try_send((stream, peer)) {
+            Ok(()) | Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => {}
+        }
+    }
+}
+
+fn refuse_politely(to_refuse: &Receiver<(TcpStream, SocketAddr)>, service: &dyn Serve) {
+    while let Ok((stream, peer)) = to_refuse.recv() {
+        service.refuse(&stream, peer);
+    }
+}
+
+/// Errors of `accept` that concern one connection which is gone already, not the port.
+fn is_the_peers_fault(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionAborted, ConnectionReset, Interrupted};
+    matches!(error.kind(), ConnectionAborted | ConnectionReset | Interrupted)
+}
+
+impl Serving {
+    /// The address that is served.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// How many connections are open.
+    #[must_use]
+    pub fn connections(&self) -> usize {
+        lock(&self.table.open).len()
+    }
+
+    /// Ends the service: refuses new connections, gives each open one `settle` for requests that are on their
+    /// way, closes those on which nothing is being worked on, waits for the others until `limit` is over, and
+    /// closes what is left. True if nothing had to be cut off.
+    pub fn drain(mut self, settle: Duration, limit: Duration) -> bool {
+        let began = Instant::now();
+        self.stop_accepting();
+        let mut open = lock(&self.table.open);
+        loop {
+            if open.is_empty() {
+                return true;
+            }
+            let elapsed = began.elapsed();
+            if elapsed >= limit {
+                break;
+            }
+            if elapsed >= settle {
+                // Their threads read the end of the stream; what they had read before, they still answer.
+                for idle in open.values().filter(|one| one.working.load(Ordering::SeqCst) == 0) {
+                    let _ = idle.stream.shutdown(Shutdown::Read);
+                }
+            }
+            let next = if elapsed < settle { settle } else { limit };
+            let pause = next.saturating_sub(elapsed);
+            let waited = self.table.changed.wait_timeout(open, pause.min(Duration::from_millis(50)));
+            open = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+        for late in open.values() {
+            let _ = late.stream.shutdown(Shutdown::Both);
+        }
+        false
+    }
+
+    /// Gives the port back. Open connections live on.
+    pub fn stop_accepting(&mut self) {
+        self.table.draining.store(true, Ordering::SeqCst);
+        let Some(accepting) = self.accepting.take() else { return };
+        // A thread that waits in `accept` is woken by a connection, and by nothing else everywhere.
+        let port = self.address.port();
+        let wake = match self.address {
+            SocketAddr::V4(v4) if v4.ip().is_unspecified() => SocketAddr::from((Ipv4Addr::LOCALHOST, port)),
+            SocketAddr::V6(v6) if v6.ip().is_unspecified() => SocketAddr::from((Ipv6Addr::LOCALHOST, port)),
+            address => address,
+        };
+        if TcpStream::connect_timeout(&wake, Duration::from_secs(1)).is_ok() || accepting.is_finished() {
+            let _ = accepting.join();
+        }
+    }
+}
+
+impl Drop for Serving {
+    fn drop(&mut self) {
+        self.stop_accepting();
+    }
+}
+
+impl Connection {
+    /// A number that no other connection of this port has had.
+    #[must_use]
+    pub fn id(&self) -> u64 {
+        self.id
+    }
+
+    /// Says that a request has begun; a drain waits until the returned value is dropped.
+    #[must_use]
+    pub fn work(&self) -> Work {
+        self.working.fetch_add(1, Ordering::SeqCst);
+        Work { working: self.working.clone(), table: self.table.clone() }
+    }
+
+    /// How many requests of this connection are being worked on.
+    #[must_use]
+    pub fn working(&self) -> usize {
+        self.working.load(Ordering::SeqCst)
+    }
+
+    /// Waits until something has changed on this port, at most `limit`.
+    pub(crate) fn await_change(&self, limit: Duration) {
+        drop(self.table.changed.wait_timeout(lock(&self.table.open), limit));
+    }
+
+    /// Whether the process is ending: finish what has begun, begin nothing new.
+    #[must_use]
+    pub fn draining(&self) -> bool {
+        self.table.draining.load(Ordering::SeqCst)
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        lock(&self.table.open).remove(&self.id);
+        self.table.changed.notify_all();
+        let _ = self.stream.shutdown(Shutdown::Both);
+    }
+}
+
+impl Drop for Work {
+    fn drop(&mut self) {
+        if self.working.fetch_sub(1, Ordering::SeqCst) == 1 && self.table.draining.load(Ordering::SeqCst) {
+            self.table.changed.notify_all();
+        }
+    }
+}

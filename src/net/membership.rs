@@ -1,0 +1,139 @@
+//! Membership: staying registered at the distributors, and following the lists that they push.
+
+use std::io;
+use std::net::TcpStream;
+use std::sync::{Arc, Mutex};
+
+use serde::Serialize;
+use serde_json::Value;
+
+use super::dial::{Again, Dialer, Session};
+use super::inbound::Inbound;
+use super::outbox::{Batching, Outbox};
+use crate::node::Node;
+use crate::packet::frame::FrameError;
+use crate::packet::{Head, encode};
+use crate::sync::lock;
+
+/// What is done with a list: which distributor (by its place among those given) says which nodes there are.
+pub type OnList = dyn Fn(usize, Vec<Node>) + Send + Sync;
+
+/// This process's membership. Dropping it ends the connections, and with them the registration.
+pub struct Membership {
+    me: Arc<Me>,
+    _dialers: Vec<Dialer>,
+}
+
+struct Me {
+    node: Mutex<Node>,
+    /// The connections that stand, each by the place of its distributor.
+    connected: Mutex<Vec<(usize, Arc<Outbox>)>>,
+}
+
+impl Membership {
+    /// Registers `node` with every one of `distributors` (`host:port` each), now and after every reconnect, and
+    /// hands each list that comes to `on_list`.
+    ///
+    /// # Errors
+    /// If the operating system starts no further thread.
+    pub fn join(
+        distributors: &[String],
+        node: Node,
+        max_frame_bytes: usize,
+        on_list: &Arc<OnList>,
+    ) -> io::Result<Self> {
+        let me = Arc::new(Me { node: Mutex::new(node), connected: Mutex::new(Vec::new()) });
+        let dial = |(place, address): (usize, &String)| {
+            let session = Follow {
+                address: address.clone(),
+                place,
+                me: me.clone(),
+                on_list: on_list.clone(),
+                max_frame_bytes,
+            };
+            Dialer::start(&format!("follow {address}"), address.clone(), session)
+        };
+        let dialers = distributors.iter().enumerate().map(dial).collect::<io::Result<_>>()?;
+        Ok(Self { me, _dialers: dialers })
+    }
+
+    /// Tells every distributor that this node is about to end: those who follow the list send it no new requests.
+    pub fn leave(&self) {
+        let node = {
+            let mut node = lock(&self.me.node);
+            *node = node.clone().as_leaving();
+            node.clone()
+        };
+        let connected = lock(&self.me.connected).clone();
+        for (_, outbox) in connected {
+            register(&outbox, &node);
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct Register<'a> {
+    uri: &'static str,
+    method: &'static str,
+    key: u8,
+    params: &'a Node,
+}
+
+fn register(outbox: &Outbox, node: &Node) {
+    let packet = Register { uri: "/distributes", method: "POST", key: 0, params: node };
+    let sent = encode(&packet).map(|frame| outbox.send(&frame));
+    if !matches!(sent, Ok(Ok(()))) {
+        log::debug!("registration not sent; the next connection sends it again");
+    }
+}
+
+struct Follow {
+    address: String,
+    place: usize,
+    me: Arc<Me>,
+    on_list: Arc<OnList>,
+    max_frame_bytes: usize,
+}
+
+impl Session for Follow {
+    fn run(&mut self, stream: Arc<TcpStream>) -> Again {
+        let outbox = Arc::new(Outbox::new(stream.clone(), Batching::OneByOne));
+        lock(&self.me.connected).push((self.place, outbox.clone()));
+        // Registered first of all: one copy of the course distributor dies of a connection that says nothing.
+        let node = lock(&self.me.node).clone();
+        register(&outbox, &node);
+        log::info!("registered as {} with distributor {}", node.name, self.address);
+        let ended = self.follow(stream);
+        outbox.close();
+        lock(&self.me.connected).retain(|(place, _)| *place != self.place);
+        match ended {
+            Ok(()) => {
+                log::info!("distributor {} closed the connection; trying again every 3 s", self.address)
+            }
+            Err(error) => log::warn!("distributor {} lost: {error}; trying again every 3 s", self.address),
+        }
+        Again::Later
+    }
+}
+
+impl Follow {
+    fn follow(&self, stream: Arc<TcpStream>) -> Result<(), FrameError> {
+        let mut inbound = Inbound::new(stream, self.max_frame_bytes);
+        while let Some(frame) = inbound.next_frame()? {
+            match list_in(frame) {
+                Some(nodes) => {
+                    log::debug!("{} → list of {} nodes, {} bytes", self.address, nodes.len(), frame.len());
+                    (self.on_list)(self.place, nodes);
+                }
+                None => log::debug!("{} → not a list, ignored, {} bytes", self.address, frame.len()),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The list in a frame. Anything else that a distributor may say is none of our business.
+fn list_in(frame: &str) -> Option<Vec<Node>> {
+    let params = Head::parse(frame).ok()?.params?;
+    Node::list_from_json(&serde_json::from_str::<Value>(params.get()).ok()?)
+}

@@ -1,0 +1,243 @@
+//! The writing half of a packet connection.
+//!
+//! Many threads send over one connection. A lock around `write` would make them wait in line, one system call
+//! each. Instead they append to a queue, and *whoever finds the connection idle writes everything that is queued
+//! by then in one call*. Under load that turns many packets into one write, and an idle connection pays nothing.
+//!
+//! A thread that must never wait for a slow peer (a database writer, a pool) leaves its packet with [`Outbox::post`]
+//! to the connection's own writer thread, which runs [`Outbox::run`].
+
+use std::fmt;
+use std::io::{self, Write};
+use std::net::{Shutdown, TcpStream};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::{WRITE_TIMEOUT, is_timeout};
+use crate::packet::DELIMITER;
+use crate::sync::lock;
+
+/// What may wait to be written to one connection, in bytes. More means that the peer does not read.
+pub const OUTBOX_LIMIT_BYTES: usize = 8 * 1024 * 1024;
+
+/// A queue that grew beyond this is given back to the allocator once it is empty.
+const KEEP_BYTES: usize = 16 * 1024;
+
+/// Whether packets that wait together leave together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Batching {
+    /// All that is queued in one write.
+    Together,
+    /// Each packet in a write of its own, as course nodes need it.
+    OneByOne,
+}
+
+/// The sending half of one connection, shared by all who send on it.
+#[derive(Debug)]
+pub struct Outbox {
+    stream: Arc<TcpStream>,
+    batching: Batching,
+    state: Mutex<State>,
+    /// Wakes the writer thread: something was posted, or the connection closed.
+    wake: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    queue: Vec<u8>,
+    /// A frame that newer ones replace while it waits, such as the distributor's list.
+    latest: Option<Arc<[u8]>>,
+    writing: bool,
+    closed: bool,
+}
+
+impl State {
+    fn has_work(&self) -> bool {
+        !self.closed && (!self.queue.is_empty() || self.latest.is_some())
+    }
+}
+
+/// Why a packet was not taken. It has not left and will not leave.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SendError {
+    /// The connection has ended.
+    Closed,
+    /// [`OUTBOX_LIMIT_BYTES`] are waiting already: the peer does not read.
+    Full,
+}
+
+impl Outbox {
+    /// An outbox over this connection.
+    #[must_use]
+    pub fn new(stream: Arc<TcpStream>, batching: Batching) -> Self {
+        Self { stream, batching, state: Mutex::new(State::default()), wake: Condvar::new() }
+    }
+
+    /// Queues a frame and, if nobody is writing, writes all that is queued. May wait for the peer, at most
+    /// [`WRITE_TIMEOUT`].
+    ///
+    /// # Errors
+    /// If the frame was not taken. A write that fails later closes the connection instead.
+    pub fn send(&self, frame: &[u8]) -> Result<(), SendError> {
+        self.hold(frame)?;
+        self.flush();
+        Ok(())
+    }
+
+    /// Queues a frame that a [`flush`](Self::flush) of the same thread will follow soon.
+    ///
+    /// # Errors
+    /// If the frame was not taken.
+    pub fn hold(&self, frame: &[u8]) -> Result<(), SendError> {
+        let mut state = lock(&self.state);
+        if state.closed {
+            return Err(SendError::Closed);
+        }
+        if !state.queue.is_empty() && state.queue.len() + frame.len() > OUTBOX_LIMIT_BYTES {
+            return Err(SendError::Full);
+        }
+        state.queue.extend_from_slice(frame);
+        Ok(())
+    }
+
+    /// Queues a frame for the writer thread and returns at once.
+    ///
+    /// # Errors
+    /// If the frame was not taken.
+    pub fn post(&self, frame: &[u8]) -> Result<(), SendError> {
+        self.hold(frame)?;
+        self.wake.notify_one();
+        Ok(())
+    }
+
+    /// Leaves a frame to the writer thread that replaces the one left before, if that has not gone yet: a slow
+    /// reader of the list skips the lists that are already out of date.
+    pub fn post_latest(&self, frame: Arc<[u8]>) {
+        lock(&self.state).latest = Some(frame);
+        self.wake.notify_one();
+    }
+
+    /// Writes what is queued, unless somebody is writing: they will take it along.
+    pub fn flush(&self) {
+        self.write_queued(lock(&self.state));
+    }
+
+    /// The writer thread: writes what others post, until the connection closes.
+    pub fn run(&self) {
+        loop {
+            let mut state = lock(&self.state);
+            while !state.closed && (state.writing || !state.has_work()) {
+                state = self.wake.wait(state).unwrap_or_else(PoisonError::into_inner);
+            }
+            if state.closed {
+                return;
+            }
+            self.write_queued(state);
+        }
+    }
+
+    /// Waits until all that was taken has been handed to the kernel, at most [`WRITE_TIMEOUT`].
+    pub fn finish(&self) {
+        let deadline = Instant::now() + WRITE_TIMEOUT;
+        loop {
+            let state = lock(&self.state);
+            let done = state.closed || !(state.writing || state.has_work());
+            if done || Instant::now() >= deadline {
+                return;
+            }
+            if state.writing {
+                drop(self.wake.wait_timeout(state, Duration::from_millis(10)));
+            } else {
+                self.write_queued(state);
+            }
+        }
+    }
+
+    /// Ends the connection in both directions. Its reader sees the end of the stream.
+    pub fn close(&self) {
+        {
+            let mut state = lock(&self.state);
+            state.closed = true;
+            state.queue = Vec::new();
+            state.latest = None;
+        }
+        self.wake.notify_all();
+        // Dropping our handle would not wake the thread that reads from another one; this does.
+        let _ = self.stream.shutdown(Shutdown::Both);
+    }
+
+    fn write_queued<'a>(&'a self, mut state: std::sync::MutexGuard<'a, State>) {
+        if state.writing {
+            return;
+        }
+        let mut batch = Vec::new();
+        while state.has_work() {
+            state.writing = true;
+            batch.clear();
+            std::mem::swap(&mut batch, &mut state.queue);
+            let latest = state.latest.take();
+            drop(state); // never hold the lock during I/O: others go on queueing
+            let written = self.write(&batch).and_then(|()| latest.map_or(Ok(()), |frame| self.write(&frame)));
+            if let Err(error) = written {
+                log::debug!("writing to {:?} failed: {error}", self.stream.peer_addr().ok());
+                self.close();
+            }
+            state = lock(&self.state);
+            state.writing = false;
+        }
+        if state.queue.capacity() == 0 && batch.capacity() <= KEEP_BYTES {
+            batch.clear();
+            state.queue = batch; // the next packet finds its buffer warm
+        }
+    }
+
+    fn write(&self, bytes: &[u8]) -> io::Result<()> {
+        let deadline = Instant::now() + WRITE_TIMEOUT;
+        match self.batching {
+            Batching::Together => write_by(&self.stream, bytes, deadline),
+            Batching::OneByOne => {
+                let mut rest = bytes;
+                while let Some(at) = memchr::memmem::find(rest, &DELIMITER) {
+                    let (frame, after) = rest.split_at(at + DELIMITER.len());
+                    write_by(&self.stream, frame, deadline)?;
+                    rest = after;
+                }
+                Ok(())
+            }
+        }
+    }
+}
+
+/// Writes all of `bytes` before `deadline`. The stream's own write time-out bounds each single wait; this bounds
+/// their sum, since a peer that reads one byte a second would otherwise hold the writer for ever.
+pub(crate) fn write_by(mut stream: &TcpStream, bytes: &[u8], deadline: Instant) -> io::Result<()> {
+    let mut rest = bytes;
+    while !rest.is_empty() {
+        match stream.write(rest) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(count) => rest = &rest[count..],
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) if is_timeout(&error) => return Err(not_read()),
+            Err(error) => return Err(error),
+        }
+        if !rest.is_empty() && Instant::now() >= deadline {
+            return Err(not_read());
+        }
+    }
+    Ok(())
+}
+
+fn not_read() -> io::Error {
+    io::Error::new(io::ErrorKind::TimedOut, "the peer does not read what it is sent")
+}
+
+impl fmt::Display for SendError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Closed => "the connection has ended",
+            Self::Full => "the peer does not read what it is sent",
+        })
+    }
+}
+
+impl std::error::Error for SendError {}

@@ -1,0 +1,205 @@
+//! The answering side of packet connections: what a distributor and every service do with those who connect.
+
+use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::sync::Arc;
+use std::thread::{self, ThreadId};
+use std::time::{Duration, Instant};
+
+use super::inbound::Inbound;
+use super::listener::{Connection, Serve, Work};
+use super::outbox::{Batching, Outbox, SendError};
+use super::spawn;
+use crate::packet::frame::{FrameError, Offence};
+use crate::packet::{Answer, Failure, Head, Key, Reply, encode};
+
+/// How long answers that are still being worked out are waited for after the asker has stopped sending.
+const LINGER: Duration = Duration::from_secs(10);
+
+/// What is done with the packets that peers send.
+pub trait Answerer: Send + Sync + 'static {
+    /// Somebody has connected.
+    fn connected(&self, _peer: &Arc<Peer>) {}
+
+    /// A packet has come. Runs on the connection's own thread: what waits here makes this peer wait.
+    fn packet(&self, peer: &Arc<Peer>, head: &Head<'_>);
+
+    /// The peer sends no more. Called once for every `connected`.
+    fn gone(&self, _peer: &Arc<Peer>) {}
+}
+
+/// One who has connected to us.
+#[derive(Debug)]
+pub struct Peer {
+    connection: Connection,
+    outbox: Outbox,
+    /// The thread that reads this connection; it writes for itself, others leave it to the writer thread.
+    reader: ThreadId,
+    max_frame_bytes: usize,
+}
+
+/// Serves packets on a port: reads them, checks them, and hands them to an [`Answerer`].
+#[derive(Debug)]
+pub struct PacketServer<A> {
+    answerer: Arc<A>,
+    max_frame_bytes: usize,
+}
+
+impl<A: Answerer> PacketServer<A> {
+    /// Hands the packets of up to `max_frame_bytes` to `answerer`.
+    pub fn new(answerer: Arc<A>, max_frame_bytes: usize) -> Self {
+        Self { answerer, max_frame_bytes }
+    }
+
+    fn read_packets(&self, peer: &Arc<Peer>) -> Result<(), FrameError> {
+        let mut inbound = Inbound::new(peer.connection.stream.clone(), self.max_frame_bytes);
+        while let Some(frame) = inbound.next_frame()? {
+            let head = Head::parse(frame).map_err(|error| {
+                let offence = Offence::of(frame.as_bytes(), self.max_frame_bytes);
+                FrameError::NotAnObject(offence, error.to_string())
+            })?;
+            log::debug!("{} → {}, {} bytes", peer.address(), Described(&head), frame.len());
+            self.answerer.packet(peer, &head);
+            // Answers to packets that came together leave together.
+            if !inbound.has_frame() {
+                peer.outbox.flush();
+            }
+        }
+        Ok(())
+    }
+}
+
+impl<A: Answerer> Serve for PacketServer<A> {
+    fn serve(&self, connection: Connection) {
+        let address = connection.peer;
+        let outbox = Outbox::new(connection.stream.clone(), Batching::Together);
+        let reader = thread::current().id();
+        let peer = Arc::new(Peer { connection, outbox, reader, max_frame_bytes: self.max_frame_bytes });
+        let writing = peer.clone();
+        let writer = match spawn(&format!("write {}", address.port()), move || writing.outbox.run()) {
+            Ok(writer) => writer,
+            Err(error) => {
+                log::warn!("{address} closed: no further thread ({error})");
+                return;
+            }
+        };
+        self.answerer.connected(&peer);
+        let ended = self.read_packets(&peer);
+        self.answerer.gone(&peer);
+        match ended {
+            Ok(()) => peer.await_answers(),
+            Err(FrameError::Io(error)) => log::debug!("{address} lost: {error}"),
+            Err(error) => log::warn!("{address} closed: {error}"),
+        }
+        peer.outbox.finish();
+        peer.outbox.close();
+        let _ = writer.join();
+    }
+
+    fn refuse(&self, stream: &TcpStream, _peer: SocketAddr) {
+        let _ = stream.shutdown(Shutdown::Both);
+    }
+}
+
+impl Peer {
+    /// A number that no other peer of this port has had.
+    #[must_use]
+    pub fn id(&self) -> u64 {
+        self.connection.id()
+    }
+
+    /// Where it connected from.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.connection.peer
+    }
+
+    /// The writing half, for frames that are no answers.
+    #[must_use]
+    pub fn outbox(&self) -> &Outbox {
+        &self.outbox
+    }
+
+    /// Says that a request of this peer is being worked on; see [`Connection::work`].
+    #[must_use]
+    pub fn work(&self) -> Work {
+        self.connection.work()
+    }
+
+    /// Answers under `key`; a notice is answered by nothing. Never waits for a slow peer, unless called on this
+    /// peer's own thread.
+    ///
+    /// `limit_bytes` is the longest answer that this asker can take. A longer one becomes a failure that says so.
+    pub fn answer(&self, key: Option<&Key>, outcome: &Result<Reply, Failure>, limit_bytes: usize) {
+        if key.is_some_and(Key::is_notice) {
+            return;
+        }
+        let limit = limit_bytes.min(self.max_frame_bytes);
+        let frame = match encode(&Answer { key, outcome }) {
+            Ok(frame) if frame.len() <= limit => frame,
+            Ok(frame) => self.instead(
+                key,
+                format!(
+                    "the answer has {} bytes and the asker takes {limit} in one packet; ask for less",
+                    frame.len()
+                ),
+            ),
+            Err(error) => self.instead(key, format!("the answer has no JSON form: {error}")),
+        };
+        self.log_answer(key, outcome, frame.len());
+        if let Err(error) = self.send(&frame) {
+            log::debug!("{}: answer dropped: {error}", self.address());
+            if error == SendError::Full {
+                log::warn!("{} closed: {error}", self.address());
+                self.outbox.close();
+            }
+        }
+    }
+
+    fn send(&self, frame: &[u8]) -> Result<(), SendError> {
+        if thread::current().id() == self.reader { self.outbox.hold(frame) } else { self.outbox.post(frame) }
+    }
+
+    fn instead(&self, key: Option<&Key>, message: String) -> Vec<u8> {
+        log::warn!("{}: {message}", self.address());
+        let outcome = Err(Failure::new(500, message));
+        encode(&Answer { key, outcome: &outcome }).unwrap_or_default()
+    }
+
+    fn log_answer(&self, key: Option<&Key>, outcome: &Result<Reply, Failure>, size: usize) {
+        if !log::log_enabled!(log::Level::Debug) {
+            return;
+        }
+        let key = key.map_or_else(|| "none".to_owned(), ToString::to_string);
+        let told = outcome.as_ref().err().map_or_else(|| "success".to_owned(), |f| f.errorcode.to_string());
+        log::debug!("{} ← reply {told}, key {key}, {size} bytes", self.address());
+    }
+
+    /// A peer that has sent all its requests (`printf … | nc` does so) still gets the answers.
+    fn await_answers(&self) {
+        let deadline = Instant::now() + LINGER;
+        while self.connection.working() > 0 && Instant::now() < deadline {
+            self.connection.await_change(Duration::from_millis(50));
+        }
+    }
+}
+
+/// A packet in the words of a log line. Its contents stay out: they may hold passwords.
+pub(crate) struct Described<'a>(pub(crate) &'a Head<'a>);
+
+impl std::fmt::Display for Described<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let head = self.0;
+        match (&head.method, &head.uri) {
+            (Some(method), Some(uri)) => write!(f, "request {method} {}", uri.escape_debug())?,
+            _ => match head.errorcode {
+                Some(0) => write!(f, "reply success")?,
+                Some(code) => write!(f, "reply {code}")?,
+                None => write!(f, "packet")?,
+            },
+        }
+        match head.answer_key() {
+            Some(key) => write!(f, ", key {key}"),
+            None => write!(f, ", no key"),
+        }
+    }
+}

@@ -1,0 +1,154 @@
+//! What a node says about itself when it registers, and what the list says about every node.
+
+use serde::ser::{Serialize, SerializeMap, Serializer};
+use serde_json::{Map, Value};
+
+use crate::net::join_host_port;
+use crate::packet::{Dialect, PROTO};
+
+/// The longest name of a node, in characters.
+const MAX_NAME_CHARS: usize = 100;
+
+/// The most routes that one node may register.
+pub const MAX_ROUTES: usize = 1000;
+
+/// The longest route (`METHOD/path`), in bytes.
+const MAX_ROUTE_BYTES: usize = 1024;
+
+/// The name under which gateways register, without routes.
+pub const GATE: &str = "gate";
+
+/// One node: a registration, or an entry of the list.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Node {
+    /// The port on which it listens.
+    pub port: u16,
+    /// Its service name; instances of one service share it.
+    pub name: String,
+    /// Its routes, each `METHOD/path`, such as `GET/users`.
+    pub urls: Vec<String>,
+    /// Where others reach it. The distributor fills it in.
+    pub host: String,
+    /// All that the distributor does not know: kept and passed on, since newer nodes may understand it.
+    pub extra: Map<String, Value>,
+}
+
+impl Node {
+    /// Our own registration: with `proto` and with a stable `id` that tells this process from a later one on the
+    /// same port.
+    #[must_use]
+    pub fn ours(name: &str, port: u16, urls: Vec<String>, id: &str) -> Self {
+        let mut extra = Map::new();
+        extra.insert("proto".to_owned(), PROTO.into());
+        extra.insert("id".to_owned(), id.into());
+        Self { port, name: name.to_owned(), urls, host: String::new(), extra }
+    }
+
+    /// Reads a registration or an entry of a list. `port` may be a number or a string.
+    ///
+    /// # Errors
+    /// A sentence that names the field and the rule.
+    pub fn from_json(value: &Value) -> Result<Self, String> {
+        let Value::Object(fields) = value else {
+            return Err("a node must be an object with port, name and urls".to_owned());
+        };
+        let port = match fields.get("port") {
+            Some(Value::Number(number)) => number.as_u64().and_then(|port| u16::try_from(port).ok()),
+            Some(Value::String(text)) => text.parse().ok(),
+            _ => None,
+        };
+        let port = port.filter(|port| *port != 0).ok_or("port must be a number from 1 to 65535")?;
+        let name = fields.get("name").and_then(Value::as_str).unwrap_or_default().to_owned();
+        if name.chars().count() > MAX_NAME_CHARS {
+            return Err(format!("name must have at most {MAX_NAME_CHARS} characters"));
+        }
+        let urls =
+            fields.get("urls").and_then(Value::as_array).ok_or("urls must be an array of METHOD/path")?;
+        if urls.len() > MAX_ROUTES {
+            return Err(format!("urls must have at most {MAX_ROUTES} entries, not {}", urls.len()));
+        }
+        let urls: Vec<String> = urls
+            .iter()
+            .map(|url| url.as_str().filter(|url| url.len() <= MAX_ROUTE_BYTES).map(str::to_owned))
+            .collect::<Option<_>>()
+            .ok_or_else(|| format!("each of urls must be text of at most {MAX_ROUTE_BYTES} bytes"))?;
+        let host = fields.get("host").and_then(Value::as_str).unwrap_or_default().to_owned();
+        let known = ["port", "name", "urls", "host"];
+        let mut extra = fields.clone();
+        extra.retain(|field, _| !known.contains(&field.as_str()));
+        Ok(Self { port, name, urls, host, extra })
+    }
+
+    /// Reads a list: an array of objects that have `port` and `urls`. It is told by this shape alone, since some
+    /// course distributors name it otherwise; an entry that makes no sense is left out.
+    #[must_use]
+    pub fn list_from_json(params: &Value) -> Option<Vec<Self>> {
+        let entries = params.as_array()?;
+        let shaped = |entry: &Value| entry.get("port").is_some() && entry.get("urls").is_some();
+        if !entries.iter().all(shaped) {
+            return None;
+        }
+        let read = |entry| Self::from_json(entry).inspect_err(|why| log::warn!("list entry left out: {why}"));
+        Some(entries.iter().filter_map(|entry| read(entry).ok()).collect())
+    }
+
+    /// Where to connect: `host:port`. It also says who this is, since one process listens there at a time.
+    #[must_use]
+    pub fn address(&self) -> String {
+        join_host_port(&self.host, self.port)
+    }
+
+    /// Which packets this node understands.
+    #[must_use]
+    pub fn dialect(&self) -> Dialect {
+        match self.text("proto") {
+            Some(PROTO) => Dialect::Pilcrow,
+            _ => Dialect::Course,
+        }
+    }
+
+    /// Tells one run of a process from the next on the same port, if the node says so.
+    #[must_use]
+    pub fn id(&self) -> Option<&str> {
+        self.text("id")
+    }
+
+    /// The host that this node wants to be known by, where the one that the distributor sees does not help.
+    #[must_use]
+    pub fn advertise(&self) -> Option<&str> {
+        self.text("advertise").filter(|host| !host.is_empty())
+    }
+
+    /// Whether this node is about to end: no new requests.
+    #[must_use]
+    pub fn leaving(&self) -> bool {
+        self.extra.get("leaving") == Some(&Value::Bool(true))
+    }
+
+    /// The same node, about to end.
+    #[must_use]
+    pub fn as_leaving(mut self) -> Self {
+        self.extra.insert("leaving".to_owned(), Value::Bool(true));
+        self
+    }
+
+    fn text(&self, field: &str) -> Option<&str> {
+        self.extra.get(field)?.as_str()
+    }
+}
+
+impl Serialize for Node {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(None)?;
+        map.serialize_entry("port", &self.port)?;
+        map.serialize_entry("name", &self.name)?;
+        map.serialize_entry("urls", &self.urls)?;
+        if !self.host.is_empty() {
+            map.serialize_entry("host", &self.host)?;
+        }
+        for (field, value) in &self.extra {
+            map.serialize_entry(field, value)?;
+        }
+        map.end()
+    }
+}

@@ -1,0 +1,413 @@
+//! Everything that crosses a TCP connection between Pilcrow's processes: packets, and how they are written.
+//!
+//! - A *packet* is one JSON object. On the wire it is a *frame*: the object's UTF-8 text and then `¶`.
+//! - A *request* names a `uri` and a `method` and carries `params`; a *reply* carries an `errorcode`.
+//!   Both carry a `key`, the correlation id: the answerer echoes it, the asker finds its caller by it.
+//! - A request whose key is `0` is a *notice*: nobody waits for a reply.
+//!
+//! This module writes frames and looks into packets; [`frame`] cuts incoming bytes into frames again. No
+//! sockets here: reading works over any [`std::io::Read`], so that tests need none. The binding description of
+//! the wire is `docs/protocol.md`.
+
+pub mod frame;
+
+use std::borrow::Cow;
+use std::fmt;
+use std::io;
+
+use serde::de::{self, Deserializer, IgnoredAny, MapAccess, Visitor};
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+/// The bytes of `¶` (U+00B6), which end every frame and stand nowhere else on the wire.
+pub const DELIMITER: [u8; 2] = [0xC2, 0xB6];
+
+/// The longest frame taken by default, in bytes without the delimiter (`--max-frame`).
+pub const DEFAULT_MAX_FRAME_BYTES: usize = 1024 * 1024;
+
+/// What a node announces as `proto` when it speaks all of the protocol. Nodes without it are *course nodes*.
+pub const PROTO: &str = "pilcrow/1";
+
+/// The most that a course node takes in one packet: it handles each read of its socket as whole packets, and
+/// one read ends at 64 KiB.
+pub const COURSE_MAX_BYTES: usize = 64 * 1024;
+
+/// The key of a notice, to which nobody answers.
+const NOTICE: &str = "0";
+
+/// Writes any value as a whole frame, delimiter included.
+///
+/// # Errors
+/// Those of the value's own `Serialize`, such as a map whose keys are no strings.
+pub fn encode<T: Serialize + ?Sized>(value: &T) -> serde_json::Result<Vec<u8>> {
+    let mut frame = Vec::with_capacity(256);
+    encode_into(&mut frame, value)?;
+    Ok(frame)
+}
+
+/// Appends any value to `buffer` as a whole frame, delimiter included.
+///
+/// # Errors
+/// As [`encode`]; the buffer then ends as it began.
+pub fn encode_into<T: Serialize + ?Sized>(buffer: &mut Vec<u8>, value: &T) -> serde_json::Result<()> {
+    let before = buffer.len();
+    let written = value.serialize(&mut serde_json::Serializer::with_formatter(&mut *buffer, NoRawPilcrow));
+    match written {
+        Ok(()) => buffer.extend_from_slice(&DELIMITER),
+        Err(_) => buffer.truncate(before),
+    }
+    written
+}
+
+/// JSON in its short form in which no `¶` stands raw, so that `¶` on the wire is always a delimiter and a user
+/// may still be called `a¶b`.
+struct NoRawPilcrow;
+
+impl serde_json::ser::Formatter for NoRawPilcrow {
+    fn write_string_fragment<W: ?Sized + io::Write>(&mut self, writer: &mut W, text: &str) -> io::Result<()> {
+        write_without_raw_pilcrow(writer, text)
+    }
+
+    // Valid JSON holds non-ASCII characters inside strings only, so the same replacement is right for JSON text
+    // that is passed on as it came.
+    fn write_raw_fragment<W: ?Sized + io::Write>(&mut self, writer: &mut W, json: &str) -> io::Result<()> {
+        write_without_raw_pilcrow(writer, json)
+    }
+}
+
+fn write_without_raw_pilcrow<W: ?Sized + io::Write>(writer: &mut W, text: &str) -> io::Result<()> {
+    let mut rest = text.as_bytes();
+    while let Some(at) = memchr::memmem::find(rest, &DELIMITER) {
+        writer.write_all(&rest[..at])?;
+        writer.write_all(br"\u00b6")?;
+        rest = &rest[at + DELIMITER.len()..];
+    }
+    writer.write_all(rest)
+}
+
+/// A correlation id, kept as the JSON text that came, since the answerer echoes it untouched.
+#[derive(Debug, Clone, Serialize)]
+#[serde(transparent)]
+pub struct Key(Box<RawValue>);
+
+impl Key {
+    /// Whether this is key 0: a notice, to be answered by nobody.
+    #[must_use]
+    pub fn is_notice(&self) -> bool {
+        self.0.get() == NOTICE
+    }
+}
+
+impl fmt::Display for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let text = self.0.get();
+        // A peer may send any JSON as its key; a log line shows no more of it than helps.
+        f.write_str(text.char_indices().nth(40).map_or(text, |(at, _)| &text[..at]))
+    }
+}
+
+/// What can be known of a packet without unpacking its `params` or `results`: borrowed from the frame.
+///
+/// One pass over the text finds it, and proves at the same time that the text is one JSON object. Of a name that
+/// stands twice the last counts, as in JavaScript.
+#[derive(Debug, Default)]
+pub struct Head<'a> {
+    /// Which resource is asked for; absent in replies.
+    pub uri: Option<Cow<'a, str>>,
+    /// What to do with it; absent in replies.
+    pub method: Option<Cow<'a, str>>,
+    /// The correlation id as it came.
+    pub key: Option<&'a RawValue>,
+    /// The arguments of a request, or the list of a distributor.
+    pub params: Option<&'a RawValue>,
+    /// 0 for success; course nodes may leave it out or spell it `errorCode`.
+    pub errorcode: Option<i64>,
+    /// The HTTP status of a success other than 200.
+    pub status: Option<u16>,
+    /// How many milliseconds the asker still waits (sent to `pilcrow/1` nodes only).
+    pub deadline_ms: Option<u64>,
+}
+
+#[derive(Deserialize)]
+#[serde(field_identifier, rename_all = "snake_case")]
+enum Field {
+    Uri,
+    Method,
+    Key,
+    Params,
+    #[serde(alias = "errorCode")]
+    Errorcode,
+    Status,
+    DeadlineMs,
+    #[serde(other)]
+    Other,
+}
+
+impl<'a> Head<'a> {
+    /// Looks into the text of one frame.
+    ///
+    /// # Errors
+    /// If the text is not one JSON object.
+    pub fn parse(frame: &'a str) -> serde_json::Result<Self> {
+        serde_json::from_str(frame)
+    }
+
+    /// The key as a number, if it is one that our own links give out. Where the reply has none at its top
+    /// level, `params.key` counts: some course nodes send the request's own `params` back.
+    #[must_use]
+    pub fn number(&self) -> Option<u64> {
+        match self.key {
+            Some(key) => key.get().parse().ok(),
+            None => self.key_in_params().and_then(|key| key.0.get().parse().ok()),
+        }
+    }
+
+    /// The key to answer to: `key`, or the `params.key` of the book's gateway.
+    #[must_use]
+    pub fn answer_key(&self) -> Option<Key> {
+        match self.key {
+            Some(key) => Some(Key(key.to_owned())),
+            None => self.key_in_params(),
+        }
+    }
+
+    fn key_in_params(&self) -> Option<Key> {
+        #[derive(Deserialize)]
+        struct Book {
+            key: Box<RawValue>,
+        }
+        let params = self.params?.get();
+        // Only an object can have it; asking first spares large lists a second pass.
+        params.starts_with('{').then(|| serde_json::from_str::<Book>(params).ok())?.map(|book| Key(book.key))
+    }
+}
+
+impl<'de: 'a, 'a> Deserialize<'de> for Head<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(HeadVisitor)
+    }
+}
+
+struct HeadVisitor;
+
+impl<'de> Visitor<'de> for HeadVisitor {
+    type Value = Head<'de>;
+
+    fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str("a JSON object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Head<'de>, A::Error> {
+        let mut head = Head::default();
+        while let Some(field) = map.next_key::<Field>()? {
+            if let Field::Other = field {
+                map.next_value::<IgnoredAny>()?;
+                continue;
+            }
+            let raw: &'de RawValue = map.next_value()?;
+            match field {
+                Field::Uri => head.uri = text(raw)?,
+                Field::Method => head.method = text(raw)?,
+                Field::Key => head.key = Some(raw),
+                Field::Params => head.params = Some(raw),
+                Field::Errorcode => head.errorcode = raw.get().parse().ok(),
+                Field::Status => head.status = raw.get().parse().ok(),
+                Field::DeadlineMs => head.deadline_ms = raw.get().parse().ok(),
+                Field::Other => {}
+            }
+        }
+        Ok(head)
+    }
+}
+
+/// The text of a JSON string; nothing for any other JSON, since course nodes put there what they like.
+fn text<E: de::Error>(raw: &RawValue) -> Result<Option<Cow<'_, str>>, E> {
+    let json = raw.get();
+    if !json.starts_with('"') {
+        return Ok(None);
+    }
+    if !json.contains('\\') {
+        return Ok(json.get(1..json.len() - 1).map(Cow::Borrowed));
+    }
+    serde_json::from_str::<String>(json).map(|text| Some(Cow::Owned(text))).map_err(E::custom)
+}
+
+/// A request about to be sent, in the dialect of whoever receives it.
+#[derive(Debug, Clone, Copy)]
+pub struct Outgoing<'a> {
+    /// The registered path, such as `/users`.
+    pub uri: &'a str,
+    /// The HTTP method, such as `GET`.
+    pub method: &'a str,
+    /// The arguments: an object, for nearly every route.
+    pub params: &'a RawValue,
+}
+
+/// Who a packet is for, as announced in its registration.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Dialect {
+    /// A node that announced [`PROTO`].
+    Pilcrow,
+    /// A node of the course: it gets nothing but what the course's own code sends.
+    Course,
+}
+
+#[derive(Serialize)]
+struct WireRequest<'a> {
+    uri: &'a str,
+    method: &'a str,
+    key: u64,
+    params: &'a RawValue,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    deadline_ms: Option<u64>,
+}
+
+impl Outgoing<'_> {
+    /// Appends this request to `buffer` as a frame. Key 0 makes it a notice. `deadline_ms` tells a `pilcrow/1`
+    /// node how long its answer is waited for.
+    ///
+    /// # Errors
+    /// As [`encode`], which `params` of valid JSON never meets.
+    pub fn write(
+        &self,
+        buffer: &mut Vec<u8>,
+        key: u64,
+        dialect: Dialect,
+        deadline_ms: u64,
+    ) -> serde_json::Result<()> {
+        let mut wire = WireRequest {
+            uri: self.uri,
+            method: self.method,
+            key,
+            params: self.params,
+            deadline_ms: Some(deadline_ms),
+        };
+        if dialect == Dialect::Pilcrow {
+            return encode_into(buffer, &wire);
+        }
+        // The book's services read `params.key` and nothing else, the template's read `key`: both get both.
+        let params = with_key(self.params, key)?;
+        wire.params = params.as_deref().unwrap_or(self.params);
+        wire.deadline_ms = None;
+        encode_into(buffer, &wire)
+    }
+}
+
+/// `params` with `"key":N` as its last member; nothing if it is no object.
+fn with_key(params: &RawValue, key: u64) -> serde_json::Result<Option<Box<RawValue>>> {
+    let Some(inside) = params.get().strip_prefix('{').and_then(|rest| rest.strip_suffix('}')) else {
+        return Ok(None);
+    };
+    let comma = if inside.trim().is_empty() { "" } else { "," };
+    RawValue::from_string(format!("{{{inside}{comma}\"key\":{key}}}")).map(Some)
+}
+
+/// A successful answer, before it is given its key.
+#[derive(Debug)]
+pub struct Reply {
+    status: Option<u16>,
+    results: Box<RawValue>,
+    extra: Vec<(&'static str, Box<RawValue>)>,
+}
+
+/// A refusal, before it is given its key: what went wrong, in words that say what to do now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failure {
+    /// The HTTP status that fits.
+    pub errorcode: u16,
+    /// What happened and what to do.
+    pub errormessage: String,
+}
+
+impl Reply {
+    /// Success with these `results`. What cannot be written as JSON becomes a 500.
+    ///
+    /// # Errors
+    /// If `results` has no JSON form, such as a map with keys that are no strings.
+    pub fn ok<T: Serialize>(results: T) -> Result<Self, Failure> {
+        Ok(Self { status: None, results: to_raw(&results)?, extra: Vec::new() })
+    }
+
+    /// The HTTP status of this success, where 200 does not fit.
+    #[must_use]
+    pub fn with_status(mut self, status: u16) -> Self {
+        self.status = Some(status);
+        self
+    }
+
+    /// One more top-level field, such as `next`, which reaches the client as it is.
+    ///
+    /// # Errors
+    /// As [`Reply::ok`].
+    pub fn with<T: Serialize>(mut self, name: &'static str, value: T) -> Result<Self, Failure> {
+        self.extra.push((name, to_raw(&value)?));
+        Ok(self)
+    }
+}
+
+fn to_raw<T: Serialize>(value: &T) -> Result<Box<RawValue>, Failure> {
+    serde_json::value::to_raw_value(value)
+        .map_err(|error| Failure::new(500, format!("the answer has no JSON form: {error}")))
+}
+
+impl Failure {
+    /// A refusal with the HTTP status that fits and words that say what to do.
+    pub fn new(errorcode: u16, errormessage: impl Into<String>) -> Self {
+        Self { errorcode, errormessage: errormessage.into() }
+    }
+
+    /// The request breaks a rule: name the field and the rule.
+    pub fn bad_request(message: impl Into<String>) -> Self {
+        Self::new(400, message)
+    }
+
+    /// What is asked for does not exist.
+    pub fn not_found(message: impl Into<String>) -> Self {
+        Self::new(404, message)
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.errorcode, self.errormessage)
+    }
+}
+
+impl std::error::Error for Failure {}
+
+/// An answer under its key, ready for [`encode_into`].
+#[derive(Debug, Clone, Copy)]
+pub struct Answer<'a> {
+    /// The asker's key. A request that had none is answered without one.
+    pub key: Option<&'a Key>,
+    /// What to say.
+    pub outcome: &'a Result<Reply, Failure>,
+}
+
+impl Serialize for Answer<'_> {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        use serde::ser::SerializeMap;
+        let mut map = serializer.serialize_map(None)?;
+        if let Some(key) = self.key {
+            map.serialize_entry("key", key)?;
+        }
+        match self.outcome {
+            Ok(reply) => {
+                map.serialize_entry("errorcode", &0)?;
+                map.serialize_entry("errormessage", "success")?;
+                if let Some(status) = reply.status {
+                    map.serialize_entry("status", &status)?;
+                }
+                map.serialize_entry("results", &reply.results)?;
+                for (name, value) in &reply.extra {
+                    map.serialize_entry(name, value)?;
+                }
+            }
+            Err(failure) => {
+                map.serialize_entry("errorcode", &failure.errorcode)?;
+                map.serialize_entry("errormessage", &failure.errormessage)?;
+            }
+        }
+        map.end()
+    }
+}

@@ -1,0 +1,185 @@
+//! How a process begins and ends: settings, log, the ready line, signals, exit status. The same for all three
+//! binaries and for every service.
+//!
+//! A setting comes from its flag, else from its environment variable, else from the `.env` file in the working
+//! directory, else from the course's variables (`HOST` and the port's own), else from its default.
+
+use std::env;
+use std::io::{self, Write};
+use std::net::SocketAddr;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::error::ErrorKind;
+use clap::{Args, Parser};
+use crossbeam_channel::{Receiver, bounded};
+
+use crate::net::listener::{DEFAULT_MAX_CONNECTIONS, Listener};
+use crate::packet::DEFAULT_MAX_FRAME_BYTES;
+
+/// Who a process is: what differs between the binaries before they do anything.
+#[derive(Debug, Clone, Copy)]
+pub struct Identity {
+    /// Its name, as in its ready line.
+    pub name: &'static str,
+    /// The port it listens on unless told otherwise.
+    pub port: u16,
+    /// The course's environment variable for that port, such as `GATE_PORT`.
+    pub port_variable: &'static str,
+}
+
+/// The distributor, whose address every other process must know as well.
+pub const DISTRIBUTOR: Identity = Identity { name: "distributor", port: 9000, port_variable: "DIS_PORT" };
+
+/// Settings that every process has.
+#[derive(Debug, Clone, Args)]
+pub struct Common {
+    /// Where to listen; port 0 takes a free one
+    #[arg(long, value_name = "HOST:PORT")]
+    pub listen: String,
+
+    /// How many connections to take; the next is turned away
+    #[arg(long, env = "PILCROW_MAX_CONNECTIONS", value_name = "N", default_value_t = DEFAULT_MAX_CONNECTIONS)]
+    pub max_connections: usize,
+
+    /// The longest packet to take, in bytes
+    #[arg(long, env = "PILCROW_MAX_FRAME", value_name = "BYTES", default_value_t = DEFAULT_MAX_FRAME_BYTES)]
+    pub max_frame: usize,
+
+    /// How long work in progress may take after a signal to end, in seconds
+    #[arg(long, env = "PILCROW_DRAIN", value_name = "SECONDS", default_value_t = 10)]
+    pub drain: u64,
+}
+
+/// The setting of those who join a distributor.
+#[derive(Debug, Clone, Args)]
+pub struct Join {
+    /// Where the distributor listens; several, separated by commas, are all joined
+    #[arg(long, env = "PILCROW_DISTRIBUTOR", value_name = "HOST:PORT", value_delimiter = ',')]
+    pub distributor: Vec<String>,
+}
+
+impl Common {
+    /// How long work in progress may take after a signal to end.
+    #[must_use]
+    pub fn drain_limit(&self) -> Duration {
+        Duration::from_secs(self.drain)
+    }
+
+    /// Takes the port.
+    ///
+    /// # Errors
+    /// A sentence that says why it cannot be had and what to do.
+    pub fn bind(&self) -> Result<Listener, String> {
+        Listener::bind(&self.listen).map_err(|error| match error.kind() {
+            io::ErrorKind::AddrInUse => format!(
+                "cannot listen on {}: the port is in use; end the process that has it, or choose another with --listen",
+                self.listen
+            ),
+            _ => format!("cannot listen on {}: {error}; choose another address with --listen", self.listen),
+        })
+    }
+}
+
+/// The whole life of a process: reads its settings, starts its log, runs `serve`, and turns a bad start into
+/// one sentence on stderr and exit status 1 (2 for a flag that makes no sense).
+pub fn run<A: Parser>(identity: Identity, serve: impl FnOnce(A) -> Result<(), String>) -> ExitCode {
+    if let Err(sentence) = read_env_file() {
+        return fail(identity, &sentence, 2);
+    }
+    let arguments = match parse::<A>(identity) {
+        Ok(arguments) => arguments,
+        Err(error) if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) => {
+            print!("{error}");
+            return ExitCode::SUCCESS;
+        }
+        Err(error) => {
+            let told = error.to_string();
+            let what = told.lines().next().unwrap_or_default().trim_start_matches("error: ");
+            return fail(identity, &format!("{what}; see {} --help", identity.name), 2);
+        }
+    };
+    start_log();
+    match serve(arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(sentence) => fail(identity, &sentence, 1),
+    }
+}
+
+fn fail(identity: Identity, sentence: &str, status: u8) -> ExitCode {
+    eprintln!("{}: {sentence}", identity.name);
+    ExitCode::from(status)
+}
+
+fn read_env_file() -> Result<(), String> {
+    match dotenvy::from_path(".env") {
+        Ok(()) => Ok(()),
+        Err(dotenvy::Error::Io(error)) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(format!("the file .env in this directory cannot be read: {error}")),
+    }
+}
+
+/// The flags of `A`, with the defaults that depend on who the process is and on the course's variables.
+fn parse<A: Parser>(identity: Identity) -> Result<A, clap::Error> {
+    let mut command = A::command().name(identity.name).mut_arg("listen", |argument| {
+        argument
+            .env(format!("{}_LISTEN", identity.name.to_uppercase()))
+            .default_value(course_address(identity))
+    });
+    if command.get_arguments().any(|argument| argument.get_id() == "distributor") {
+        command =
+            command.mut_arg("distributor", |argument| argument.default_value(course_address(DISTRIBUTOR)));
+    }
+    let matches = command.try_get_matches()?;
+    A::from_arg_matches(&matches)
+}
+
+/// `HOST` and the course's port variable, where they are set; else this machine alone and the usual port.
+fn course_address(identity: Identity) -> String {
+    let set = |name| env::var(name).ok().filter(|value| !value.is_empty());
+    let host = set("HOST").unwrap_or_else(|| "127.0.0.1".to_owned());
+    match set(identity.port_variable) {
+        Some(port) => format!("{host}:{port}"),
+        None => format!("{host}:{}", identity.port),
+    }
+}
+
+/// Logs go to stderr, one line each: time, level, what happened. `RUST_LOG` chooses how much.
+fn start_log() {
+    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("info"))
+        .format(|line, record| {
+            let level = record.level();
+            let style = line.default_level_style(level);
+            writeln!(line, "{} {style}{level:5}{style:#} {}", line.timestamp_millis(), record.args())
+        })
+        .init();
+}
+
+/// Says on stdout that the process serves: one line that people read and programs wait for.
+pub fn ready(name: &str, address: SocketAddr) {
+    let mut out = io::stdout().lock();
+    // Nobody may be reading; that is no reason to stop serving.
+    let _ = writeln!(out, "{name} listening on {address}").and_then(|()| out.flush());
+}
+
+/// A channel on which a message comes when the process is asked to end (`SIGINT`, `SIGTERM`, Ctrl-C).
+///
+/// # Errors
+/// A sentence, if the operating system refuses.
+pub fn stop_signal() -> Result<Receiver<()>, String> {
+    let (asked, stop) = bounded(1);
+    let handler = move || {
+        // A second signal while the first is being obeyed changes nothing.
+        let _ = asked.try_send(());
+    };
+    ctrlc::set_handler(handler).map_err(|error| format!("cannot wait for signals: {error}"))?;
+    Ok(stop)
+}
+
+/// An id that no other run of any process has, for our own registrations.
+///
+/// # Errors
+/// A sentence, if the operating system has no randomness.
+pub fn new_id() -> Result<String, String> {
+    Ok(format!("{:016x}", getrandom::u64().map_err(|error| format!("no randomness: {error}"))?))
+}

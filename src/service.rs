@@ -1,0 +1,342 @@
+//! What a learner writes a service with: a name, routes, handlers, and `run`.
+//!
+//! ```no_run
+//! use pilcrow::service::{Reply, Service};
+//!
+//! fn main() -> std::process::ExitCode {
+//!     Service::new("greetings", 9040)
+//!         .route("GET", "/greetings", |request| Reply::ok(format!("Hello, {}!", request.text("name")?)))
+//!         .run()
+//! }
+//! ```
+//!
+//! The story of one request: the gateway's packet arrives on a connection's thread ([`crate::net::peer`]), is
+//! looked up here among the routes, and handed to its handler. A handler of [`Service::route`] answers at once,
+//! on that thread. One of [`Service::route_later`] takes a [`Responder`] with it to whichever thread does the
+//! work, so that slow work delays nobody else's packet.
+
+use std::collections::{HashMap, HashSet};
+use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use clap::Parser;
+use serde_json::{Map, Value};
+
+use crate::net::listener::{Listener, Serving, Work};
+use crate::net::membership::{Membership, OnList};
+use crate::net::peer::{Answerer, PacketServer, Peer};
+use crate::node::{GATE, Node};
+use crate::packet::{COURSE_MAX_BYTES, Dialect, Head, Key};
+pub use crate::packet::{Failure, Reply};
+use crate::process::{self, Common, Identity, Join};
+use crate::sync::lock;
+
+/// How long, after this service has said that it leaves, requests may still come that were on their way.
+const SETTLE: Duration = Duration::from_millis(300);
+
+/// A service before it runs: its name and its routes.
+pub struct Service {
+    identity: Identity,
+    routes: RouteTable,
+}
+
+/// A running service.
+pub struct Running {
+    serving: Serving,
+    membership: Membership,
+}
+
+/// A request as a handler sees it.
+#[derive(Debug)]
+pub struct Request {
+    params: Value,
+    deadline: Option<Instant>,
+}
+
+/// The duty to answer one request, exactly once, from any thread.
+#[derive(Debug)]
+pub struct Responder {
+    peer: Arc<Peer>,
+    key: Option<Key>,
+    limit_bytes: usize,
+    answered: bool,
+    _work: Work,
+}
+
+type RouteTable = HashMap<String, HashMap<String, Handler>>;
+type AnswerNow = dyn Fn(&Request) -> Result<Reply, Failure> + Send + Sync;
+type AnswerLater = dyn Fn(Request, Responder) + Send + Sync;
+
+enum Handler {
+    Now(Box<AnswerNow>),
+    Later(Box<AnswerLater>),
+}
+
+/// The flags of a service that has none of its own.
+#[derive(Debug, Parser)]
+#[command(version, about = "A Pilcrow service")]
+struct ServiceArgs {
+    #[command(flatten)]
+    common: Common,
+    #[command(flatten)]
+    join: Join,
+}
+
+impl Service {
+    /// A service called `name` that listens on `port` unless its `--listen` says otherwise. Port 0 takes a free
+    /// one, which is fine, since others find the service through the distributor.
+    #[must_use]
+    pub fn new(name: &'static str, port: u16) -> Self {
+        Self::with_identity(Identity { name, port, port_variable: "" })
+    }
+
+    /// A service whose port also has an environment variable of its own.
+    #[must_use]
+    pub fn with_identity(identity: Identity) -> Self {
+        Self { identity, routes: HashMap::new() }
+    }
+
+    /// Answers `method uri` with `handler`, on the thread that reads the packet: for handlers that are quick.
+    #[must_use]
+    pub fn route<H>(self, method: &str, uri: &str, handler: H) -> Self
+    where
+        H: Fn(&Request) -> Result<Reply, Failure> + Send + Sync + 'static,
+    {
+        self.add(method, uri, Handler::Now(Box::new(handler)))
+    }
+
+    /// Answers `method uri` with `handler`, which may pass the [`Responder`] on to another thread: for work that
+    /// waits or takes its time.
+    #[must_use]
+    pub fn route_later<H>(self, method: &str, uri: &str, handler: H) -> Self
+    where
+        H: Fn(Request, Responder) + Send + Sync + 'static,
+    {
+        self.add(method, uri, Handler::Later(Box::new(handler)))
+    }
+
+    fn add(mut self, method: &str, uri: &str, handler: Handler) -> Self {
+        self.routes.entry(uri.to_owned()).or_default().insert(method.to_owned(), handler);
+        self
+    }
+
+    /// Runs the service as this process: flags, log, registration, until a signal ends it. The exit status to
+    /// return from `main`.
+    #[must_use]
+    pub fn run(self) -> ExitCode {
+        process::run(self.identity, |args: ServiceArgs| self.serve(&args.common, &args.join))
+    }
+
+    /// The part of [`run`](Self::run) after the flags, for services that have flags of their own.
+    ///
+    /// # Errors
+    /// A sentence that says why the service could not start.
+    pub fn serve(self, common: &Common, join: &Join) -> Result<(), String> {
+        let stop = process::stop_signal()?;
+        let name = self.identity.name;
+        let running = self.start(common.bind()?, common, join)?;
+        process::ready(name, running.serving.address());
+        let _ = stop.recv();
+        log::info!("{name}: asked to end; finishing what is in progress");
+        running.stop(common.drain_limit());
+        Ok(())
+    }
+
+    /// Starts the service on a port that is bound already.
+    ///
+    /// # Errors
+    /// A sentence that says why the service could not start.
+    pub fn start(self, listener: Listener, common: &Common, join: &Join) -> Result<Running, String> {
+        let no_thread = |error| format!("the operating system starts no further thread: {error}");
+        let urls = self.urls();
+        let course_gates = Arc::new(CourseGates::default());
+        let desk = Desk { routes: self.routes, course_gates: course_gates.clone() };
+        let server = PacketServer::new(Arc::new(desk), common.max_frame);
+        let serving = listener
+            .serve(self.identity.name, common.max_connections, Arc::new(server))
+            .map_err(no_thread)?;
+        let node = Node::ours(self.identity.name, serving.address().port(), urls, &process::new_id()?);
+        let on_list: Arc<OnList> =
+            Arc::new(move |place, nodes: Vec<Node>| course_gates.follow(place, &nodes));
+        let membership =
+            Membership::join(&join.distributor, node, common.max_frame, &on_list).map_err(no_thread)?;
+        Ok(Running { serving, membership })
+    }
+
+    fn urls(&self) -> Vec<String> {
+        let mut urls: Vec<String> = self
+            .routes
+            .iter()
+            .flat_map(|(uri, methods)| methods.keys().map(move |method| format!("{method}{uri}")))
+            .collect();
+        urls.sort();
+        urls
+    }
+}
+
+impl Running {
+    /// Ends the service: says that it leaves, finishes what has begun, and waits no longer than `limit`.
+    pub fn stop(self, limit: Duration) {
+        self.membership.leave();
+        self.serving.drain(SETTLE, limit);
+    }
+}
+
+/// What a service does with those who connect to it.
+struct Desk {
+    routes: RouteTable,
+    course_gates: Arc<CourseGates>,
+}
+
+/// Whether a gateway of the course is about, which dies of a long packet.
+#[derive(Debug, Default)]
+struct CourseGates {
+    /// The distributors, by place, whose list names one.
+    named_by: Mutex<HashSet<usize>>,
+    any: AtomicBool,
+}
+
+impl CourseGates {
+    fn follow(&self, place: usize, nodes: &[Node]) {
+        let named = nodes.iter().any(|node| node.name == GATE && node.dialect() == Dialect::Course);
+        let mut named_by = lock(&self.named_by);
+        if named {
+            named_by.insert(place);
+        } else {
+            named_by.remove(&place);
+        }
+        self.any.store(!named_by.is_empty(), Ordering::Relaxed);
+    }
+}
+
+impl Answerer for Desk {
+    fn packet(&self, peer: &Arc<Peer>, head: &Head<'_>) {
+        let (Some(method), Some(uri)) = (head.method.as_deref(), head.uri.as_deref()) else {
+            return log::debug!("{} sent what is no request; ignored", peer.address());
+        };
+        let responder = Responder {
+            peer: peer.clone(),
+            key: head.answer_key(),
+            limit_bytes: self.limit_bytes(head),
+            answered: false,
+            _work: peer.work(),
+        };
+        let (handler, request) =
+            match self.handler(method, uri).and_then(|found| Ok((found, Request::of(head)?))) {
+                Ok(found) => found,
+                Err(failure) => return responder.answer(&Err(failure)),
+            };
+        // A handler that panics has failed one request: its dropped responder says so. It must not take along
+        // the connection, over which other people's requests come.
+        let caught = catch_unwind(AssertUnwindSafe(|| match handler {
+            Handler::Now(answer) => responder.answer(&answer(&request)),
+            Handler::Later(begin) => begin(request, responder),
+        }));
+        if caught.is_err() {
+            log::error!("the handler of {method} {uri} panicked");
+        }
+    }
+}
+
+impl Desk {
+    fn handler(&self, method: &str, uri: &str) -> Result<&Handler, Failure> {
+        let methods = self
+            .routes
+            .get(uri)
+            .ok_or_else(|| Failure::not_found(format!("this service has no route {method} {uri}")))?;
+        methods.get(method).ok_or_else(|| {
+            let known: Vec<&str> = methods.keys().map(String::as_str).collect();
+            Failure::new(405, format!("{uri} takes {}, not {method}", known.join(", ")))
+        })
+    }
+
+    /// Course gateways die of a long reply. Nodes of ours give themselves away by `deadline_ms`; of the others
+    /// none is a course gateway unless the list names one, since without being listed they cannot find us.
+    fn limit_bytes(&self, head: &Head<'_>) -> usize {
+        let may_be_course = head.deadline_ms.is_none() && self.course_gates.any.load(Ordering::Relaxed);
+        if may_be_course { COURSE_MAX_BYTES } else { usize::MAX }
+    }
+}
+
+impl Request {
+    fn of(head: &Head<'_>) -> Result<Self, Failure> {
+        let json = head.params.map_or("{}", |params| params.get());
+        let mut params: Value = serde_json::from_str(json)
+            .map_err(|error| Failure::bad_request(format!("params cannot be read: {error}")))?;
+        // The book's gateway puts its key among the arguments; there it would look like one.
+        if head.key.is_none()
+            && let Value::Object(fields) = &mut params
+        {
+            fields.remove("key");
+        }
+        let deadline =
+            head.deadline_ms.map(|left| Instant::now() + Duration::from_millis(left.min(3_600_000)));
+        Ok(Self { params, deadline })
+    }
+
+    /// The arguments by name: from the query, the body and the path, or whatever a caller sent.
+    ///
+    /// # Errors
+    /// 400 if the caller sent something other than an object.
+    pub fn params(&self) -> Result<&Map<String, Value>, Failure> {
+        self.params.as_object().ok_or_else(|| Failure::bad_request("params must be a JSON object"))
+    }
+
+    /// The arguments in whatever JSON they came; nearly always an object.
+    #[must_use]
+    pub fn raw_params(&self) -> &Value {
+        &self.params
+    }
+
+    /// An argument that must be there and be text.
+    ///
+    /// # Errors
+    /// 400 that names the argument.
+    pub fn text(&self, name: &str) -> Result<&str, Failure> {
+        match self.params()?.get(name) {
+            Some(Value::String(text)) => Ok(text),
+            Some(_) => Err(Failure::bad_request(format!("{name} must be text"))),
+            None => Err(Failure::bad_request(format!("{name} is missing"))),
+        }
+    }
+
+    /// Until when the asker waits, if it said so. What is not done by then is done in vain.
+    #[must_use]
+    pub fn deadline(&self) -> Option<Instant> {
+        self.deadline
+    }
+}
+
+impl Responder {
+    /// Answers the request.
+    pub fn answer(mut self, outcome: &Result<Reply, Failure>) {
+        self.send(outcome);
+    }
+
+    fn send(&mut self, outcome: &Result<Reply, Failure>) {
+        self.answered = true;
+        self.peer.answer(self.key.as_ref(), outcome, self.limit_bytes);
+    }
+}
+
+impl Drop for Responder {
+    /// Nobody waits in vain: a request whose handler lost its responder is answered with a failure.
+    fn drop(&mut self) {
+        if !self.answered {
+            self.send(&Err(Failure::new(
+                500,
+                "the service failed to answer this request; its log says more",
+            )));
+        }
+    }
+}
+
+impl fmt::Debug for Service {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Service").field("identity", &self.identity).field("routes", &self.urls()).finish()
+    }
+}

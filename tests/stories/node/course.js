@@ -1,0 +1,188 @@
+// Plays the nodes of the Node.js course for our stories: a service, a gateway, a distributor, each with the
+// limits that the course code really has (docs/protocol.md, "course nodes"). Whoever sends them what
+// they cannot bear sees them die: an uncaught exception, exit status 1.
+//
+//   node course.js service <distributor-port> [--dialect template|book] [--name NAME] [--urls GET/goods,POST/goods]
+//   node course.js gate <distributor-port> [--dialect template|book] [--first-key N]
+//   node course.js distributor [--fragile]
+//
+// Everybody prints `listening PORT` on stdout. `--merge` gives any of them the buffer that most copies have; see
+// `packetReader`.
+'use strict';
+const http = require('node:http');
+const net = require('node:net');
+const { parseArgs } = require('node:util');
+
+const MARK = '¶';
+const RETRY_MS = 3000;
+const DIALECTS = ['template', 'book'];
+
+const { positionals, values: options } = parseArgs({
+  allowPositionals: true,
+  options: {
+    dialect: { type: 'string', default: 'template' },
+    name: { type: 'string', default: 'goods' },
+    urls: { type: 'string', default: 'GET/goods,POST/goods' },
+    'first-key': { type: 'string', default: '0' },
+    fragile: { type: 'boolean', default: false },
+    merge: { type: 'boolean', default: false },
+  },
+});
+const roles = { service, gate, distributor };
+const [role, distributorPort] = positionals;
+const book = options.dialect === 'book';
+
+if (!Object.hasOwn(roles, role) || !DIALECTS.includes(options.dialect)) {
+  console.error('usage: see the head of course.js');
+  process.exit(2);
+}
+roles[role]();
+
+// ---- what all of them share
+
+// Takes every chunk for a number of whole packets. A split packet is the end, and so is an empty frame or a ¶ inside
+// a string, because the pieces are no JSON. With `--merge` a beginning is kept for the next chunk, but, as in the
+// course, it is never thrown away: the split packet arrives, and the one after it is the end.
+function packetReader(onPacket) {
+  let merge = '';
+  return (chunk) => {
+    const frames = (merge + chunk.toString()).split(MARK);
+    const rest = frames.pop();
+    if (rest !== '' && !options.merge) throw new Error(`a packet is split after ${rest.length} characters`);
+    if (rest !== '') merge = rest;
+    frames.forEach((frame) => onPacket(JSON.parse(frame)));
+  };
+}
+
+// A raw ¶ inside the packet stays as it is.
+function send(socket, packet) {
+  socket.write(JSON.stringify(packet) + MARK);
+}
+
+function receive(socket, onPacket) {
+  socket.on('data', packetReader(onPacket));
+  socket.on('error', () => {}); // `close` follows, and that is where the course code acts.
+}
+
+function listen(server, then) {
+  server.listen(0, () => {
+    const { port } = server.address();
+    console.log(`listening ${port}`);
+    then(port);
+  });
+}
+
+// Keeps a registration, and hands over what the distributor pushes.
+function stayRegistered(port, name, urls, onPacket) {
+  const params = { port: book ? String(port) : port, name, urls };
+  const connect = () => {
+    const socket = net.connect(Number(distributorPort), '127.0.0.1', () =>
+      send(socket, { uri: '/distributes', method: 'POST', key: 0, params }));
+    receive(socket, onPacket);
+    socket.on('close', () => setTimeout(connect, RETRY_MS));
+  };
+  connect();
+}
+
+// ---- a service
+
+const HANDLED = ['GET', 'POST', 'PUT', 'DELETE'];
+
+function service() {
+  const server = net.createServer((socket) => receive(socket, (packet) => send(socket, reply(packet))));
+  // A service has no use for the list, but a packet it cannot parse is its end all the same.
+  listen(server, (port) => stayRegistered(port, options.name, options.urls.split(','), () => {}));
+}
+
+function reply({ uri, method, key, params }) {
+  if (!book && key === undefined) throw new Error('a request without a top-level key');
+  if (!HANDLED.includes(method)) return null;
+  const named = params.nokey ? {} : { key: book ? params.key : key };
+  const code = book ? 'errorCode' : 'errorcode';
+  if (method === 'GET' && params.fail) return { ...named, [code]: 1, errormessage: { message: 'failed' } };
+  const echo = { dialect: options.dialect, method, uri, params };
+  return { ...named, [code]: 0, errormessage: 'success', [book ? 'data' : 'results']: echo };
+}
+
+// ---- a gateway
+
+const clients = new Map(); // `host:port` -> its socket
+const routes = new Map(); // `GET/goods` -> the sockets of those who serve it
+const waiting = new Map(); // key -> the HTTP response that waits for it
+let nextKey = Number(options['first-key']); // The course counts from 0, so its first request looks like a notice.
+let turn = 0;
+
+function gate() {
+  const server = http.createServer(async (request, response) => {
+    const { pathname, searchParams } = new URL(request.url, 'http://gate');
+    let body = '';
+    for await (const chunk of request.setEncoding('utf8')) body += chunk;
+    // Exactly this type: everything else, forms above all, is lost.
+    const fields = request.headers['content-type'] === 'application/json' ? JSON.parse(body) : {};
+    forward(request.method, pathname, { ...Object.fromEntries(searchParams), ...fields }, response);
+  });
+  listen(server, (port) => stayRegistered(port, 'gate', [], onList));
+}
+
+function forward(method, uri, params, response) {
+  const sockets = routes.get(method + uri);
+  if (!sockets) {
+    response.writeHead(404).end();
+    return;
+  }
+  const key = nextKey++;
+  waiting.set(key, response);
+  const packet = book ? { uri, method, params: { ...params, key } } : { uri, method, key, params };
+  send(sockets[turn++ % sockets.length], packet);
+}
+
+function onList({ params }) {
+  if (!Array.isArray(params)) throw new Error('the distributor sent something that is no list');
+  const services = params.filter(({ name, urls }) => name !== 'gate' && urls.length > 0);
+  services.filter(({ host, port }) => !clients.has(`${host}:${port}`)).forEach(dial);
+}
+
+function dial({ host, port, urls }) {
+  const id = `${host}:${port}`;
+  const socket = net.connect(Number(port), host);
+  clients.set(id, socket);
+  urls.forEach((url) => routes.set(url, [...(routes.get(url) ?? []), socket]));
+  receive(socket, onReply);
+  socket.on('close', () => {
+    // The URL goes, and with it everybody else who serves it. Whoever waits for a reply waits on.
+    urls.forEach((url) => routes.delete(url));
+    clients.delete(id);
+  });
+}
+
+// `null` and anything without a key that we know is the end.
+function onReply(packet) {
+  const response = waiting.get(packet.key);
+  if (!response) throw new Error(`nobody waits for ${JSON.stringify(packet)}`);
+  waiting.delete(packet.key);
+  response.writeHead(200, { 'Content-Type': 'application/json' }).end(JSON.stringify(packet));
+}
+
+// ---- a distributor
+
+function distributor() {
+  const nodes = new Map(); // the socket of each registered node -> its entry in the list
+  const push = (sockets) => {
+    const params = [...nodes.values()];
+    for (const socket of sockets) send(socket, { uri: '/distributes', method: 'GET', key: 0, params });
+  };
+  const server = net.createServer((socket) => {
+    push([socket]);
+    receive(socket, ({ uri, method, params }) => {
+      if (uri !== '/distributes' || method !== 'POST') return; // Not even a question gets an answer.
+      // Fields that the course does not know are lost here.
+      nodes.set(socket, { port: params.port, name: params.name, urls: params.urls, host: socket.remoteAddress });
+      push(nodes.keys());
+    });
+    socket.on('close', () => {
+      if (!nodes.delete(socket) && options.fragile) throw new Error('a peer left without a registration');
+      push(nodes.keys());
+    });
+  });
+  listen(server, () => {});
+}
