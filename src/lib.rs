@@ -1,5 +1,6 @@
 //! Pilcrow: microservices over plain TCP.
 pub mod distributor;
+pub mod gateway;
 pub mod mesh;
 pub mod net;
 pub mod node;
@@ -9,3 +10,4 @@ pub mod registry;
 pub mod routes;
 pub mod service;
 pub mod sync;
+pub mod users;

@@ -95,7 +95,9 @@ pub fn run<A: Parser>(identity: Identity, serve: impl FnOnce(A) -> Result<(), St
         }
         Err(error) => {
             let told = error.to_string();
-            let what = told.lines().next().unwrap_or_default().trim_start_matches("error: ");
+            let what: Vec<&str> = told.lines().map(str::trim).take_while(|line| !line.is_empty()).collect();
+            let what = what.join(" ");
+            let what = what.trim_start_matches("error: ");
             return fail(identity, &format!("{what}; see {} --help", identity.name), 2);
         }
     };
@@ -122,13 +124,13 @@ fn read_env_file() -> Result<(), String> {
 /// The flags of `A`, with the defaults that depend on who the process is and on the course's variables.
 fn parse<A: Parser>(identity: Identity) -> Result<A, clap::Error> {
     let mut command = A::command().name(identity.name).mut_arg("listen", |argument| {
-        argument
-            .env(format!("{}_LISTEN", identity.name.to_uppercase()))
-            .default_value(course_address(identity))
+        let variable = format!("{}_LISTEN", identity.name.to_uppercase());
+        argument.required(false).env(variable).default_value(course_address(identity))
     });
     if command.get_arguments().any(|argument| argument.get_id() == "distributor") {
-        command =
-            command.mut_arg("distributor", |argument| argument.default_value(course_address(DISTRIBUTOR)));
+        command = command.mut_arg("distributor", |argument| {
+            argument.required(false).default_value(course_address(DISTRIBUTOR))
+        });
     }
     let matches = command.try_get_matches()?;
     A::from_arg_matches(&matches)

@@ -23,9 +23,8 @@ impl Registry {
             Some(host) => host.to_owned(),
             None => canonical(from).to_string(),
         };
-        let entry = self.nodes.entry(connection).or_insert_with(|| node.clone());
-        *entry = node;
-        entry
+        self.nodes.insert(connection, node);
+        &self.nodes[&connection]
     }
 
     /// Forgets the node of a connection that has ended; nothing if it never registered.

@@ -1,2 +1,87 @@
-//! Stub.
-fn main() {}
+//! `gateway`: HTTP in front, packets behind.
+
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::{Parser, ValueEnum};
+use pilcrow::gateway::http::Front;
+use pilcrow::gateway::{GATEWAY, Gateway, tiny_front};
+use pilcrow::mesh::Mesh;
+use pilcrow::net::link::LinkLimits;
+use pilcrow::node::{GATE, Node};
+use pilcrow::process::{self, Common, Join};
+
+/// Pilcrow's HTTP gateway: turns HTTP requests into packets for the services that the distributor lists.
+#[derive(Debug, Parser)]
+#[command(version)]
+struct Args {
+    #[command(flatten)]
+    common: Common,
+    #[command(flatten)]
+    join: Join,
+
+    /// How long a client waits for a reply at most, in seconds
+    #[arg(long, env = "GATEWAY_TIMEOUT", value_name = "SECONDS", default_value = "5", value_parser = seconds)]
+    timeout: Duration,
+
+    /// How many requests may be in flight, in all and to each instance; the next is answered 503
+    #[arg(long, env = "GATEWAY_MAX_IN_FLIGHT", value_name = "N", default_value_t = 2048)]
+    max_in_flight: usize,
+
+    /// What reads HTTP
+    #[arg(long, env = "GATEWAY_FRONT", value_enum, default_value_t = FrontKind::Own)]
+    front: FrontKind,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum FrontKind {
+    /// Pilcrow's own front
+    Own,
+    /// The server of the tiny_http package as it is, for comparison
+    TinyHttp,
+}
+
+fn seconds(text: &str) -> Result<Duration, String> {
+    let seconds = text.parse().map_err(|_| "must be a number of seconds")?;
+    match Duration::try_from_secs_f64(seconds) {
+        Ok(timeout) if timeout >= Duration::from_millis(1) && timeout <= Duration::from_secs(3600) => {
+            Ok(timeout)
+        }
+        _ => Err("must be from 0.001 to 3600 seconds".to_owned()),
+    }
+}
+
+fn main() -> ExitCode {
+    process::run(GATEWAY, |args: Args| serve(&args))
+}
+
+fn serve(args: &Args) -> Result<(), String> {
+    let stop = process::stop_signal()?;
+    let listener = args.common.bind()?;
+    let address = listener.address();
+    let id = process::new_id()?;
+    let node = Node::ours(GATE, address.port(), Vec::new(), &id);
+    let limits = LinkLimits { max_frame_bytes: args.common.max_frame, max_pending: args.max_in_flight };
+    let no_thread = |error| format!("the operating system starts no further thread: {error}");
+    let mesh = Mesh::join(&args.join.distributor, node, limits).map_err(no_thread)?;
+    let gateway = Arc::new(Gateway::new(mesh, args.timeout, args.max_in_flight, id));
+    match args.front {
+        FrontKind::Own => {
+            let front = Arc::new(Front::new(gateway.clone()));
+            let serving = listener.serve("http", args.common.max_connections, front).map_err(no_thread)?;
+            process::ready(GATEWAY.name, address);
+            let _ = stop.recv();
+            log::info!("gateway: asked to end; finishing what is in progress");
+            gateway.leave();
+            serving.drain(Duration::ZERO, args.common.drain_limit());
+        }
+        FrontKind::TinyHttp => {
+            let server = tiny_front::start(listener.into_socket(), &gateway)?;
+            process::ready(GATEWAY.name, address);
+            let _ = stop.recv();
+            tiny_front::stop(&server);
+        }
+    }
+    Ok(())
+}

@@ -124,6 +124,12 @@ impl Listener {
         self.address
     }
 
+    /// The bare socket, for a server that accepts by itself.
+    #[must_use]
+    pub fn into_socket(self) -> TcpListener {
+        self.socket
+    }
+
     /// Serves this port with threads called `name` plus the peer's port.
     ///
     /// # Errors

@@ -107,9 +107,7 @@ impl Session for Follow {
         outbox.close();
         lock(&self.me.connected).retain(|(place, _)| *place != self.place);
         match ended {
-            Ok(()) => {
-                log::info!("distributor {} closed the connection; trying again every 3 s", self.address)
-            }
+            Ok(()) => log::info!("distributor {} has ended; trying again every 3 s", self.address),
             Err(error) => log::warn!("distributor {} lost: {error}; trying again every 3 s", self.address),
         }
         Again::Later

@@ -1,0 +1,208 @@
+//! The gateway: HTTP in front, packets behind.
+//!
+//! The story of one request: a connection's thread reads it ([`http`]), [`translate`] turns method, path, query
+//! and body into a route and its `params`, the [`Mesh`] sends the packet to the least busy instance and waits,
+//! and the reply packet, untouched, is the body of the answer. Every failure on that way is an answer too, in the
+//! same shape, and one table says which status it has ([`translate::failure_of`]).
+
+pub mod http;
+pub mod tiny_front;
+pub mod translate;
+
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+use serde_json::json;
+use tiny_http::{Header, Method};
+
+use crate::mesh::Mesh;
+use crate::net::link::{Outcome, Refusal};
+use crate::packet::{Dialect, Failure, Outgoing};
+use crate::process::Identity;
+use crate::routes::Resolved;
+use translate::{HttpAnswer, Target};
+
+/// The process that speaks HTTP.
+pub const GATEWAY: Identity = Identity { name: "gateway", port: 8000, port_variable: "GATE_PORT" };
+
+/// The longest body of a request, in bytes.
+pub const MAX_BODY_BYTES: usize = 1024 * 1024;
+
+/// The longest request id taken over from a client, in characters.
+const MAX_REQUEST_ID_CHARS: usize = 64;
+
+/// An HTTP request, whichever front has read it. The vocabulary is tiny_http's.
+#[derive(Debug)]
+pub struct HttpRequest {
+    /// The method.
+    pub method: Method,
+    /// Path and query as they were sent.
+    pub target: String,
+    /// Those headers that the gateway looks at.
+    pub headers: Vec<Header>,
+    /// The body, whole.
+    pub body: Vec<u8>,
+}
+
+/// What answers HTTP requests.
+pub struct Gateway {
+    mesh: Mesh,
+    timeout: Duration,
+    max_in_flight: usize,
+    in_flight: AtomicUsize,
+    /// Request ids of our own: what they begin with, and how many there were.
+    id_prefix: String,
+    ids: AtomicU64,
+}
+
+impl HttpRequest {
+    /// The value of a header.
+    #[must_use]
+    pub fn header(&self, name: &'static str) -> Option<&str> {
+        self.headers.iter().find(|header| header.field.equiv(name)).map(|header| header.value.as_str())
+    }
+}
+
+impl Gateway {
+    /// A gateway on this mesh. `timeout` is how long a client waits for a reply at most; `id` begins the ids of
+    /// requests that come without one.
+    #[must_use]
+    pub fn new(mesh: Mesh, timeout: Duration, max_in_flight: usize, id: String) -> Self {
+        let (in_flight, ids) = (AtomicUsize::new(0), AtomicU64::new(0));
+        Self { mesh, timeout, max_in_flight, in_flight, id_prefix: id, ids }
+    }
+
+    /// Tells the distributors that this gateway is about to end.
+    pub fn leave(&self) {
+        self.mesh.leave();
+    }
+
+    /// Answers one request. Takes no longer than the time-out and never fails: a failure is an answer.
+    #[must_use]
+    pub fn answer(&self, request: &HttpRequest) -> HttpAnswer {
+        let began = Instant::now();
+        let answer = self.route(request).unwrap_or_else(|refusal| refusal);
+        let answer = answer.with_header("X-Request-Id", self.request_id(request));
+        log::debug!(
+            "{} {} answered {}, {} bytes, {:?}",
+            request.method,
+            request.target.split('?').next().unwrap_or_default().escape_debug(),
+            answer.status,
+            answer.body.len(),
+            began.elapsed()
+        );
+        answer
+    }
+
+    fn route(&self, request: &HttpRequest) -> Result<HttpAnswer, HttpAnswer> {
+        let target = Target::parse(&request.target)?;
+        // A HEAD is a GET whose answer is sent without its body.
+        let method = if request.method == Method::Head { "GET" } else { request.method.as_str() };
+        if let Some(own) = self.own_route(method, &target.path) {
+            return own;
+        }
+        let (uri, has_segment) = match self.mesh.resolve(method, &target.path) {
+            Resolved::Route(uri, segment) => (uri, segment.is_some()),
+            Resolved::MethodNotAllowed(allowed) => {
+                return Err(method_not_allowed(method, &target.path, &allowed));
+            }
+            Resolved::NotFound => return Err(not_found(method, &target.path)),
+        };
+        if (method, uri) == ("POST", "/logs") && self.mesh.dialect(method, uri) == Some(Dialect::Course) {
+            return self.write_log(&request.body);
+        }
+        let segment = if has_segment { Some(target.last_segment()?) } else { None };
+        let params = translate::params(request, target.query, segment)?;
+        let packet = Outgoing { uri, method, params: &params };
+        let _place = self.take_place().map_err(|outcome| translate::failure_of(outcome, uri))?;
+        let reply = self.mesh.call(&packet, Instant::now() + self.timeout);
+        reply.map(HttpAnswer::from).map_err(|outcome| translate::failure_of(outcome, uri))
+    }
+
+    /// The three names that are the gateway's own.
+    fn own_route(&self, method: &str, path: &str) -> Option<Result<HttpAnswer, HttpAnswer>> {
+        if !matches!(path, "/healthz" | "/readyz" | "/routes") {
+            return None;
+        }
+        if method != "GET" {
+            return Some(Err(method_not_allowed(method, path, &["GET".to_owned()])));
+        }
+        Some(Ok(match path {
+            "/healthz" => success(&"serving"),
+            "/readyz" if self.mesh.ready() => success(&"ready"),
+            "/readyz" => HttpAnswer::failure(&Failure::new(
+                503,
+                "no route has a live instance yet: start a service, or wait until it has registered",
+            ))
+            .with_retry_after(),
+            _ => success(&self.mesh.routes()),
+        }))
+    }
+
+    /// The course's log service takes text and never answers: the client is told that it was passed on.
+    fn write_log(&self, body: &[u8]) -> Result<HttpAnswer, HttpAnswer> {
+        let params = translate::text_param(&String::from_utf8_lossy(body))?;
+        let packet = Outgoing { uri: "/logs", method: "POST", params: &params };
+        self.mesh.notify(&packet).map_err(|outcome| translate::failure_of(outcome, packet.uri))?;
+        let body = json!({ "errorcode": 0, "errormessage": "passed on" });
+        Ok(HttpAnswer::json(202, &body))
+    }
+
+    fn take_place(&self) -> Result<InFlight<'_>, Outcome> {
+        let place = InFlight(&self.in_flight);
+        let before = self.in_flight.fetch_add(1, Ordering::Relaxed);
+        if before < self.max_in_flight { Ok(place) } else { Err(Outcome::Refused(Refusal::Busy)) }
+    }
+
+    /// An answer to a request that could not be read: it has an id as well, to be found again by.
+    #[must_use]
+    pub fn refuse(&self, answer: HttpAnswer) -> HttpAnswer {
+        log::debug!("a request that cannot be read answered {}", answer.status);
+        answer.with_header("X-Request-Id", self.new_request_id())
+    }
+
+    fn request_id(&self, request: &HttpRequest) -> String {
+        let sane = |id: &&str| {
+            (1..=MAX_REQUEST_ID_CHARS).contains(&id.len())
+                && id.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte))
+        };
+        match request.header("X-Request-Id").filter(sane) {
+            Some(id) => id.to_owned(),
+            None => self.new_request_id(),
+        }
+    }
+
+    fn new_request_id(&self) -> String {
+        format!("{}-{:x}", self.id_prefix, self.ids.fetch_add(1, Ordering::Relaxed))
+    }
+}
+
+/// A place among the requests in flight, given back when it is dropped.
+struct InFlight<'a>(&'a AtomicUsize);
+
+impl Drop for InFlight<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+fn success<T: Serialize>(results: &T) -> HttpAnswer {
+    HttpAnswer::json(200, &json!({ "errorcode": 0, "errormessage": "success", "results": results }))
+}
+
+fn not_found(method: &str, path: &str) -> HttpAnswer {
+    HttpAnswer::failure(&Failure::not_found(format!(
+        "no service has registered {method} {path}; GET /routes shows what there is"
+    )))
+}
+
+fn method_not_allowed(method: &str, path: &str, allowed: &[String]) -> HttpAnswer {
+    let mut allowed = allowed.to_vec();
+    if allowed.iter().any(|known| known == "GET") {
+        allowed.push("HEAD".to_owned());
+    }
+    let allowed = allowed.join(", ");
+    HttpAnswer::failure(&Failure::new(405, format!("{path} takes {allowed}, not {method}")))
+        .with_header("Allow", allowed)
+}

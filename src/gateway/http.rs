@@ -1,0 +1,534 @@
+//! The default HTTP front: HTTP/1.1 and 1.0 over the same listener that serves packets, one thread per
+//! connection. `httparse` reads heads, `chunked_transfer` reads chunked bodies, tiny_http's response writer writes
+//! every answer; what is here are the rules between them: limits, deadlines, and what a request may not be.
+//!
+//! A request that could be understood in two ways is refused and its connection closed: two servers that
+//! disagree about where a request ends can be played against each other ("request smuggling").
+//!
+//! - [`Front`] is what the listener calls, [`converse`](Front::converse) the life of one connection.
+//! - [`Head`] is a head that was found good.
+//! - [`Reader`] owns the bytes that have come and the deadline for those that have not.
+
+use std::io::{self, Read};
+use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::str::FromStr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use chunked_transfer::Decoder;
+use tiny_http::{HTTPVersion, Header, Method};
+
+use super::translate::HttpAnswer;
+use super::{Gateway, HttpRequest, MAX_BODY_BYTES};
+use crate::net::is_timeout;
+use crate::net::listener::{Connection, Serve};
+use crate::net::outbox::write_by;
+use crate::packet::Failure;
+
+/// The longest head, in bytes.
+const MAX_HEAD_BYTES: usize = 16 * 1024;
+
+/// The most headers in one head.
+const MAX_HEADERS: usize = 100;
+
+/// How long a connection may be silent between requests.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// How long a request may take from its first byte to its last.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long an answer may take to be read by its client.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How long, and for how many bytes, a connection that is being closed is still read, so that the client reads
+/// its answer before it learns of the end.
+const LINGER: Duration = Duration::from_secs(1);
+const LINGER_BYTES: usize = 1024 * 1024;
+
+/// How long a connection beyond the limit has to show its request before it is turned away.
+const REFUSE_TIMEOUT: Duration = Duration::from_millis(100);
+
+/// Room made for one read, in bytes. Most heads need less.
+const READ_BYTES: usize = 2 * 1024;
+
+/// The most bytes on the wire for a chunked body: chunk sizes count too, and may not go on for ever.
+const MAX_CHUNKED_BYTES: usize = 4 * MAX_BODY_BYTES;
+
+/// The longest line with the size of a chunk, in bytes.
+const MAX_CHUNK_LINE_BYTES: usize = 256;
+
+/// The headers that the gateway or this front looks at; all others are read and passed over.
+const KEPT_HEADERS: [&str; 2] = ["Content-Type", "X-Request-Id"];
+
+/// The HTTP front of a gateway.
+pub struct Front {
+    gateway: Arc<Gateway>,
+}
+
+impl Front {
+    /// Serves HTTP for this gateway.
+    #[must_use]
+    pub fn new(gateway: Arc<Gateway>) -> Self {
+        Self { gateway }
+    }
+
+    /// Answers the requests of one connection in the order in which they come, until it ends.
+    fn converse(&self, connection: &Connection) -> io::Result<()> {
+        let stream = connection.stream.as_ref();
+        let mut reader = Reader::new(stream);
+        while reader.await_request()? {
+            let _work = connection.work();
+            let (answer, how) = match Self::read(&mut reader) {
+                Ok((request, mut how)) => {
+                    how.keep_alive &= !connection.draining();
+                    (self.gateway.answer(&request), how)
+                }
+                Err(Broken::Refused(answer)) => (self.gateway.refuse(*answer), Manner::CLOSING),
+                Err(Broken::Lost(error)) => return Err(error),
+            };
+            write_answer(stream, answer, how)?;
+            if !how.keep_alive {
+                linger(&mut reader, stream);
+                return Ok(());
+            }
+            reader.settle();
+        }
+        Ok(())
+    }
+
+    fn read(reader: &mut Reader<'_>) -> Result<(HttpRequest, Manner), Broken> {
+        let head = reader.head()?;
+        if head.wants_continue && !reader.has_bytes() {
+            let soon = Instant::now() + ANSWER_TIMEOUT;
+            write_by(reader.stream, b"HTTP/1.1 100 Continue\r\n\r\n", soon).map_err(Broken::Lost)?;
+        }
+        let body = match head.body {
+            BodyLength::Known(length) => reader.body(length)?,
+            BodyLength::Chunked => reader.chunked_body()?,
+        };
+        let request = HttpRequest { method: head.method, target: head.target, headers: head.headers, body };
+        Ok((request, head.manner))
+    }
+}
+
+impl Serve for Front {
+    fn serve(&self, connection: Connection) {
+        if let Err(error) = self.converse(&connection) {
+            log::debug!("{}: connection lost: {error}", connection.peer);
+        }
+    }
+
+    fn refuse(&self, stream: &TcpStream, _peer: SocketAddr) {
+        // Reading first: a connection that is closed with bytes unread is reset, and the answer with it.
+        let _ = stream.set_read_timeout(Some(REFUSE_TIMEOUT));
+        let _ = (&*stream).read(&mut [0; READ_BYTES]);
+        let busy = Failure::new(503, "too many connections are open; try again in a moment");
+        let answer = self.gateway.refuse(HttpAnswer::failure(&busy).with_retry_after());
+        let _ = write_answer(stream, answer, Manner::CLOSING);
+        let _ = stream.shutdown(Shutdown::Write);
+    }
+}
+
+/// How an answer is to be sent.
+#[derive(Debug, Clone, Copy)]
+struct Manner {
+    minor_version: u8,
+    without_body: bool,
+    keep_alive: bool,
+}
+
+impl Manner {
+    const CLOSING: Self = Self { minor_version: 1, without_body: false, keep_alive: false };
+}
+
+/// A head that was found good.
+#[derive(Debug)]
+struct Head {
+    method: Method,
+    target: String,
+    headers: Vec<Header>,
+    body: BodyLength,
+    wants_continue: bool,
+    manner: Manner,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum BodyLength {
+    Known(usize),
+    Chunked,
+}
+
+/// Why there is no request to answer.
+#[derive(Debug)]
+enum Broken {
+    /// It is refused with this answer, and the connection closed.
+    Refused(Box<HttpAnswer>),
+    /// The client is gone.
+    Lost(io::Error),
+}
+
+fn refused(status: u16, message: impl Into<String>) -> Broken {
+    Broken::Refused(Box::new(HttpAnswer::failure(&Failure::new(status, message))))
+}
+
+impl Head {
+    fn parse(bytes: &[u8]) -> Result<Self, Broken> {
+        let mut headers = [httparse::EMPTY_HEADER; MAX_HEADERS];
+        let mut parsed = httparse::Request::new(&mut headers);
+        match parsed.parse(bytes) {
+            Ok(httparse::Status::Complete(_)) => {}
+            Ok(httparse::Status::Partial) => return Err(refused(400, "the head is not complete")),
+            Err(httparse::Error::TooManyHeaders) => {
+                return Err(refused(431, format!("a request may have {MAX_HEADERS} headers")));
+            }
+            Err(error) => return Err(refused(400, format!("this is no HTTP/1.1 request: {error}"))),
+        }
+        let (method, minor) = (parsed.method.unwrap_or_default(), parsed.version.unwrap_or_default());
+        let method = Method::from_str(method).map_err(|()| refused(400, "the method is no method"))?;
+        let headers = Headers(parsed.headers);
+        if headers.all("Host").count() > 1 {
+            return Err(refused(400, "Host may stand only once"));
+        }
+        let manner = Manner {
+            minor_version: minor,
+            without_body: method == Method::Head,
+            keep_alive: headers.keep_alive(minor),
+        };
+        Ok(Self {
+            method,
+            target: parsed.path.unwrap_or_default().to_owned(),
+            headers: headers.kept(),
+            body: headers.body_length(minor)?,
+            wants_continue: headers.wants_continue(minor)?,
+            manner,
+        })
+    }
+}
+
+/// The headers of one head, as they came.
+struct Headers<'a>(&'a [httparse::Header<'a>]);
+
+impl<'a> Headers<'a> {
+    fn all(&self, name: &str) -> impl Iterator<Item = &'a [u8]> {
+        self.0.iter().filter(move |header| header.name.eq_ignore_ascii_case(name)).map(|header| header.value)
+    }
+
+    fn kept(&self) -> Vec<Header> {
+        let named = |name: &'static str| self.all(name).take(1).map(move |value| (name, value));
+        KEPT_HEADERS
+            .into_iter()
+            .flat_map(named)
+            .filter_map(|(name, value)| Header::from_bytes(name, value).ok())
+            .collect()
+    }
+
+    fn keep_alive(&self, minor: u8) -> bool {
+        let said = |token: &str| {
+            let values = self.all("Connection").flat_map(|value| value.split(|byte| *byte == b','));
+            values.map(<[u8]>::trim_ascii).any(|value| value.eq_ignore_ascii_case(token.as_bytes()))
+        };
+        !said("close") && (minor == 1 || said("keep-alive"))
+    }
+
+    /// How long the body is. What could be read in two ways is refused.
+    fn body_length(&self, minor: u8) -> Result<BodyLength, Broken> {
+        let mut codings = self.all("Transfer-Encoding");
+        let mut lengths = self.all("Content-Length");
+        match (codings.next(), lengths.next()) {
+            (None, None) => Ok(BodyLength::Known(0)),
+            (Some(_), Some(_)) => {
+                Err(refused(400, "Content-Length and Transfer-Encoding must not stand together"))
+            }
+            (Some(_), None) if minor == 0 || codings.next().is_some() => {
+                Err(refused(400, "Transfer-Encoding may stand only once, and not in HTTP/1.0"))
+            }
+            (Some(coding), None) if coding.eq_ignore_ascii_case(b"chunked") => Ok(BodyLength::Chunked),
+            (Some(_), None) => Err(refused(501, "of the transfer codings only chunked is known here")),
+            (None, Some(_)) if lengths.next().is_some() => {
+                Err(refused(400, "Content-Length may stand only once"))
+            }
+            (None, Some(length)) => content_length(length),
+        }
+    }
+
+    fn wants_continue(&self, minor: u8) -> Result<bool, Broken> {
+        match self.all("Expect").next() {
+            None => Ok(false),
+            Some(expected) if expected.eq_ignore_ascii_case(b"100-continue") => Ok(minor == 1),
+            Some(_) => Err(refused(417, "of the expectations only 100-continue can be met here")),
+        }
+    }
+}
+
+fn content_length(value: &[u8]) -> Result<BodyLength, Broken> {
+    if value.is_empty() || !value.iter().all(u8::is_ascii_digit) {
+        return Err(refused(400, "Content-Length must be a number of bytes in digits"));
+    }
+    let length = std::str::from_utf8(value).ok().and_then(|digits| digits.parse().ok());
+    match length {
+        Some(length) if length <= MAX_BODY_BYTES => Ok(BodyLength::Known(length)),
+        _ => Err(body_too_long()),
+    }
+}
+
+fn body_too_long() -> Broken {
+    refused(413, format!("a body may have {MAX_BODY_BYTES} bytes"))
+}
+
+/// The bytes of a connection, and the deadline of those that belong to a request.
+struct Reader<'a> {
+    stream: &'a TcpStream,
+    buffer: Vec<u8>,
+    /// Up to here the buffer has been used.
+    used: usize,
+    /// What the socket's read time-out is set to.
+    timeout: Option<Duration>,
+    /// When the request that is being read must be complete.
+    deadline: Instant,
+    timed_out: bool,
+}
+
+impl<'a> Reader<'a> {
+    fn new(stream: &'a TcpStream) -> Self {
+        let deadline = Instant::now();
+        Self { stream, buffer: Vec::new(), used: 0, timeout: None, deadline, timed_out: false }
+    }
+
+    fn bytes(&self) -> &[u8] {
+        &self.buffer[self.used..]
+    }
+
+    fn has_bytes(&self) -> bool {
+        self.used < self.buffer.len()
+    }
+
+    /// Waits for the first byte of the next request; false at the end of the connection.
+    fn await_request(&mut self) -> io::Result<bool> {
+        while !self.has_bytes() {
+            match self.fill(IDLE_TIMEOUT) {
+                Ok(0) => return Ok(false),
+                Err(error) if is_timeout(&error) => return Ok(false),
+                filled => filled?,
+            };
+            // An empty line before a request is allowed, and one byte of a line end may come alone.
+            self.skip_line_ends();
+        }
+        self.deadline = Instant::now() + REQUEST_TIMEOUT;
+        Ok(true)
+    }
+
+    fn skip_line_ends(&mut self) {
+        self.used += self.bytes().iter().take_while(|byte| matches!(byte, b'\r' | b'\n')).count();
+    }
+
+    /// After an answer: what was used is forgotten, and a large buffer given back. Bytes of the next request,
+    /// sent without waiting for the answer, stay.
+    fn settle(&mut self) {
+        self.buffer.drain(..self.used);
+        self.used = 0;
+        self.skip_line_ends();
+        if self.buffer.capacity() > 2 * READ_BYTES {
+            self.buffer = self.bytes().to_vec();
+            self.used = 0;
+        }
+    }
+
+    fn head(&mut self) -> Result<Head, Broken> {
+        let mut checked = 0;
+        loop {
+            let bytes = self.bytes();
+            let end = head_end(bytes, &mut checked)?;
+            if end.unwrap_or(bytes.len()) > MAX_HEAD_BYTES {
+                return Err(refused(431, format!("a head may have {MAX_HEAD_BYTES} bytes")));
+            }
+            if let Some(end) = end {
+                let head = Head::parse(&bytes[..end])?;
+                self.used += end;
+                return Ok(head);
+            }
+            self.read_more("the head")?;
+        }
+    }
+
+    fn body(&mut self, length: usize) -> Result<Vec<u8>, Broken> {
+        while self.bytes().len() < length {
+            self.read_more("the body")?;
+        }
+        let body = self.bytes()[..length].to_vec();
+        self.used += length;
+        Ok(body)
+    }
+
+    fn chunked_body(&mut self) -> Result<Vec<u8>, Broken> {
+        let mut body = Vec::new();
+        let mut wire = Wire { reader: self, taken: 0 };
+        let mut decoder = Decoder::new(&mut wire);
+        let mut piece = [0; READ_BYTES];
+        loop {
+            if decoder.remaining_chunks_size().is_none() {
+                decoder.get_mut().check_chunk_line()?;
+            }
+            let count = match decoder.read(&mut piece) {
+                Ok(count) => count,
+                Err(_) if decoder.get_ref().taken > MAX_CHUNKED_BYTES => return Err(body_too_long()),
+                Err(_) if decoder.get_ref().reader.timed_out => return Err(too_slow("the body")),
+                Err(_) => return Err(refused(400, "the chunks of the body are not in order")),
+            };
+            if count == 0 {
+                // An end in the middle of a chunk looks like the end of the body to the decoder.
+                return match decoder.remaining_chunks_size() {
+                    None => Ok(body),
+                    Some(_) => Err(refused(400, "the body ended within a chunk")),
+                };
+            }
+            body.extend_from_slice(&piece[..count]);
+            if body.len() > MAX_BODY_BYTES {
+                return Err(body_too_long());
+            }
+        }
+    }
+
+    /// Reads once, before the request's deadline.
+    fn read_more(&mut self, what: &str) -> Result<(), Broken> {
+        let left = self.deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(too_slow(what));
+        }
+        match self.fill(left) {
+            Ok(0) => Err(Broken::Lost(io::ErrorKind::UnexpectedEof.into())),
+            Ok(_) => Ok(()),
+            Err(error) if is_timeout(&error) => {
+                self.timed_out = true;
+                Err(too_slow(what))
+            }
+            Err(error) => Err(Broken::Lost(error)),
+        }
+    }
+
+    fn fill(&mut self, timeout: Duration) -> io::Result<usize> {
+        if self.used == self.buffer.len() {
+            self.buffer.clear();
+            self.used = 0;
+        }
+        if self.timeout != Some(timeout) {
+            self.stream.set_read_timeout(Some(timeout))?;
+            self.timeout = Some(timeout);
+        }
+        let before = self.buffer.len();
+        // What is read next grows with what has been read: a long body costs few reads, and a declared length
+        // costs nothing until its bytes come.
+        self.buffer.resize(before + before.clamp(READ_BYTES, 32 * READ_BYTES), 0);
+        let read = loop {
+            match (&*self.stream).read(&mut self.buffer[before..]) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                read => break read,
+            }
+        };
+        self.buffer.truncate(before + read.as_ref().map_or(0, |count| *count));
+        read
+    }
+}
+
+fn too_slow(what: &str) -> Broken {
+    refused(408, format!("{what} did not arrive within {} s", REQUEST_TIMEOUT.as_secs()))
+}
+
+/// Where the head ends. Refused are bytes that no head has: a line end without its carriage return, which some
+/// servers take for a line end and others do not, and control characters, as in a TLS hello.
+fn head_end(bytes: &[u8], checked: &mut usize) -> Result<Option<usize>, Broken> {
+    for at in *checked..bytes.len() {
+        let before = at.checked_sub(1).map(|before| bytes[before]);
+        match bytes[at] {
+            b'\n' if before != Some(b'\r') => return Err(refused(400, "a line must end in CR and LF")),
+            b'\n' if bytes[..at].ends_with(b"\r\n\r") => return Ok(Some(at + 1)),
+            b'\n' | b'\r' | b'\t' | b' '..=b'~' | 0x80.. => {}
+            _ => return Err(refused(400, "this is no HTTP/1.1 request: control characters in the head")),
+        }
+    }
+    *checked = bytes.len();
+    Ok(None)
+}
+
+/// A [`Reader`] as the chunk decoder reads it.
+struct Wire<'a, 'b> {
+    reader: &'a mut Reader<'b>,
+    taken: usize,
+}
+
+impl Wire<'_, '_> {
+    /// The decoder would take `+5` or white space for a size; this lets pass only what every server reads alike.
+    fn check_chunk_line(&mut self) -> Result<(), Broken> {
+        loop {
+            let bytes = self.reader.bytes();
+            if let Some(end) = memchr::memmem::find(bytes, b"\r\n") {
+                let size = bytes[..end].split(|byte| *byte == b';').next().unwrap_or_default();
+                let plain = !bytes[..end].iter().any(u8::is_ascii_control);
+                let sane = (1..=16).contains(&size.len()) && size.iter().all(u8::is_ascii_hexdigit);
+                return if plain && sane {
+                    Ok(())
+                } else {
+                    Err(refused(400, "the size of a chunk is no number"))
+                };
+            }
+            if bytes.len() > MAX_CHUNK_LINE_BYTES {
+                return Err(refused(400, "the line with the size of a chunk is too long"));
+            }
+            self.reader.read_more("the body")?;
+        }
+    }
+}
+
+impl Read for &mut Wire<'_, '_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if self.taken > MAX_CHUNKED_BYTES {
+            return Err(io::ErrorKind::InvalidData.into());
+        }
+        if !self.reader.has_bytes() {
+            match self.reader.read_more("the body") {
+                Ok(()) => {}
+                Err(Broken::Lost(error)) => return Err(error),
+                Err(Broken::Refused(_)) => return Err(io::ErrorKind::TimedOut.into()),
+            }
+        }
+        let count = self.reader.bytes().len().min(buffer.len());
+        buffer[..count].copy_from_slice(&self.reader.bytes()[..count]);
+        self.reader.used += count;
+        self.taken += count;
+        Ok(count)
+    }
+}
+
+/// Writes an answer in one write.
+fn write_answer(stream: &TcpStream, answer: HttpAnswer, how: Manner) -> io::Result<()> {
+    let mut bytes = Vec::with_capacity(answer.body.len() + 256);
+    let version = HTTPVersion(1, how.minor_version);
+    answer.into_response().raw_print(&mut bytes, version, &[], how.without_body, None)?;
+    let connection: Option<&[u8]> = match (how.keep_alive, how.minor_version) {
+        (false, _) => Some(b"Connection: close\r\n"),
+        (true, 0) => Some(b"Connection: keep-alive\r\n"),
+        (true, _) => None,
+    };
+    // The response writer refuses to be given this header, so it goes in behind the status line.
+    if let (Some(header), Some(at)) = (connection, memchr::memchr(b'\n', &bytes)) {
+        bytes.splice(at + 1..=at, header.iter().copied());
+    }
+    write_by(stream, &bytes, Instant::now() + ANSWER_TIMEOUT)
+}
+
+/// Reads on for a moment after the last answer. A connection that is closed with bytes unread is reset, and the
+/// client may lose the answer with it.
+fn linger(reader: &mut Reader<'_>, stream: &TcpStream) {
+    if stream.shutdown(Shutdown::Write).is_err() {
+        return;
+    }
+    let deadline = Instant::now() + LINGER;
+    let mut read = 0;
+    while read < LINGER_BYTES {
+        reader.used = reader.buffer.len();
+        let left = deadline.saturating_duration_since(Instant::now());
+        match reader.fill(left.max(Duration::from_millis(1))) {
+            Ok(count) if count > 0 && !left.is_zero() => read += count,
+            _ => return,
+        }
+    }
+}

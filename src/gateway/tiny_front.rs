@@ -1,0 +1,73 @@
+//! `--front tiny-http`: the same gateway on `tiny_http::Server`, as it is, for lessons and comparison.
+//!
+//! It is the design card in its literal form, and short. What its price is stands in `docs/decisions.md`: the
+//! default front, [`super::http`], has none of these traps.
+
+use std::io::Read;
+use std::net::TcpListener;
+use std::sync::Arc;
+use std::thread;
+
+use tiny_http::{Request, Server};
+
+use super::translate::HttpAnswer;
+use super::{Gateway, HttpRequest, MAX_BODY_BYTES};
+use crate::packet::Failure;
+
+/// How many requests are worked on at a time. Each waits for its reply on its own thread.
+const WORKERS: usize = 64;
+
+/// Serves HTTP on this socket until the returned server is told to stop (`unblock`, once for each worker).
+///
+/// # Errors
+/// A sentence, if the server does not start.
+pub fn start(socket: TcpListener, gateway: &Arc<Gateway>) -> Result<Arc<Server>, String> {
+    log::warn!(
+        "front tiny-http has known traps: (1) connections that arrive together may never be served, \
+         (2) at the descriptor limit it stops accepting for good, \
+         (3) one head with a huge Content-Length ends the process; see docs/decisions.md"
+    );
+    let server =
+        Server::from_listener(socket, None).map_err(|error| format!("tiny_http does not start: {error}"))?;
+    let server = Arc::new(server);
+    for number in 1..=WORKERS {
+        let (server, gateway) = (server.clone(), gateway.clone());
+        thread::Builder::new()
+            .name(format!("tiny {number}"))
+            .spawn(move || work(&server, &gateway))
+            .map_err(|error| format!("the operating system starts no further thread: {error}"))?;
+    }
+    Ok(server)
+}
+
+/// Ends all workers.
+pub fn stop(server: &Server) {
+    (0..WORKERS).for_each(|_| server.unblock());
+}
+
+fn work(server: &Server, gateway: &Gateway) {
+    while let Ok(mut request) = server.recv() {
+        let answer = match read(&mut request) {
+            Ok(read) => gateway.answer(&read),
+            Err(refusal) => gateway.refuse(refusal),
+        };
+        if let Err(error) = request.respond(answer.into_response()) {
+            log::debug!("a client was gone before its answer: {error}");
+        }
+    }
+}
+
+fn read(request: &mut Request) -> Result<HttpRequest, HttpAnswer> {
+    let mut body = Vec::new();
+    let limit = MAX_BODY_BYTES as u64 + 1;
+    let got = request.as_reader().take(limit).read_to_end(&mut body);
+    got.map_err(|error| {
+        HttpAnswer::failure(&Failure::bad_request(format!("the body did not arrive: {error}")))
+    })?;
+    if body.len() > MAX_BODY_BYTES {
+        let message = format!("the body is longer than {MAX_BODY_BYTES} bytes");
+        return Err(HttpAnswer::failure(&Failure::new(413, message)));
+    }
+    let (method, target) = (request.method().clone(), request.url().to_owned());
+    Ok(HttpRequest { method, target, headers: request.headers().to_vec(), body })
+}

@@ -1,0 +1,286 @@
+//! HTTP to packet and back: no sockets, no waiting, only rules (`docs/protocol.md`, section 5).
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::io::Cursor;
+
+use percent_encoding::percent_decode_str;
+use serde::Serialize;
+use serde_json::value::{RawValue, to_raw_value};
+use tiny_http::{Header, Method, Response, StatusCode};
+
+use super::HttpRequest;
+use crate::net::link::{Outcome, Refusal, ReplyFrame};
+use crate::packet::Failure;
+
+/// How deep the JSON of a body may be nested. Readers behind us stop at 128.
+const MAX_DEPTH: usize = 100;
+
+/// When to try again what cannot be done just now, in seconds: by then a lost link has been dialled again.
+const RETRY_AFTER_SECONDS: &str = "3";
+
+/// What was asked for, taken apart.
+#[derive(Debug)]
+pub struct Target<'a> {
+    /// The path, percent-decoded, but for a `/` inside a segment, which stays `%2F`: a route cannot have one.
+    pub path: Cow<'a, str>,
+    /// The query as it was sent.
+    pub query: &'a str,
+    raw_path: &'a str,
+}
+
+/// An answer as the gateway makes it, before a front writes it.
+#[derive(Debug)]
+pub struct HttpAnswer {
+    /// The HTTP status.
+    pub status: u16,
+    /// JSON.
+    pub body: Vec<u8>,
+    headers: Vec<(&'static str, Cow<'static, str>)>,
+}
+
+impl<'a> Target<'a> {
+    /// Takes the target of a request apart.
+    ///
+    /// # Errors
+    /// 400 for a target that is no path, and for percent codes that are none or decode to no text.
+    pub fn parse(target: &'a str) -> Result<Self, HttpAnswer> {
+        let (raw_path, query) = target.split_once('?').unwrap_or((target, ""));
+        let raw_path = without_authority(raw_path);
+        if !raw_path.starts_with('/') {
+            return Err(bad_request("the path must begin with /"));
+        }
+        decode(query)?;
+        if !raw_path.contains('%') {
+            return Ok(Self { path: Cow::Borrowed(raw_path), query, raw_path });
+        }
+        let segments: Result<Vec<String>, HttpAnswer> =
+            raw_path.split('/').map(|segment| Ok(decode(segment)?.replace('/', "%2F"))).collect();
+        Ok(Self { path: Cow::Owned(segments?.join("/")), query, raw_path })
+    }
+
+    /// The last segment of the path, percent-decoded: the path parameter.
+    ///
+    /// # Errors
+    /// As [`Target::parse`].
+    pub fn last_segment(&self) -> Result<Cow<'a, str>, HttpAnswer> {
+        decode(self.raw_path.rsplit('/').next().unwrap_or_default())
+    }
+}
+
+/// A client that takes us for a proxy writes the whole URL; what counts is its path.
+fn without_authority(target: &str) -> &str {
+    match target.strip_prefix("http://") {
+        Some(rest) => rest.find('/').map_or("/", |slash| &rest[slash..]),
+        None => target,
+    }
+}
+
+fn decode(text: &str) -> Result<Cow<'_, str>, HttpAnswer> {
+    let mut codes = text.split('%');
+    codes.next();
+    let is_code = |code: &str| code.len() >= 2 && code.as_bytes()[..2].iter().all(u8::is_ascii_hexdigit);
+    if !codes.all(is_code) {
+        return Err(bad_request("a % in the URL must be followed by two hexadecimal digits"));
+    }
+    percent_decode_str(text)
+        .decode_utf8()
+        .map_err(|_| bad_request("the percent codes in the URL are not UTF-8"))
+}
+
+/// One argument of a request.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Argument<'a> {
+    Text(Cow<'a, str>),
+    Several(Vec<Cow<'a, str>>),
+    Json(&'a RawValue),
+}
+
+type Arguments<'a> = BTreeMap<Cow<'a, str>, Argument<'a>>;
+
+/// The `params` of the packet: the query, over it the body, over both the path parameter.
+///
+/// # Errors
+/// 400 for a body that breaks the rules, 415 for one of a type that we do not read.
+pub fn params(
+    request: &HttpRequest,
+    query: &str,
+    segment: Option<Cow<'_, str>>,
+) -> Result<Box<RawValue>, HttpAnswer> {
+    let mut arguments = text_arguments(query.as_bytes());
+    if !matches!(request.method, Method::Get | Method::Head) && !request.body.is_empty() {
+        arguments.extend(body_arguments(request)?);
+    }
+    if let Some(segment) = segment {
+        arguments.insert(Cow::Borrowed("params"), Argument::Text(segment));
+    }
+    to_raw_value(&arguments)
+        .map_err(|error| bad_request(&format!("the arguments cannot be passed on: {error}")))
+}
+
+/// `params` that are one text, as the course's log service takes them.
+///
+/// # Errors
+/// Never: text always has a JSON form.
+pub fn text_param(text: &str) -> Result<Box<RawValue>, HttpAnswer> {
+    to_raw_value(text).map_err(|error| bad_request(&error.to_string()))
+}
+
+/// Names and values of a query or a form. A repeated name becomes an array.
+fn text_arguments(encoded: &[u8]) -> Arguments<'_> {
+    let mut arguments = Arguments::new();
+    for (name, value) in form_urlencoded::parse(encoded) {
+        let argument = match arguments.remove(&name) {
+            None | Some(Argument::Json(_)) => Argument::Text(value),
+            Some(Argument::Text(first)) => Argument::Several(vec![first, value]),
+            Some(Argument::Several(mut values)) => {
+                values.push(value);
+                Argument::Several(values)
+            }
+        };
+        arguments.insert(name, argument);
+    }
+    arguments
+}
+
+fn body_arguments(request: &HttpRequest) -> Result<Arguments<'_>, HttpAnswer> {
+    let body = &request.body;
+    let media_type =
+        request.header("Content-Type").map(|value| value.split(';').next().unwrap_or_default().trim());
+    match media_type {
+        Some(json) if json.eq_ignore_ascii_case("application/json") => json_arguments(body),
+        // What `curl -d` says of every body, JSON as well.
+        Some(form) if form.eq_ignore_ascii_case("application/x-www-form-urlencoded") => {
+            if looks_like_object(body)
+                && let Ok(arguments) = json_arguments(body)
+            {
+                return Ok(arguments);
+            }
+            let text = std::str::from_utf8(body).map_err(|_| bad_request("the body is not UTF-8"))?;
+            decode(text)?;
+            Ok(text_arguments(body))
+        }
+        None | Some("") if looks_like_object(body) => json_arguments(body),
+        other => Err(HttpAnswer::failure(&Failure::new(
+            415,
+            format!(
+                "the body must be application/json or application/x-www-form-urlencoded, not {}",
+                other.filter(|name| !name.is_empty()).unwrap_or("of no type")
+            ),
+        ))),
+    }
+}
+
+fn looks_like_object(body: &[u8]) -> bool {
+    body.trim_ascii_start().starts_with(b"{")
+}
+
+/// The members of a JSON object, their values as they were written.
+fn json_arguments(body: &[u8]) -> Result<Arguments<'_>, HttpAnswer> {
+    let text = std::str::from_utf8(body).map_err(|_| bad_request("the body is not UTF-8"))?;
+    if !looks_like_object(body) {
+        return Err(bad_request("the body must be a JSON object, such as {\"name\":\"Kim\"}"));
+    }
+    if depth(text) > MAX_DEPTH {
+        return Err(bad_request(&format!("the body is nested deeper than {MAX_DEPTH} levels")));
+    }
+    let members: BTreeMap<String, &RawValue> =
+        serde_json::from_str(text).map_err(|error| bad_request(&format!("the body is not JSON: {error}")))?;
+    Ok(members.into_iter().map(|(name, value)| (Cow::Owned(name), Argument::Json(value))).collect())
+}
+
+/// How deep arrays and objects are nested in a JSON text.
+fn depth(json: &str) -> usize {
+    let (mut depth, mut deepest, mut in_string, mut escaped) = (0_usize, 0, false, false);
+    for byte in json.bytes() {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' if in_string => escaped = true,
+            b'"' => in_string = !in_string,
+            b'{' | b'[' if !in_string => {
+                depth += 1;
+                deepest = deepest.max(depth);
+            }
+            b'}' | b']' if !in_string => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+    }
+    deepest
+}
+
+fn bad_request(message: &str) -> HttpAnswer {
+    HttpAnswer::failure(&Failure::bad_request(message))
+}
+
+/// The one table of outcomes and HTTP statuses: what a client is told when a call had no reply.
+#[must_use]
+pub fn failure_of(outcome: Outcome, uri: &str) -> HttpAnswer {
+    let (status, what_now) = match outcome {
+        Outcome::Timeout => (504, "look before you repeat it"),
+        Outcome::LinkLost => (502, "look before you repeat it"),
+        Outcome::Refused(Refusal::TooLarge) => (413, "send less"),
+        Outcome::Refused(Refusal::Down) => (503, "start an instance, or try again in a moment"),
+        Outcome::Refused(Refusal::Busy) => (503, "try again in a moment"),
+    };
+    let answer = HttpAnswer::failure(&Failure::new(status, format!("{uri}: {outcome}; {what_now}")));
+    if status == 503 { answer.with_retry_after() } else { answer }
+}
+
+impl From<ReplyFrame> for HttpAnswer {
+    /// The reply packet is the body. Its `status` is the status, else its `errorcode` if that is one, else 200:
+    /// course nodes have error codes of their own, which mean nothing to HTTP.
+    fn from(reply: ReplyFrame) -> Self {
+        let as_status = |code: i64| u16::try_from(code).ok().filter(|code| (400..600).contains(code));
+        let said = reply.status.filter(|status| (200..600).contains(status));
+        let status = said.or_else(|| reply.errorcode.and_then(as_status)).unwrap_or(200);
+        Self { status, body: reply.json.into_bytes(), headers: Vec::new() }
+    }
+}
+
+impl HttpAnswer {
+    /// An answer with a body of our own.
+    #[must_use]
+    pub fn json<T: Serialize>(status: u16, body: &T) -> Self {
+        Self { status, body: serde_json::to_vec(body).unwrap_or_default(), headers: Vec::new() }
+    }
+
+    /// A failure of the gateway itself, in the shape of a reply packet.
+    #[must_use]
+    pub fn failure(failure: &Failure) -> Self {
+        #[derive(Serialize)]
+        struct Body<'a> {
+            errorcode: u16,
+            errormessage: &'a str,
+        }
+        let body = Body { errorcode: failure.errorcode, errormessage: &failure.errormessage };
+        Self::json(failure.errorcode, &body)
+    }
+
+    /// The same answer with one more header.
+    #[must_use]
+    pub fn with_header(mut self, name: &'static str, value: impl Into<Cow<'static, str>>) -> Self {
+        self.headers.push((name, value.into()));
+        self
+    }
+
+    /// The same answer, saying when to try again.
+    #[must_use]
+    pub fn with_retry_after(self) -> Self {
+        self.with_header("Retry-After", RETRY_AFTER_SECONDS)
+    }
+
+    /// As tiny_http's response, whose writer knows the rules of HTTP.
+    #[must_use]
+    pub fn into_response(self) -> Response<Cursor<Vec<u8>>> {
+        let mut headers = Vec::with_capacity(self.headers.len() + 1);
+        let json = ("Content-Type", Cow::Borrowed("application/json"));
+        for (name, value) in std::iter::once(json).chain(self.headers) {
+            // A header that is not ASCII cannot be sent; none of ours is.
+            headers.extend(Header::from_bytes(name, value.as_bytes()).ok());
+        }
+        let length = self.body.len();
+        Response::new(StatusCode(self.status), headers, Cursor::new(self.body), Some(length), None)
+            .with_chunked_threshold(usize::MAX)
+    }
+}

@@ -1,0 +1,160 @@
+//! Passwords and tokens: argon2id on threads of its own, and random tokens of which only a hash is kept.
+//!
+//! Hashing a password is slow on purpose. It runs on a small pool, so that a login delays nobody else's packet,
+//! and never takes more than half of the machine.
+
+use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::thread;
+
+use argon2::Argon2;
+use argon2::password_hash::{PasswordHasher, PasswordVerifier, phc};
+use crossbeam_channel::{Receiver, Sender, bounded};
+use sha2::{Digest, Sha256};
+
+use crate::packet::Failure;
+
+/// How many passwords may wait to be hashed. The next is refused: whoever waits longer has given up anyway.
+const MAX_WAITING: usize = 64;
+
+/// A password as a client sent it. It cannot be printed.
+pub struct Password(String);
+
+/// The hash of a password in PHC form (`$argon2id$v=19$…`). It is not printed either.
+pub struct PasswordHash(String);
+
+/// A fresh login token: what the client is given, and what is stored.
+pub struct Token {
+    /// 256 random bits in hexadecimal: for the client, once.
+    pub text: String,
+    /// What the database keeps.
+    pub hash: Vec<u8>,
+}
+
+/// The threads that hash.
+pub struct HashingPool {
+    jobs: Sender<Job>,
+    /// The hash of a password that nobody has: checked when there is no other, so that an unknown e-mail takes as
+    /// long to refuse as a wrong password.
+    nobodys: String,
+}
+
+type Job = Box<dyn FnOnce(Result<(), Failure>) + Send>;
+
+impl Password {
+    /// Wraps the text of a password.
+    #[must_use]
+    pub fn new(text: &str) -> Self {
+        Self(text.to_owned())
+    }
+
+    /// Hashes it with a fresh salt. Takes tens of milliseconds: only for threads of the pool.
+    ///
+    /// # Errors
+    /// 500 if the operating system has no randomness or no memory.
+    pub fn hash(&self) -> Result<PasswordHash, Failure> {
+        let hashed = Argon2::default().hash_password(self.0.as_bytes());
+        hashed.map(|hash| PasswordHash(hash.to_string())).map_err(|error| {
+            log::error!("a password could not be hashed: {error}");
+            Failure::new(500, "the password could not be hashed; the log of the users service says more")
+        })
+    }
+
+    fn matches(&self, hash: &str) -> bool {
+        phc::PasswordHash::new(hash)
+            .is_ok_and(|hash| Argon2::default().verify_password(self.0.as_bytes(), &hash).is_ok())
+    }
+}
+
+impl PasswordHash {
+    /// A hash that was read from the database.
+    #[must_use]
+    pub fn from_stored(text: String) -> Self {
+        Self(text)
+    }
+
+    /// As it is stored.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl HashingPool {
+    /// Starts as many threads as half the processors, at least one.
+    ///
+    /// # Errors
+    /// A sentence, if the operating system starts no further thread.
+    pub fn start() -> Result<Self, String> {
+        let (jobs, waiting) = bounded::<Job>(MAX_WAITING);
+        let threads = thread::available_parallelism().map_or(1, |count| (count.get() / 2).max(1));
+        for number in 1..=threads {
+            let waiting: Receiver<Job> = waiting.clone();
+            thread::Builder::new()
+                .name(format!("hash {number}"))
+                .spawn(move || run_jobs(&waiting))
+                .map_err(|error| format!("the operating system starts no further thread: {error}"))?;
+        }
+        let nobodys = Password(new_secret().map_err(|failure| failure.errormessage)?);
+        let nobodys = nobodys.hash().map_err(|failure| failure.errormessage)?.0;
+        Ok(Self { jobs, nobodys })
+    }
+
+    /// Runs `job` on a thread of the pool, soon. If too many wait already, it is called here and now with the
+    /// 503 that its client is to be told.
+    pub fn submit(&self, job: impl FnOnce(Result<(), Failure>) + Send + 'static) {
+        if let Err(refused) = self.jobs.try_send(Box::new(job)) {
+            let busy = "too many passwords are being checked; try again in a moment";
+            refused.into_inner()(Err(Failure::new(503, busy)));
+        }
+    }
+
+    /// Whether `password` is the one with this hash. With no hash it is not, after the same time.
+    #[must_use]
+    pub fn check(&self, password: &Password, hash: Option<&PasswordHash>) -> bool {
+        let matches = password.matches(hash.map_or(&self.nobodys, |hash| &hash.0));
+        matches && hash.is_some()
+    }
+}
+
+fn run_jobs(jobs: &Receiver<Job>) {
+    while let Ok(job) = jobs.recv() {
+        if catch_unwind(AssertUnwindSafe(|| job(Ok(())))).is_err() {
+            log::error!("a hashing job panicked");
+        }
+    }
+}
+
+impl Token {
+    /// Makes a token that nobody can guess.
+    ///
+    /// # Errors
+    /// 500 if the operating system has no randomness.
+    pub fn generate() -> Result<Self, Failure> {
+        let text = new_secret()?;
+        let hash = Sha256::digest(text.as_bytes()).to_vec();
+        Ok(Self { text, hash })
+    }
+}
+
+/// 256 random bits in hexadecimal.
+fn new_secret() -> Result<String, Failure> {
+    let mut bytes = [0_u8; 32];
+    getrandom::fill(&mut bytes).map_err(|error| {
+        log::error!("no randomness: {error}");
+        Failure::new(500, "the operating system has no randomness")
+    })?;
+    Ok(bytes.iter().fold(String::with_capacity(64), |text, byte| text + &format!("{byte:02x}")))
+}
+
+impl fmt::Debug for Password {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Password(hidden)")
+    }
+}
+
+impl fmt::Debug for PasswordHash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("PasswordHash(hidden)")
+    }
+}

@@ -1,0 +1,379 @@
+//! The database of the users service: SQLite, many readers, one writer.
+//!
+//! - *Reads* run on the caller's thread, over a connection from a small pool.
+//! - *Writes* queue for one writer thread. It takes what waits together, runs it in one transaction (each write
+//!   in a savepoint of its own, so that one that fails undoes nothing else), commits once, and only then reports.
+//!   One `fsync` thus carries many writes, and what is reported as done survives a power cut.
+//!
+//! In WAL mode a read that begins after a commit sees it, in this process and in every other on the same file:
+//! that is all there is to "read your writes".
+
+use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::sync::{Condvar, Mutex, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
+use rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior};
+
+use crate::packet::Failure;
+use crate::sync::lock;
+
+/// The migrations, in order: the first makes version 1 out of an empty file. Each one is applied once.
+const MIGRATIONS: [&str; 1] = [include_str!("../../data/schema.sql")];
+
+/// How long to wait for another process that is writing.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How many connections there are for reading. Reads are short: more would only cost memory.
+const MAX_READERS: usize = 8;
+
+/// How many writes may wait. The next is refused.
+const MAX_WAITING_WRITES: usize = 1024;
+
+/// How many writes one transaction takes.
+const MAX_BATCH: usize = 128;
+
+/// The database file, opened.
+pub struct Store {
+    path: PathBuf,
+    readers: Mutex<Readers>,
+    returned: Condvar,
+    writes: Sender<Box<dyn Write>>,
+}
+
+struct Readers {
+    idle: Vec<Connection>,
+    open: usize,
+}
+
+/// Why something could not be read or written.
+#[derive(Debug)]
+pub enum StoreError {
+    /// Another process has been writing for too long, or too many writes wait.
+    Busy,
+    /// The asker has stopped waiting, so the write was not begun.
+    TooLate,
+    /// There is no room left on the disk.
+    DiskFull,
+    /// The file may not be written.
+    ReadOnly,
+    /// There is no such row.
+    NotFound,
+    /// The value must be unique and another row has it.
+    Taken,
+    /// Whatever else SQLite says.
+    Sqlite(rusqlite::Error),
+}
+
+impl Store {
+    /// Opens the file, makes it if it is not there, and brings its schema up to date.
+    ///
+    /// # Errors
+    /// A sentence that names the file and the reason.
+    pub fn open(path: &Path) -> Result<Self, String> {
+        let explain = |error: StoreError| format!("cannot open the database {}: {error}", path.display());
+        create_private(path)
+            .map_err(|error| format!("cannot open the database {}: {error}", path.display()))?;
+        let mut database = connect(path, BUSY_TIMEOUT).map_err(explain)?;
+        prepare(&mut database).map_err(explain)?;
+        let (writes, queue) = bounded(MAX_WAITING_WRITES);
+        thread::Builder::new()
+            .name("db writer".to_owned())
+            .spawn(move || write_all(&mut database, &queue))
+            .map_err(|error| format!("the operating system starts no further thread: {error}"))?;
+        Ok(Self {
+            path: path.to_owned(),
+            readers: Mutex::new(Readers { idle: Vec::new(), open: 0 }),
+            returned: Condvar::new(),
+            writes,
+        })
+    }
+
+    /// Reads on the caller's thread.
+    ///
+    /// # Errors
+    /// Those of `work`, and [`StoreError::Busy`] if no connection came free in time.
+    pub fn read<T>(&self, work: impl FnOnce(&Connection) -> Result<T, StoreError>) -> Result<T, StoreError> {
+        let connection = self.reader()?;
+        // Given back on every path, also when `work` panics.
+        let lent = Lent { store: self, connection: Some(connection) };
+        match &lent.connection {
+            Some(connection) => work(connection),
+            None => Err(StoreError::Busy),
+        }
+    }
+
+    /// Queues a write. `work` runs on the writer thread, inside a transaction; `done` is told how it ended, after
+    /// the commit. A write whose `deadline` has passed before its turn is not begun.
+    pub fn write<T: Send + 'static>(
+        &self,
+        deadline: Option<Instant>,
+        work: impl FnOnce(&Connection) -> Result<T, StoreError> + Send + 'static,
+        done: impl FnOnce(Result<T, StoreError>) + Send + 'static,
+    ) {
+        let job = Job { deadline, work, done };
+        if let Err(TrySendError::Full(job) | TrySendError::Disconnected(job)) =
+            self.writes.try_send(Box::new(job))
+        {
+            job.refuse(StoreError::Busy);
+        }
+    }
+
+    fn reader(&self) -> Result<Connection, StoreError> {
+        let deadline = Instant::now() + BUSY_TIMEOUT;
+        let mut readers = lock(&self.readers);
+        loop {
+            if let Some(connection) = readers.idle.pop() {
+                return Ok(connection);
+            }
+            if readers.open < MAX_READERS {
+                readers.open += 1;
+                drop(readers); // opening reads the file: never under the lock
+                return connect(&self.path, BUSY_TIMEOUT).inspect_err(|_| self.forget_reader());
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Err(StoreError::Busy);
+            }
+            readers = self.returned.wait_timeout(readers, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+
+    fn forget_reader(&self) {
+        lock(&self.readers).open -= 1;
+        self.returned.notify_one();
+    }
+}
+
+/// A connection on loan from the pool.
+struct Lent<'a> {
+    store: &'a Store,
+    connection: Option<Connection>,
+}
+
+impl Drop for Lent<'_> {
+    fn drop(&mut self) {
+        if let Some(connection) = self.connection.take() {
+            lock(&self.store.readers).idle.push(connection);
+            self.store.returned.notify_one();
+        }
+    }
+}
+
+/// What the writer thread does with a queued write.
+trait Write: Send {
+    /// Does the work inside the open transaction. Returned is what to do after the commit; an error means that
+    /// nothing of this write may remain.
+    fn run(self: Box<Self>, connection: &Connection) -> (bool, Completion);
+
+    /// Reports that the write was not begun.
+    fn refuse(self: Box<Self>, why: StoreError);
+}
+
+/// Reports how a write ended, once it is known whether the transaction was committed.
+type Completion = Box<dyn FnOnce(Result<(), StoreError>)>;
+
+struct Job<W, D> {
+    deadline: Option<Instant>,
+    work: W,
+    done: D,
+}
+
+impl<T, W, D> Write for Job<W, D>
+where
+    T: 'static,
+    W: FnOnce(&Connection) -> Result<T, StoreError> + Send,
+    D: FnOnce(Result<T, StoreError>) + Send + 'static,
+{
+    fn run(self: Box<Self>, connection: &Connection) -> (bool, Completion) {
+        let Self { deadline, work, done } = *self;
+        let outcome = match deadline {
+            Some(deadline) if deadline <= Instant::now() => Err(StoreError::TooLate),
+            _ => work(connection),
+        };
+        let keep = outcome.is_ok();
+        (keep, Box::new(move |committed| done(committed.and(outcome))))
+    }
+
+    fn refuse(self: Box<Self>, why: StoreError) {
+        (self.done)(Err(why));
+    }
+}
+
+/// The writer thread: ends when the store is gone.
+fn write_all(connection: &mut Connection, queue: &Receiver<Box<dyn Write>>) {
+    while let Ok(first) = queue.recv() {
+        let batch = std::iter::once(first).chain(queue.try_iter().take(MAX_BATCH - 1)).collect();
+        write_batch(connection, batch);
+    }
+}
+
+fn write_batch(connection: &mut Connection, batch: Vec<Box<dyn Write>>) {
+    let mut transaction = match connection.transaction_with_behavior(TransactionBehavior::Immediate) {
+        Ok(transaction) => transaction,
+        Err(error) => {
+            let why = StoreError::from(error);
+            log::warn!("{} writes refused: {why}", batch.len());
+            return batch.into_iter().for_each(|job| job.refuse(why.again()));
+        }
+    };
+    let mut completions = Vec::with_capacity(batch.len());
+    for job in batch {
+        match run_in_savepoint(&mut transaction, job) {
+            Ok(completion) => completions.extend(completion),
+            Err(error) => log::error!("a savepoint failed: {error}"),
+        }
+    }
+    let committed = transaction.commit().map_err(StoreError::from);
+    if let Err(why) = &committed {
+        log::warn!("{} writes were not committed: {why}", completions.len());
+    }
+    for completion in completions {
+        completion(committed.as_ref().copied().map_err(StoreError::again));
+    }
+}
+
+/// Runs one write so that, if it fails or panics, nothing of it remains and the others are not touched.
+fn run_in_savepoint(
+    transaction: &mut rusqlite::Transaction<'_>,
+    job: Box<dyn Write>,
+) -> rusqlite::Result<Option<Completion>> {
+    let mut savepoint = transaction.savepoint()?;
+    let ran = catch_unwind(AssertUnwindSafe(|| job.run(&savepoint)));
+    let (keep, completion) = match ran {
+        Ok((keep, completion)) => (keep, Some(completion)),
+        Err(_) => (false, None),
+    };
+    if !keep {
+        savepoint.rollback()?;
+    }
+    savepoint.commit()?;
+    Ok(completion)
+}
+
+/// Makes the file, for its owner alone, if it is not there.
+fn create_private(path: &Path) -> std::io::Result<()> {
+    let mut options = std::fs::OpenOptions::new();
+    options.append(true).create_new(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    match options.open(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => Err(error),
+        _ => Ok(()),
+    }
+}
+
+fn connect(path: &Path, busy_timeout: Duration) -> Result<Connection, StoreError> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection = Connection::open_with_flags(path, flags)?;
+    connection.busy_timeout(busy_timeout)?;
+    connection.pragma_update(None, "foreign_keys", true)?;
+    connection.pragma_update(None, "synchronous", "FULL")?;
+    connection.set_prepared_statement_cache_capacity(32);
+    Ok(connection)
+}
+
+/// WAL mode, and the migrations that this file has not seen. Several processes may do this at once.
+fn prepare(connection: &mut Connection) -> Result<(), StoreError> {
+    switch_to_wal(connection)?;
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    let version: u32 = transaction.query_row("PRAGMA user_version", [], |row| row.get(0))?;
+    let newest = u32::try_from(MIGRATIONS.len()).unwrap_or(u32::MAX);
+    if version > newest {
+        let newer =
+            format!("its schema has version {version}, newer than this program, which knows {newest}");
+        return Err(StoreError::Sqlite(rusqlite::Error::ToSqlConversionFailure(newer.into())));
+    }
+    for (number, migration) in (1..=newest).zip(MIGRATIONS).filter(|(number, _)| *number > version) {
+        transaction.execute_batch(migration)?;
+        transaction.pragma_update(None, "user_version", number)?;
+        log::info!("database: schema version {number}");
+    }
+    Ok(transaction.commit()?)
+}
+
+/// The switch to WAL needs the file for itself for a moment, and SQLite does not wait for that by itself.
+fn switch_to_wal(connection: &Connection) -> Result<(), StoreError> {
+    let deadline = Instant::now() + BUSY_TIMEOUT;
+    loop {
+        let switched =
+            connection.pragma_update_and_check(None, "journal_mode", "WAL", |row| row.get::<_, String>(0));
+        match switched.map_err(StoreError::from) {
+            Err(StoreError::Busy) if Instant::now() < deadline => thread::sleep(Duration::from_millis(10)),
+            Ok(_) => return Ok(()),
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+impl StoreError {
+    /// The same error once more: one failed commit is told to everybody who was part of it.
+    fn again(&self) -> Self {
+        match self {
+            Self::Busy => Self::Busy,
+            Self::TooLate => Self::TooLate,
+            Self::DiskFull => Self::DiskFull,
+            Self::ReadOnly => Self::ReadOnly,
+            Self::NotFound => Self::NotFound,
+            Self::Taken => Self::Taken,
+            Self::Sqlite(error) => {
+                Self::Sqlite(rusqlite::Error::ToSqlConversionFailure(error.to_string().into()))
+            }
+        }
+    }
+}
+
+impl From<rusqlite::Error> for StoreError {
+    fn from(error: rusqlite::Error) -> Self {
+        match error.sqlite_error_code() {
+            Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => Self::Busy,
+            Some(ErrorCode::DiskFull) => Self::DiskFull,
+            Some(ErrorCode::ReadOnly) => Self::ReadOnly,
+            Some(ErrorCode::ConstraintViolation)
+                if error
+                    .sqlite_error()
+                    .is_some_and(|e| e.extended_code == rusqlite::ffi::SQLITE_CONSTRAINT_UNIQUE) =>
+            {
+                Self::Taken
+            }
+            _ => Self::Sqlite(error),
+        }
+    }
+}
+
+/// The one table of store errors and what a client is told.
+impl From<StoreError> for Failure {
+    fn from(error: StoreError) -> Self {
+        let status = match &error {
+            StoreError::NotFound => 404,
+            StoreError::Taken => 409,
+            StoreError::Busy | StoreError::TooLate | StoreError::DiskFull => 503,
+            StoreError::ReadOnly => 500,
+            StoreError::Sqlite(detail) => {
+                // For whoever runs the service; a client can do nothing with it.
+                log::error!("database: {detail}");
+                return Self::new(500, "the database failed; the log of the users service says more");
+            }
+        };
+        Self::new(status, error.to_string())
+    }
+}
+
+impl fmt::Display for StoreError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Busy => f.write_str("the database is busy; try again in a moment"),
+            Self::TooLate => f.write_str("the write was not begun in time and has not been carried out"),
+            Self::DiskFull => f.write_str("the disk is full; nothing was written"),
+            Self::ReadOnly => f.write_str("the database file may not be written; nothing was written"),
+            Self::NotFound => f.write_str("there is no such row"),
+            Self::Taken => f.write_str("another row has this value"),
+            Self::Sqlite(error) => write!(f, "{error}"),
+        }
+    }
+}
+
+impl std::error::Error for StoreError {}

@@ -1,0 +1,70 @@
+//! What the user sees: every line of every process, behind the name of the process it came from.
+
+use std::env;
+use std::io::{self, IsTerminal, Write};
+
+/// ANSI colours that read well on dark and on light, taken in turn.
+const COLOURS: [u8; 5] = [36, 32, 33, 35, 34];
+
+/// The terminal, or whatever stdout is. Only the main thread writes to it, so lines are never mixed.
+pub struct Screen {
+    out: Box<dyn Write>,
+    /// Whether somebody looks who can see colours.
+    pub colour: bool,
+    /// The longest name; the others are padded to it.
+    width: usize,
+}
+
+impl Screen {
+    /// A screen with room for these names.
+    pub fn new<'a>(labels: impl Iterator<Item = &'a str>) -> Self {
+        let unwanted = env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+        Self {
+            out: Box::new(io::stdout()),
+            // Both, because the reason of a failure goes to stderr in the words of the child.
+            colour: !unwanted && io::stdout().is_terminal() && io::stderr().is_terminal(),
+            width: labels.map(|label| label.chars().count()).max().unwrap_or(0),
+        }
+    }
+
+    /// A screen that nobody looks at.
+    #[cfg(test)]
+    pub fn off() -> Self {
+        Self { out: Box::new(io::sink()), colour: false, width: 0 }
+    }
+
+    /// Shows a line of process number `id`.
+    pub fn line(&mut self, id: usize, label: &str, text: &str) {
+        self.say(&format!("{} {text}", self.prefix(id, label)));
+    }
+
+    /// Shows words of our own. A reader who left is no reason to stop the services: the error is dropped.
+    pub fn say(&mut self, text: &str) {
+        let _ = self.out.write_all(format!("{text}\n").as_bytes());
+        let _ = self.out.flush();
+    }
+
+    /// `users      │`
+    fn prefix(&self, id: usize, label: &str) -> String {
+        let name = format!("{label:<width$} │", width = self.width);
+        if self.colour { format!("\x1b[{}m{name}\x1b[0m", COLOURS[id % COLOURS.len()]) } else { name }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_padded_to_the_longest() {
+        let screen = Screen { width: "distributor".len(), ..Screen::off() };
+        assert_eq!(screen.prefix(1, "users"), "users       │");
+        assert_eq!(screen.prefix(0, "distributor"), "distributor │");
+    }
+
+    #[test]
+    fn a_coloured_name_leaves_the_line_as_it_was() {
+        let screen = Screen { colour: true, width: 5, ..Screen::off() };
+        assert_eq!(screen.prefix(0, "users"), "\x1b[36musers │\x1b[0m");
+    }
+}
