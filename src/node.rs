@@ -152,3 +152,6 @@ impl Serialize for Node {
         map.end()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -411,3 +411,6 @@ impl Serialize for Answer<'_> {
         map.end()
     }
 }
+
+#[cfg(test)]
+mod tests;

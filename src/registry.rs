@@ -43,3 +43,6 @@ impl Registry {
         list
     }
 }
+
+#[cfg(test)]
+mod tests;

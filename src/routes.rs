@@ -225,3 +225,6 @@ fn parent(path: &str) -> Option<(&str, &str)> {
     let (parent, segment) = path.rsplit_once('/')?;
     (!parent.is_empty() && !segment.is_empty()).then_some((parent, segment))
 }
+
+#[cfg(test)]
+mod tests;

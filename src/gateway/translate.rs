@@ -284,3 +284,6 @@ impl HttpAnswer {
             .with_chunked_threshold(usize::MAX)
     }
 }
+
+#[cfg(test)]
+mod tests;

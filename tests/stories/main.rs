@@ -1,2 +1,14 @@
-//! Stub.
-fn main() {}
+//! Pilcrow's stories: each test starts the real binaries on free ports and tells, in its name, what holds.
+//!
+//! One harness ([`harness`]) starts processes, speaks HTTP and packets, and waits for conditions. Every process
+//! is ended by its id when its test ends, however it ends.
+
+#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
+
+mod cli;
+mod course;
+mod distributor;
+mod harness;
+mod http_front;
+mod links;
+mod users_api;

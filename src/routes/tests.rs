@@ -1,0 +1,1 @@
+//! Tests of the module above, as a value.

@@ -1,0 +1,192 @@
+//! An HTTP client that does what it is told, also what no good client does.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::time::Duration;
+
+use serde_json::Value;
+
+use super::PATIENCE;
+
+/// A client; each of its requests has a connection of its own, unless one is held with [`Http::connect`].
+#[derive(Clone, Copy)]
+pub struct Http {
+    address: SocketAddr,
+}
+
+/// One held connection.
+pub struct Connection {
+    stream: TcpStream,
+    buffer: Vec<u8>,
+}
+
+/// An answer.
+#[derive(Debug, Clone)]
+pub struct Response {
+    pub status: u16,
+    pub version: String,
+    pub headers: Vec<(String, String)>,
+    pub body: Vec<u8>,
+}
+
+impl Http {
+    pub fn to(address: SocketAddr) -> Self {
+        Self { address }
+    }
+
+    pub fn get(&self, path: &str) -> Response {
+        self.request("GET", path, &[], b"")
+    }
+
+    pub fn delete(&self, path: &str) -> Response {
+        self.request("DELETE", path, &[], b"")
+    }
+
+    pub fn post(&self, path: &str, body: &Value) -> Response {
+        self.json("POST", path, body)
+    }
+
+    pub fn patch(&self, path: &str, body: &Value) -> Response {
+        self.json("PATCH", path, body)
+    }
+
+    pub fn json(&self, method: &str, path: &str, body: &Value) -> Response {
+        self.request(method, path, &[("Content-Type", "application/json")], body.to_string().as_bytes())
+    }
+
+    pub fn request(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Response {
+        let mut connection = self.connect();
+        connection.send_request(method, path, headers, body);
+        connection.receive_for(method).unwrap_or_else(|| panic!("{method} {path}: no answer"))
+    }
+
+    /// As `request`, but a connection that ends without an answer is `None`.
+    pub fn try_request(
+        &self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: &[u8],
+    ) -> Option<Response> {
+        let mut connection = Connection::open(self.address)?;
+        connection.send_request(method, path, headers, body);
+        connection.receive_for(method)
+    }
+
+    /// Sends these bytes as they are and reads one answer; `None` if the connection ends without.
+    pub fn raw(&self, bytes: &[u8]) -> Option<Response> {
+        let mut connection = self.connect();
+        connection.send(bytes);
+        connection.receive()
+    }
+
+    pub fn connect(&self) -> Connection {
+        Connection::open(self.address).expect("the gateway accepts connections")
+    }
+}
+
+impl Connection {
+    fn open(address: SocketAddr) -> Option<Self> {
+        let stream = TcpStream::connect_timeout(&address, PATIENCE).ok()?;
+        stream.set_nodelay(true).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.set_write_timeout(Some(PATIENCE)).unwrap();
+        Some(Self { stream, buffer: Vec::new() })
+    }
+
+    /// Sends bytes; that the other side may have closed already shows when its answer is read.
+    pub fn send(&mut self, bytes: &[u8]) {
+        let _ = self.stream.write_all(bytes);
+    }
+
+    pub fn send_request(&mut self, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) {
+        let mut head = format!("{method} {path} HTTP/1.1\r\nHost: test\r\n");
+        for (name, value) in headers {
+            head.push_str(&format!("{name}: {value}\r\n"));
+        }
+        if !body.is_empty() {
+            head.push_str(&format!("Content-Length: {}\r\n", body.len()));
+        }
+        head.push_str("\r\n");
+        self.send(&[head.as_bytes(), body].concat());
+    }
+
+    /// The next answer; `None` if the connection ends first.
+    pub fn receive(&mut self) -> Option<Response> {
+        self.receive_for("GET")
+    }
+
+    /// The next answer to a request with this method: the answer to HEAD has no body.
+    pub fn receive_for(&mut self, method: &str) -> Option<Response> {
+        let head_end = loop {
+            if let Some(at) = self.buffer.windows(4).position(|four| four == b"\r\n\r\n") {
+                break at + 4;
+            }
+            self.read_more()?;
+        };
+        let head: Vec<u8> = self.buffer.drain(..head_end).collect();
+        let head = String::from_utf8(head).unwrap();
+        let mut lines = head.trim_end().split("\r\n");
+        let mut status_line = lines.next().unwrap().splitn(3, ' ');
+        let version = status_line.next().unwrap().to_owned();
+        let status = status_line.next().unwrap().parse().unwrap();
+        let headers =
+            lines.map(|line| line.split_once(": ").unwrap()).map(|(n, v)| (n.to_owned(), v.to_owned()));
+        let mut response = Response { status, version, headers: headers.collect(), body: Vec::new() };
+        let length = response.header("Content-Length").map_or(0, |length| length.parse().unwrap());
+        if method != "HEAD" && status >= 200 && status != 204 && status != 304 {
+            while self.buffer.len() < length {
+                self.read_more()?;
+            }
+            response.body = self.buffer.drain(..length).collect();
+        }
+        Some(response)
+    }
+
+    /// Whether the other side closes within this time, having sent nothing more.
+    pub fn is_closed_within(&mut self, time: Duration) -> bool {
+        self.stream.set_read_timeout(Some(time)).unwrap();
+        let mut byte = [0];
+        match self.stream.read(&mut byte) {
+            Ok(count) => count == 0,
+            Err(error) => error.kind() == std::io::ErrorKind::ConnectionReset,
+        }
+    }
+
+    pub fn stream(&self) -> &TcpStream {
+        &self.stream
+    }
+
+    fn read_more(&mut self) -> Option<()> {
+        let mut piece = [0; 64 * 1024];
+        let count = self.stream.read(&mut piece).ok().filter(|count| *count > 0)?;
+        self.buffer.extend_from_slice(&piece[..count]);
+        Some(())
+    }
+}
+
+impl Response {
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers
+            .iter()
+            .find(|(known, _)| known.eq_ignore_ascii_case(name))
+            .map(|(_, value)| value.as_str())
+    }
+
+    pub fn text(&self) -> String {
+        String::from_utf8_lossy(&self.body).into_owned()
+    }
+
+    /// The reply packet in the body.
+    pub fn reply(&self) -> Value {
+        serde_json::from_slice(&self.body).unwrap_or_else(|error| panic!("{error}: {}", self.text()))
+    }
+
+    pub fn results(&self) -> Value {
+        self.reply()["results"].clone()
+    }
+
+    pub fn message(&self) -> String {
+        self.reply()["errormessage"].as_str().unwrap_or_default().to_owned()
+    }
+}

@@ -1,0 +1,110 @@
+//! What the stories are told with.
+
+mod http;
+mod packets;
+mod process;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+pub use http::{Http, Response};
+pub use packets::{Frames, Packets};
+pub use process::Process;
+use serde_json::Value;
+
+/// How long anything may take before a story is called broken. Far more than it needs: the machine may be busy.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Asks again and again until there is an answer.
+///
+/// # Panics
+/// If there is none within [`PATIENCE`].
+pub fn eventually<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        if let Some(answer) = ask() {
+            return answer;
+        }
+        assert!(Instant::now() < deadline, "waited {PATIENCE:?} in vain until {what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// A directory of its own for each story, removed with it.
+pub struct Scratch(PathBuf);
+
+impl Scratch {
+    pub fn new() -> Self {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let name = format!("story-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+        let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+        fs::create_dir_all(&path).unwrap();
+        Self(path)
+    }
+
+    pub fn file(&self, name: &str) -> PathBuf {
+        self.0.join(name)
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// A distributor, some users instances on one database, and a gateway, all serving and linked.
+///
+/// Fields are dropped in the order in which they stand: front to back.
+pub struct System {
+    pub gateway: Process,
+    pub users: Vec<Process>,
+    pub distributor: Process,
+    pub scratch: Scratch,
+}
+
+impl System {
+    /// One users instance behind the default front.
+    pub fn start() -> Self {
+        Self::with(1, &[])
+    }
+
+    /// `count` users instances, and further flags for the gateway.
+    pub fn with(count: usize, gateway_flags: &[&str]) -> Self {
+        let scratch = Scratch::new();
+        let distributor = Process::distributor(&[]);
+        let users: Vec<Process> = (0..count).map(|_| Process::users(&distributor, &scratch, &[])).collect();
+        let gateway = Process::gateway(&distributor, gateway_flags);
+        let system = Self { gateway, users, distributor, scratch };
+        system.await_instances("GET", "/users", count);
+        system
+    }
+
+    /// Waits until the gateway gives requests of this route to so many instances.
+    pub fn await_instances(&self, method: &str, path: &str, count: usize) {
+        await_instances(&self.gateway, method, path, count);
+    }
+
+    /// A client of the gateway.
+    pub fn http(&self) -> Http {
+        self.gateway.http()
+    }
+
+    /// Creates a user and returns it.
+    pub fn create_user(&self, email: &str, name: &str) -> Value {
+        let answer = self.http().post("/users", &serde_json::json!({ "email": email, "name": name }));
+        assert_eq!(answer.status, 201, "{}", answer.text());
+        answer.results()
+    }
+}
+
+/// Waits until `gateway` gives requests of this route to so many instances.
+pub fn await_instances(gateway: &Process, method: &str, path: &str, count: usize) {
+    eventually(&format!("{count} instances answer {method} {path}"), || {
+        let rows = gateway.http().get("/routes").results();
+        let row = rows.as_array()?.iter().find(|row| row["method"] == method && row["path"] == path)?.clone();
+        (row["instances"].as_array()?.len() == count).then_some(())
+    });
+}

@@ -1,0 +1,116 @@
+//! A raw packet connection, and the cutting of frames, independent of the library's own.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use super::PATIENCE;
+
+const END: &[u8] = "¶".as_bytes();
+
+/// One packet connection.
+pub struct Packets {
+    stream: TcpStream,
+    frames: Frames,
+}
+
+/// Bytes that came, cut into frames.
+#[derive(Default)]
+pub struct Frames(Vec<u8>);
+
+impl Frames {
+    pub fn push(&mut self, bytes: &[u8]) {
+        self.0.extend_from_slice(bytes);
+    }
+
+    pub fn pop(&mut self) -> Option<String> {
+        let at = self.0.windows(END.len()).position(|two| two == END)?;
+        let frame = self.0.drain(..at + END.len()).take(at).collect();
+        Some(String::from_utf8(frame).unwrap())
+    }
+}
+
+impl Packets {
+    pub fn to(address: SocketAddr) -> Self {
+        Self::on(TcpStream::connect_timeout(&address, PATIENCE).unwrap())
+    }
+
+    pub fn on(stream: TcpStream) -> Self {
+        stream.set_nodelay(true).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.set_write_timeout(Some(PATIENCE)).unwrap();
+        Self { stream, frames: Frames::default() }
+    }
+
+    pub fn send(&mut self, packet: &Value) {
+        self.send_raw(&[packet.to_string().replace('¶', "\\u00b6").as_bytes(), END].concat());
+    }
+
+    /// Sends bytes; that the other side may have closed already shows when something is read.
+    pub fn send_raw(&mut self, bytes: &[u8]) {
+        let _ = self.stream.write_all(bytes);
+    }
+
+    /// The next frame as text; `None` at the end of the connection.
+    pub fn receive_text(&mut self) -> Option<String> {
+        loop {
+            if let Some(frame) = self.frames.pop() {
+                return Some(frame);
+            }
+            let mut piece = [0; 64 * 1024];
+            let count = self.stream.read(&mut piece).ok().filter(|count| *count > 0)?;
+            self.frames.push(&piece[..count]);
+        }
+    }
+
+    /// The next packet; `None` at the end of the connection.
+    pub fn receive(&mut self) -> Option<Value> {
+        self.receive_text()
+            .map(|frame| serde_json::from_str(&frame).unwrap_or_else(|e| panic!("{e}: {frame}")))
+    }
+
+    /// Sends a request and waits for the packet with its key.
+    pub fn call(&mut self, method: &str, uri: &str, params: &Value, key: u64) -> Value {
+        self.send(&json!({ "uri": uri, "method": method, "key": key, "params": params }));
+        loop {
+            let packet = self.receive().expect("a reply before the connection ends");
+            if packet["key"] == key && packet.get("errorcode").is_some() {
+                return packet;
+            }
+        }
+    }
+
+    /// Registers at a distributor, as a node that listens on this port.
+    pub fn register(&mut self, name: &str, port: u16, urls: &[&str], extra: &Value) {
+        let mut params = json!({ "port": port, "name": name, "urls": urls });
+        params.as_object_mut().unwrap().extend(extra.as_object().cloned().unwrap_or_default());
+        self.send(&json!({ "uri": "/distributes", "method": "POST", "key": 0, "params": params }));
+    }
+
+    /// Waits for a list that satisfies `wanted`, and returns its entries.
+    pub fn await_list(&mut self, wanted: impl Fn(&[Value]) -> bool) -> Vec<Value> {
+        loop {
+            let packet = self.receive().expect("a list before the connection ends");
+            let list = packet["params"].as_array().expect("a list").clone();
+            if wanted(&list) {
+                return list;
+            }
+        }
+    }
+
+    /// Whether the other side closes within this time, having sent nothing more.
+    pub fn is_closed_within(&mut self, time: Duration) -> bool {
+        self.stream.set_read_timeout(Some(time)).unwrap();
+        let mut byte = [0];
+        match self.stream.read(&mut byte) {
+            Ok(count) => count == 0,
+            Err(error) => error.kind() == std::io::ErrorKind::ConnectionReset,
+        }
+    }
+
+    pub fn stream(&self) -> &TcpStream {
+        &self.stream
+    }
+}

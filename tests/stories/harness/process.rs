@@ -1,0 +1,206 @@
+//! Real processes, ended by their ids.
+
+use std::io::{BufRead, BufReader, Read};
+use std::net::SocketAddr;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::mpsc::{Receiver, channel};
+use std::sync::{Arc, Mutex};
+use std::thread;
+
+use super::{Http, PATIENCE, Packets, Scratch, eventually};
+
+/// A process of ours: its address, and what it has logged.
+pub struct Process {
+    child: Child,
+    address: SocketAddr,
+    log: Arc<Mutex<Vec<String>>>,
+    ready_line: String,
+}
+
+impl Process {
+    pub fn distributor(flags: &[&str]) -> Self {
+        Self::start(env!("CARGO_BIN_EXE_distributor"), &with_port(&[], flags), &[])
+    }
+
+    /// A users instance on the database of this story.
+    pub fn users(distributor: &Process, scratch: &Scratch, flags: &[&str]) -> Self {
+        let database = scratch.file("users.db");
+        let joined = distributor.address().to_string();
+        let all = ["--distributor", &joined, "--database", database.to_str().unwrap()];
+        Self::start(env!("CARGO_BIN_EXE_users"), &with_port(&all, flags), &[])
+    }
+
+    pub fn gateway(distributor: &Process, flags: &[&str]) -> Self {
+        Self::gateway_at(&distributor.address().to_string(), flags)
+    }
+
+    /// A gateway that joins whatever is, or will be, at `distributor`.
+    pub fn gateway_at(distributor: &str, flags: &[&str]) -> Self {
+        Self::start(env!("CARGO_BIN_EXE_gateway"), &with_port(&["--distributor", distributor], flags), &[])
+    }
+
+    /// Starts any program that prints `<name> listening on <address>` when it is ready, and waits for that.
+    pub fn start(program: &str, arguments: &[String], variables: &[(&str, &str)]) -> Self {
+        let mut child = spawn(program, arguments, variables);
+        let log = collect(child.stderr.take().unwrap());
+        let lines = lines(child.stdout.take().unwrap());
+        let ready_line = lines.recv_timeout(PATIENCE).unwrap_or_else(|_| {
+            let _ = child.kill();
+            panic!("{program} {arguments:?} was not ready; it said: {:?}", log.lock().unwrap())
+        });
+        let address = ready_line.rsplit(' ').next().unwrap().parse().unwrap();
+        Self { child, address, log, ready_line }
+    }
+
+    /// Runs a program that is expected to end by itself: its exit status, stdout and stderr.
+    pub fn run(
+        program: &str,
+        arguments: &[&str],
+        variables: &[(&str, &str)],
+    ) -> (Option<i32>, String, String) {
+        let arguments: Vec<String> = arguments.iter().map(ToString::to_string).collect();
+        let mut child = spawn(program, &arguments, variables);
+        let log = collect(child.stderr.take().unwrap());
+        let out = lines(child.stdout.take().unwrap());
+        let status = await_exit(&mut child);
+        let out: Vec<String> = out.iter().collect();
+        // The pipe may be read a moment after its writer has ended.
+        let _ = eventually("stderr is closed", || (Arc::strong_count(&log) == 1).then_some(()));
+        let told = log.lock().unwrap().join("\n");
+        (status.code(), out.join("\n"), told)
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    pub fn port(&self) -> u16 {
+        self.address.port()
+    }
+
+    /// The one line that it printed on stdout.
+    pub fn ready_line(&self) -> &str {
+        &self.ready_line
+    }
+
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// A client that speaks HTTP to it.
+    pub fn http(&self) -> Http {
+        Http::to(self.address)
+    }
+
+    /// A connection that speaks packets with it.
+    pub fn packets(&self) -> Packets {
+        Packets::to(self.address)
+    }
+
+    /// All that it has logged so far.
+    pub fn log(&self) -> Vec<String> {
+        self.log.lock().unwrap().clone()
+    }
+
+    /// Waits until a line of its log has all of these words in it, and returns that line.
+    pub fn await_log(&self, words: &[&str]) -> String {
+        eventually(&format!("the log says {words:?}; it says {:#?}", self.log()), || {
+            self.log().into_iter().find(|line| words.iter().all(|word| line.contains(word)))
+        })
+    }
+
+    /// Ends it without a word, as a crash would.
+    pub fn kill(mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// Sends a signal.
+    #[cfg(unix)]
+    pub fn signal(&self, signal: nix::sys::signal::Signal) {
+        let id = nix::unistd::Pid::from_raw(i32::try_from(self.child.id()).unwrap());
+        nix::sys::signal::kill(id, signal).unwrap();
+    }
+
+    /// Asks it to end, and waits until it has.
+    #[cfg(unix)]
+    pub fn stop(mut self) -> ExitStatus {
+        self.signal(nix::sys::signal::Signal::SIGTERM);
+        await_exit(&mut self.child)
+    }
+
+    /// Whether it still runs.
+    pub fn is_alive(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_none()
+    }
+
+    /// The most memory that it has had resident, in KiB (Linux).
+    pub fn peak_kib(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let line = status.lines().find(|line| line.starts_with("VmHWM:")).unwrap();
+        line.split_whitespace().nth(1).unwrap().parse().unwrap()
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            eprintln!("--- log of {} ---\n{}", self.ready_line, self.log().join("\n"));
+        }
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn with_port(arguments: &[&str], flags: &[&str]) -> Vec<String> {
+    let mut all: Vec<String> = arguments.iter().chain(flags).map(ToString::to_string).collect();
+    if !flags.contains(&"--listen") {
+        all.extend(["--listen".to_owned(), "127.0.0.1:0".to_owned()]);
+    }
+    all
+}
+
+fn spawn(program: &str, arguments: &[String], variables: &[(&str, &str)]) -> Child {
+    // Settings of whoever runs the tests must not reach them.
+    let settings = ["HOST", "GATE_PORT", "DIS_PORT", "USERS_PORT", "RUST_LOG", "PILCROW_DISTRIBUTOR"];
+    let mut command = Command::new(program);
+    settings.iter().for_each(|name| {
+        command.env_remove(name);
+    });
+    command
+        .args(arguments)
+        .env("RUST_LOG", "debug")
+        .envs(variables.iter().copied())
+        .current_dir(env!("CARGO_TARGET_TMPDIR"))
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap_or_else(|error| panic!("{program} does not start: {error}"))
+}
+
+fn await_exit(child: &mut Child) -> ExitStatus {
+    eventually("the process has ended", || child.try_wait().unwrap())
+}
+
+fn lines(from: impl Read + Send + 'static) -> Receiver<String> {
+    let (line, lines) = channel();
+    thread::spawn(move || {
+        BufReader::new(from).lines().map_while(Result::ok).try_for_each(|read| line.send(read))
+    });
+    lines
+}
+
+fn collect(from: impl Read + Send + 'static) -> Arc<Mutex<Vec<String>>> {
+    let log = Arc::new(Mutex::new(Vec::new()));
+    let collected = log.clone();
+    thread::spawn(move || {
+        let mut from = BufReader::new(from);
+        let mut line = Vec::new();
+        while from.read_until(b'\n', &mut line).is_ok_and(|count| count > 0) {
+            collected.lock().unwrap().push(String::from_utf8_lossy(&line).trim_end().to_owned());
+            line.clear();
+        }
+    });
+    log
+}
