@@ -1,5 +1,6 @@
 //! What the stories are told with.
 
+mod echo;
 mod http;
 mod packets;
 mod process;
@@ -9,7 +10,8 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-pub use http::{Http, Response};
+pub use echo::{Asked, Echo};
+pub use http::{Connection, Http, Response};
 pub use packets::{Frames, Packets};
 pub use process::Process;
 use serde_json::Value;

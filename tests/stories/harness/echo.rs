@@ -1,0 +1,193 @@
+//! A service that is played: it registers, records what it is asked, and answers as the story says, also as no
+//! good service does.
+
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread;
+
+use serde_json::{Value, json};
+
+use super::{Frames, PATIENCE, Packets, Process, eventually};
+
+/// What is done with each request, on the thread of its connection.
+type OnRequest = dyn Fn(&Asked) + Send + Sync;
+
+/// A played service. It leaves when it is dropped.
+pub struct Echo {
+    /// Its connection to the distributor: whatever else it says there, the story sends.
+    pub membership: Packets,
+    port: u16,
+    shared: Arc<Shared>,
+}
+
+/// One request that came, and where its answer goes. A story may keep it and answer late.
+#[derive(Clone)]
+pub struct Asked {
+    /// The packet as it came, without its `¶`.
+    pub text: String,
+    pub packet: Value,
+    stream: Arc<TcpStream>,
+}
+
+struct Shared {
+    asked: Mutex<Vec<Asked>>,
+    open: Mutex<Vec<Arc<TcpStream>>>,
+    ended: AtomicBool,
+    on_request: Box<OnRequest>,
+}
+
+impl Echo {
+    /// A service of ours (`pilcrow/1`) with these routes that answers success with what it was asked: `uri`,
+    /// `method` and `params` are the `results`.
+    pub fn start(distributor: &Process, name: &str, urls: &[&str]) -> Self {
+        Self::answering(distributor, name, urls, Asked::echo)
+    }
+
+    /// A service of ours with these routes that does this with each request.
+    pub fn answering(
+        distributor: &Process,
+        name: &str,
+        urls: &[&str],
+        on_request: impl Fn(&Asked) + Send + Sync + 'static,
+    ) -> Self {
+        Self::registered(distributor, name, urls, &json!({ "proto": "pilcrow/1" }), on_request)
+    }
+
+    /// A service of the course (no `proto`) with these routes that does this with each request.
+    pub fn course(
+        distributor: &Process,
+        name: &str,
+        urls: &[&str],
+        on_request: impl Fn(&Asked) + Send + Sync + 'static,
+    ) -> Self {
+        Self::registered(distributor, name, urls, &json!({}), on_request)
+    }
+
+    /// A service whose registration has these further fields.
+    pub fn registered(
+        distributor: &Process,
+        name: &str,
+        urls: &[&str],
+        extra: &Value,
+        on_request: impl Fn(&Asked) + Send + Sync + 'static,
+    ) -> Self {
+        let socket = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let port = socket.local_addr().unwrap().port();
+        let shared = Arc::new(Shared {
+            asked: Mutex::default(),
+            open: Mutex::default(),
+            ended: AtomicBool::new(false),
+            on_request: Box::new(on_request),
+        });
+        let accepting = shared.clone();
+        thread::spawn(move || accepting.accept(&socket));
+        let mut membership = distributor.packets();
+        membership.register(name, port, urls, extra);
+        Self { membership, port, shared }
+    }
+
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// All that it has been asked so far.
+    pub fn asked(&self) -> Vec<Asked> {
+        self.shared.asked.lock().unwrap().clone()
+    }
+
+    /// Waits until it has been asked so often, and returns all that it was asked.
+    pub fn await_asked(&self, count: usize) -> Vec<Asked> {
+        eventually(&format!("the played service has been asked {count} times"), || {
+            Some(self.asked()).filter(|asked| asked.len() >= count)
+        })
+    }
+
+    /// How many connections it has taken that still stand, as far as it knows.
+    pub fn connections(&self) -> usize {
+        self.shared.open.lock().unwrap().len()
+    }
+
+    /// Cuts all its connections but the one to the distributor.
+    pub fn hang_up(&self) {
+        for stream in self.shared.open.lock().unwrap().iter() {
+            let _ = stream.shutdown(Shutdown::Both);
+        }
+    }
+}
+
+impl Drop for Echo {
+    fn drop(&mut self) {
+        self.shared.ended.store(true, Ordering::SeqCst);
+        self.hang_up();
+        // Wakes the thread that waits in `accept`, which then gives the port back.
+        let _ = TcpStream::connect((Ipv4Addr::LOCALHOST, self.port));
+    }
+}
+
+impl Shared {
+    fn accept(self: Arc<Self>, socket: &TcpListener) {
+        while let Ok((stream, _)) = socket.accept() {
+            let stream = Arc::new(stream);
+            self.open.lock().unwrap().push(stream.clone());
+            if self.ended.load(Ordering::SeqCst) {
+                return;
+            }
+            let shared = self.clone();
+            thread::spawn(move || shared.serve(&stream));
+        }
+    }
+
+    fn serve(&self, stream: &Arc<TcpStream>) {
+        stream.set_nodelay(true).unwrap();
+        stream.set_write_timeout(Some(PATIENCE)).unwrap();
+        let mut frames = Frames::default();
+        let mut piece = [0; 64 * 1024];
+        while let Ok(count @ 1..) = (&**stream).read(&mut piece) {
+            frames.push(&piece[..count]);
+            while let Some(text) = frames.pop() {
+                let packet = serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"));
+                let asked = Asked { text, packet, stream: stream.clone() };
+                self.asked.lock().unwrap().push(asked.clone());
+                (self.on_request)(&asked);
+            }
+        }
+        self.open.lock().unwrap().retain(|open| !Arc::ptr_eq(open, stream));
+    }
+}
+
+impl Asked {
+    /// The key under which an answer is waited for.
+    pub fn key(&self) -> &Value {
+        &self.packet["key"]
+    }
+
+    pub fn params(&self) -> &Value {
+        &self.packet["params"]
+    }
+
+    /// Answers success with what was asked.
+    pub fn echo(&self) {
+        let Value::Object(mut results) = self.packet.clone() else { panic!("a packet is an object") };
+        results.retain(|name, _| ["uri", "method", "params"].contains(&name.as_str()));
+        self.reply(&json!({ "errorcode": 0, "errormessage": "success", "results": results }));
+    }
+
+    /// Answers with these fields, under the key of the request.
+    pub fn reply(&self, fields: &Value) {
+        let mut packet = json!({ "key": self.key() });
+        packet.as_object_mut().unwrap().extend(fields.as_object().cloned().unwrap_or_default());
+        self.raw(format!("{}¶", packet.to_string().replace('¶', "\\u00b6")).as_bytes());
+    }
+
+    /// Sends these bytes as they are.
+    pub fn raw(&self, bytes: &[u8]) {
+        let _ = (&*self.stream).write_all(bytes);
+    }
+
+    /// Ends the connection over which the request came.
+    pub fn hang_up(&self) {
+        let _ = self.stream.shutdown(Shutdown::Both);
+    }
+}
