@@ -77,6 +77,16 @@ impl Process {
         Self { child, address, log, ready_line, further_lines: lines }
     }
 
+    /// As `start`, but the process may have no more than so many descriptors open at a time.
+    #[cfg(unix)]
+    pub fn start_with_descriptors(limit: u32, program: &str, arguments: &[String]) -> Self {
+        // The shell sets the limit and then becomes the program: one process, one id.
+        let script = "ulimit -n \"$0\" && exec \"$@\"";
+        let mut all = vec!["-c".to_owned(), script.to_owned(), limit.to_string(), program.to_owned()];
+        all.extend_from_slice(arguments);
+        Self::start("/bin/sh", &all, &[])
+    }
+
     /// Runs a program that is expected to end by itself: its exit status, stdout and stderr.
     pub fn run(
         program: &str,
