@@ -108,10 +108,11 @@ impl Process {
         Self::await_output(spawn_in(directory, program, &arguments, variables))
     }
 
-    fn await_output(mut child: Child) -> (Option<i32>, String, String) {
-        let log = collect(child.stderr.take().unwrap());
-        let out = lines(child.stdout.take().unwrap());
-        let status = await_exit(&mut child);
+    fn await_output(child: Child) -> (Option<i32>, String, String) {
+        let mut child = Expected(child);
+        let log = collect(child.0.stderr.take().unwrap());
+        let out = lines(child.0.stdout.take().unwrap());
+        let status = await_exit(&mut child.0);
         let out: Vec<String> = out.iter().collect();
         // The pipe may be read a moment after its writer has ended.
         let _ = eventually("stderr is closed", || (Arc::strong_count(&log) == 1).then_some(()));
@@ -210,6 +211,16 @@ impl Drop for Process {
         }
         let _ = self.child.kill();
         let _ = self.child.wait();
+    }
+}
+
+/// A process that is expected to end by itself, and is ended if it does not.
+struct Expected(Child);
+
+impl Drop for Expected {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
     }
 }
 
