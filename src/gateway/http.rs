@@ -462,7 +462,7 @@ impl Wire<'_, '_> {
             let bytes = self.reader.bytes();
             if let Some(end) = memchr::memmem::find(bytes, b"\r\n") {
                 let size = bytes[..end].split(|byte| *byte == b';').next().unwrap_or_default();
-                let plain = !bytes[..end].iter().any(u8::is_ascii_control);
+                let plain = end <= MAX_CHUNK_LINE_BYTES && !bytes[..end].iter().any(u8::is_ascii_control);
                 let sane = (1..=16).contains(&size.len()) && size.iter().all(u8::is_ascii_hexdigit);
                 return if plain && sane {
                     Ok(())
@@ -470,7 +470,8 @@ impl Wire<'_, '_> {
                     Err(refused(400, "the size of a chunk is no number"))
                 };
             }
-            if bytes.len() > MAX_CHUNK_LINE_BYTES {
+            // The line's end may be here in half.
+            if bytes.len() > MAX_CHUNK_LINE_BYTES + 1 {
                 return Err(refused(400, "the line with the size of a chunk is too long"));
             }
             self.reader.read_more("the body")?;
