@@ -49,7 +49,7 @@ fn work(server: &Server, gateway: &Gateway) {
     while let Ok(mut request) = server.recv() {
         let answer = match read(&mut request) {
             Ok(read) => gateway.answer(&read),
-            Err(refusal) => gateway.refuse(refusal),
+            Err(refusal) => gateway.refuse(refusal, request.headers()),
         };
         if let Err(error) = request.respond(answer.into_response()) {
             log::debug!("a client was gone before its answer: {error}");
