@@ -214,6 +214,14 @@ impl CourseGates {
 }
 
 impl Answerer for Desk {
+    fn connected(&self, peer: &Arc<Peer>) {
+        log::info!("{} connected", peer.address());
+    }
+
+    fn gone(&self, peer: &Arc<Peer>) {
+        log::info!("{} gone", peer.address());
+    }
+
     fn packet(&self, peer: &Arc<Peer>, head: &Head<'_>) {
         let (Some(method), Some(uri)) = (head.method.as_deref(), head.uri.as_deref()) else {
             return log::debug!("{} sent what is no request; ignored", peer.address());
