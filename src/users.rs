@@ -234,3 +234,6 @@ fn email_taken(error: StoreError) -> Failure {
         other => other.into(),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -221,7 +221,7 @@ fn write_batch(connection: &mut Connection, batch: Vec<Box<dyn Write>>) {
         Err(error) => {
             let why = StoreError::from(error);
             log::warn!("{} writes refused: {why}", batch.len());
-            return batch.into_iter().for_each(|job| job.refuse(why.again()));
+            return batch.into_iter().for_each(|job| report(|| job.refuse(why.again())));
         }
     };
     let mut completions = Vec::with_capacity(batch.len());
@@ -236,7 +236,14 @@ fn write_batch(connection: &mut Connection, batch: Vec<Box<dyn Write>>) {
         log::warn!("{} writes were not committed: {why}", completions.len());
     }
     for completion in completions {
-        completion(committed.as_ref().copied().map_err(StoreError::again));
+        report(|| completion(committed.as_ref().copied().map_err(StoreError::again)));
+    }
+}
+
+/// Tells one asker how its write ended. If that panics, the writer thread must live on: all others need it.
+fn report(tell: impl FnOnce()) {
+    if catch_unwind(AssertUnwindSafe(tell)).is_err() {
+        log::error!("the report of a write panicked");
     }
 }
 

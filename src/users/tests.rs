@@ -1,0 +1,298 @@
+//! Tests of what no story reaches from outside: writes that fail in company, limits, and what cannot be printed.
+
+use std::fs;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, bounded, unbounded};
+use rusqlite::Connection;
+use sha2::{Digest, Sha256};
+
+use super::*;
+
+/// Far more than anything here takes.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+type Outcome = Result<User, StoreError>;
+
+/// A database in a directory of its own, removed with it.
+struct Scratch {
+    store: Option<Store>,
+    directory: PathBuf,
+}
+
+impl Scratch {
+    fn new() -> Self {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let name = format!("pilcrow-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+        let directory = std::env::temp_dir().join(name);
+        fs::create_dir_all(&directory).unwrap();
+        let store = Some(Store::open(&directory.join("users.db")).unwrap());
+        Self { store, directory }
+    }
+
+    fn store(&self) -> &Store {
+        self.store.as_ref().unwrap()
+    }
+
+    fn write(&self, work: impl FnOnce(&Connection) -> Outcome + Send + 'static) -> Receiver<Outcome> {
+        self.write_by(None, work)
+    }
+
+    fn write_by(
+        &self,
+        deadline: Option<Instant>,
+        work: impl FnOnce(&Connection) -> Outcome + Send + 'static,
+    ) -> Receiver<Outcome> {
+        let (done, outcome) = bounded(1);
+        // Whoever asked may have gone.
+        self.store().write(deadline, work, move |ended| drop(done.send(ended)));
+        outcome
+    }
+
+    /// Keeps the writer thread busy: what is written meanwhile waits and goes into one transaction.
+    fn hold_the_writer(&self) -> impl FnOnce() {
+        let (begun, has_begun) = bounded(1);
+        let (release, released) = bounded::<()>(1);
+        drop(self.write(move |_| {
+            begun.send(()).unwrap();
+            let _ = released.recv_timeout(PATIENCE);
+            Err(StoreError::NotFound)
+        }));
+        has_begun.recv_timeout(PATIENCE).unwrap();
+        move || drop(release)
+    }
+
+    fn emails(&self) -> Vec<String> {
+        let (users, _) = self.store().read(|db| model::list(db, 500, 0, None)).unwrap();
+        users.into_iter().map(|user| user.email).collect()
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        self.store = None;
+        let _ = fs::remove_dir_all(&self.directory);
+    }
+}
+
+fn create(db: &Connection, email: &str) -> Outcome {
+    model::create(db, &NewUser { email: email.to_owned(), name: "Kim".to_owned(), password: None })
+}
+
+#[test]
+fn a_write_that_fails_or_panics_undoes_nothing_of_those_that_go_with_it() {
+    let scratch = Scratch::new();
+    let release = scratch.hold_the_writer();
+    let first = scratch.write(|db| create(db, "first@example.com"));
+    let fails = scratch.write(|db| {
+        create(db, "fails@example.com")?;
+        create(db, "FIRST@example.com")
+    });
+    let panics = scratch.write(|db| {
+        create(db, "panics@example.com")?;
+        panic!("this panic belongs to the test");
+    });
+    let last = scratch.write(|db| create(db, "last@example.com"));
+    release();
+    assert_eq!(first.recv_timeout(PATIENCE).unwrap().unwrap().email, "first@example.com");
+    assert!(matches!(fails.recv_timeout(PATIENCE).unwrap(), Err(StoreError::Taken)));
+    assert!(panics.recv_timeout(PATIENCE).is_err(), "its report is dropped, and with it the responder");
+    assert_eq!(last.recv_timeout(PATIENCE).unwrap().unwrap().email, "last@example.com");
+    assert_eq!(scratch.emails(), ["first@example.com", "last@example.com"]);
+}
+
+#[test]
+fn a_report_that_panics_concerns_nobody_else() {
+    let scratch = Scratch::new();
+    let release = scratch.hold_the_writer();
+    let work = |db: &Connection| create(db, "first@example.com");
+    scratch.store().write(None, work, |_| panic!("this panic belongs to the test"));
+    let with_it = scratch.write(|db| create(db, "with-it@example.com"));
+    release();
+    assert!(with_it.recv_timeout(PATIENCE).unwrap().is_ok());
+    let after_it = scratch.write(|db| create(db, "after-it@example.com"));
+    assert!(after_it.recv_timeout(PATIENCE).unwrap().is_ok());
+    assert_eq!(scratch.emails(), ["first@example.com", "with-it@example.com", "after-it@example.com"]);
+}
+
+#[test]
+fn if_the_commit_fails_everybody_is_told_and_the_next_write_goes_well() {
+    let scratch = Scratch::new();
+    let release = scratch.hold_the_writer();
+    let innocent = scratch.write(|db| create(db, "innocent@example.com"));
+    let guilty = scratch.write(|db| {
+        // A token of nobody, which is found out at the commit.
+        db.execute_batch(
+            "PRAGMA defer_foreign_keys = ON;
+             INSERT INTO tokens (hash, user_id, created_at, expires_at) VALUES (x'00', 99, '', '')",
+        )?;
+        create(db, "guilty@example.com")
+    });
+    release();
+    for outcome in [innocent, guilty] {
+        let told = outcome.recv_timeout(PATIENCE).unwrap().unwrap_err().to_string();
+        assert!(told.contains("FOREIGN KEY"), "{told}");
+    }
+    assert_eq!(scratch.emails(), [""; 0]);
+    let next = scratch.write(|db| create(db, "next@example.com"));
+    assert!(next.recv_timeout(PATIENCE).unwrap().is_ok());
+    assert_eq!(scratch.emails(), ["next@example.com"]);
+}
+
+#[test]
+fn a_write_whose_asker_has_stopped_waiting_is_not_begun() {
+    let scratch = Scratch::new();
+    let release = scratch.hold_the_writer();
+    let (now, later) = (Instant::now(), Instant::now() + Duration::from_secs(3600));
+    let late = scratch.write_by(Some(now), |db| create(db, "late@example.com"));
+    let timely = scratch.write_by(Some(later), |db| create(db, "timely@example.com"));
+    release();
+    assert!(matches!(late.recv_timeout(PATIENCE).unwrap(), Err(StoreError::TooLate)));
+    assert!(timely.recv_timeout(PATIENCE).unwrap().is_ok());
+    assert_eq!(scratch.emails(), ["timely@example.com"]);
+}
+
+#[test]
+fn when_too_many_writes_wait_the_next_is_refused_at_once() {
+    let scratch = Scratch::new();
+    let release = scratch.hold_the_writer();
+    let (told, outcomes) = unbounded();
+    let mut refused = 0;
+    for number in 0..1100 {
+        let told = told.clone();
+        let work = move |db: &Connection| create(db, &format!("{number}@example.com"));
+        scratch.store().write(None, work, move |outcome| told.send(outcome).unwrap());
+        refused += outcomes.try_iter().filter(|outcome| matches!(outcome, Err(StoreError::Busy))).count();
+    }
+    assert_eq!(refused, 1100 - 1024);
+    release();
+    for _ in 0..1024 {
+        assert!(outcomes.recv_timeout(PATIENCE).unwrap().is_ok());
+    }
+}
+
+#[test]
+fn a_read_that_panics_keeps_no_connection() {
+    let scratch = Scratch::new();
+    for _ in 0..20 {
+        let read = AssertUnwindSafe(|| {
+            scratch.store().read(|_| -> Outcome { panic!("this panic belongs to the test") })
+        });
+        assert!(catch_unwind(read).is_err());
+    }
+    assert_eq!(scratch.emails(), [""; 0]);
+}
+
+#[test]
+fn a_second_store_on_the_same_file_reads_what_the_first_has_reported() {
+    let scratch = Scratch::new();
+    let second = Store::open(&scratch.directory.join("users.db")).unwrap();
+    for number in 1..=20 {
+        let written = scratch.write(move |db| create(db, &format!("{number}@example.com")));
+        let user = written.recv_timeout(PATIENCE).unwrap().unwrap();
+        assert_eq!(second.read(|db| model::get(db, user.id)).unwrap(), user);
+    }
+}
+
+#[test]
+fn a_token_is_given_only_for_the_password_that_was_checked() {
+    let scratch = Scratch::new();
+    let [old, new] =
+        ["$argon2id$old", "$argon2id$new"].map(|text| PasswordHash::from_stored(text.to_owned()));
+    let (done, outcome) = bounded(1);
+    let work = move |db: &Connection| {
+        let new_user =
+            NewUser { email: "kim@example.com".to_owned(), name: "Kim".to_owned(), password: Some(old) };
+        let id = model::create(db, &new_user)?.id;
+        let old = PasswordHash::from_stored("$argon2id$old".to_owned());
+        model::add_token(db, id, &old, b"first", 60)?;
+        let count =
+            |db: &Connection| db.query_row("SELECT count(*) FROM tokens", [], |row| row.get::<_, u32>(0));
+        assert_eq!(count(db)?, 1);
+        model::update(db, id, &Changes { password: Some(new), ..Changes::default() })?;
+        assert_eq!(count(db)?, 0, "a new password ends the tokens of the old one");
+        Ok(matches!(model::add_token(db, id, &old, b"second", 60), Err(StoreError::NotFound)))
+    };
+    scratch.store().write(None, work, move |ended| done.send(ended).unwrap());
+    assert!(outcome.recv_timeout(PATIENCE).unwrap().unwrap(), "the password has changed during the login");
+}
+
+#[test]
+fn passwords_and_their_hashes_cannot_be_printed() {
+    let password = Password::new("correct horse");
+    let hash = password.hash().unwrap();
+    assert!(hash.as_str().starts_with("$argon2id$v=19$"), "{}", hash.as_str());
+    let new = NewUser { email: "kim@example.com".to_owned(), name: "Kim".to_owned(), password: Some(hash) };
+    let printed = format!("{password:?} {new:?}");
+    assert!(!printed.contains("horse") && !printed.contains("argon2"), "{printed}");
+}
+
+#[test]
+fn a_password_matches_its_own_hash_and_no_hash_matches_nothing() {
+    let pool = HashingPool::start().unwrap();
+    let (right, wrong) = (Password::new("correct horse"), Password::new("Correct horse"));
+    let [hash, again] = [right.hash().unwrap(), right.hash().unwrap()];
+    assert_ne!(hash.as_str(), again.as_str(), "each hash has a salt of its own");
+    assert!(pool.check(&right, Some(&hash)) && pool.check(&right, Some(&again)));
+    assert!(!pool.check(&wrong, Some(&hash)) && !pool.check(&right, None));
+    let garbage = PasswordHash::from_stored("no hash at all".to_owned());
+    assert!(!pool.check(&right, Some(&garbage)));
+}
+
+#[test]
+fn a_token_is_256_random_bits_and_stored_as_its_hash() {
+    let (first, second) = (Token::generate().unwrap(), Token::generate().unwrap());
+    assert_ne!(first.text, second.text);
+    assert!(first.text.len() == 64 && first.text.bytes().all(|byte| byte.is_ascii_hexdigit()));
+    assert_eq!(first.hash, Sha256::digest(first.text.as_bytes()).to_vec());
+}
+
+#[test]
+fn when_too_many_passwords_wait_the_next_is_refused_at_once_with_503() {
+    let pool = HashingPool::start().unwrap();
+    let (begun, has_begun) = unbounded();
+    let (release, released) = bounded::<()>(0);
+    let threads = std::thread::available_parallelism().map_or(1, |count| (count.get() / 2).max(1));
+    for _ in 0..threads {
+        let (begun, released) = (begun.clone(), released.clone());
+        pool.submit(move |_| {
+            begun.send(()).unwrap();
+            let _ = released.recv_timeout(PATIENCE);
+        });
+    }
+    for _ in 0..threads {
+        has_begun.recv_timeout(PATIENCE).unwrap();
+    }
+    let (told, admitted) = unbounded();
+    let submit = || {
+        let told = told.clone();
+        pool.submit(move |outcome| told.send(outcome).unwrap());
+    };
+    (0..64).for_each(|_| submit());
+    assert!(admitted.is_empty(), "all threads are at work");
+    submit();
+    assert_eq!(admitted.try_recv().unwrap().unwrap_err().errorcode, 503);
+    drop(release);
+    for _ in 0..64 {
+        assert!(admitted.recv_timeout(PATIENCE).unwrap().is_ok());
+    }
+}
+
+#[test]
+fn a_job_that_panics_leaves_the_pool_at_work() {
+    let pool = HashingPool::start().unwrap();
+    let (told, outcome) = unbounded();
+    for number in 0..20 {
+        let told = told.clone();
+        pool.submit(move |_| {
+            assert!(number % 2 == 1, "this panic belongs to the test");
+            told.send(number).unwrap();
+        });
+    }
+    let mut numbers: Vec<i32> = (0..10).map(|_| outcome.recv_timeout(PATIENCE).unwrap()).collect();
+    numbers.sort_unstable();
+    assert_eq!(numbers, [1, 3, 5, 7, 9, 11, 13, 15, 17, 19]);
+}
