@@ -399,6 +399,7 @@ impl<'a> Reader<'a> {
     fn read_more(&mut self, what: &str) -> Result<(), Broken> {
         let left = self.deadline.saturating_duration_since(Instant::now());
         if left.is_zero() {
+            self.timed_out = true;
             return Err(too_slow(what));
         }
         match self.fill(left) {

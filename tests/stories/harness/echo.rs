@@ -143,7 +143,7 @@ impl Shared {
         stream.set_nodelay(true).unwrap();
         stream.set_write_timeout(Some(PATIENCE)).unwrap();
         let mut frames = Frames::default();
-        let mut piece = [0; 64 * 1024];
+        let mut piece = vec![0; 64 * 1024];
         while let Ok(count @ 1..) = (&**stream).read(&mut piece) {
             frames.push(&piece[..count]);
             while let Some(text) = frames.pop() {

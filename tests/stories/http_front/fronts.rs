@@ -76,11 +76,15 @@ fn assert_contains(whole: &Value, part: &Value, what: &str) {
     match part {
         Value::Null => {}
         Value::Object(fields) => {
-            fields.iter().for_each(|(name, value)| assert_contains(&whole[name], value, what))
+            for (name, value) in fields {
+                assert_contains(&whole[name], value, what);
+            }
         }
         Value::Array(items) => {
             assert_eq!(whole.as_array().map(Vec::len), Some(items.len()), "{what}: {whole}");
-            items.iter().enumerate().for_each(|(at, item)| assert_contains(&whole[at], item, what));
+            for (at, item) in items.iter().enumerate() {
+                assert_contains(&whole[at], item, what);
+            }
         }
         _ => assert_eq!(whole, part, "{what}"),
     }

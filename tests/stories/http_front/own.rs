@@ -41,6 +41,19 @@ fn healthz_readyz_and_routes_say_what_there_is() {
 }
 
 #[test]
+fn routes_follow_a_service_that_registers_again() {
+    let mut stage = Stage::start();
+    let port = stage.echo.port();
+    let extra = json!({ "proto": "pilcrow/1" });
+    stage.echo.membership.register("stage", port, &["GET/echo", "GET/new"], &extra);
+    await_instances(&stage.gateway, "GET", "/new", 1);
+    await_instances(&stage.gateway, "POST", "/echo", 0);
+    assert_failure(&stage.http().request("POST", "/echo", &[], b""), 503, "given up");
+    assert_eq!(stage.echo.connections(), 1, "over the same link");
+    stage.assert_unharmed();
+}
+
+#[test]
 fn the_gateways_own_names_take_get_and_head_and_nothing_after_them() {
     let stage = Stage::start();
     for path in ["/healthz", "/readyz", "/routes", "/health%7A", "/healthz?x=1"] {

@@ -184,6 +184,8 @@ fn chunks_that_are_not_in_order_are_refused() {
         "7\r\n{\"n\":1}\n0\r\n\r\n",
         "7\r\n{\"n\":1}XX0\r\n\r\n",
         "7\r\n{\"n\":1}\r\n0\r\nXX",
+        // Trailers: nothing here would read them.
+        "7\r\n{\"n\":1}\r\n0\r\nX: y\r\n\r\n",
         "6\r\n{\"n\":1}\r\n0\r\n\r\n",
         "{\"n\":1}\r\n",
         &one_too_many,
