@@ -41,8 +41,9 @@ fn watch(args: &Args) -> Result<(), String> {
     // Whoever follows the list registers, and whoever registers has a port. Nobody will call this one.
     let listener = Listener::bind("127.0.0.1:0").map_err(|error| error.to_string())?;
     let node = Node::ours("watch", listener.address().port(), Vec::new(), &process::new_id()?);
-    let (mesh, _membership) = Mesh::join(&[args.distributor.clone()], node, LinkLimits::default())
-        .map_err(|error| error.to_string())?;
+    let (mesh, _membership) =
+        Mesh::join(std::slice::from_ref(&args.distributor), node, LinkLimits::default())
+            .map_err(|error| error.to_string())?;
     let mut after = args.after;
     loop {
         let params = after.map(|after| ("after".to_owned(), Value::from(after))).into_iter();

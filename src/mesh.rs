@@ -168,7 +168,9 @@ impl Mesh {
     pub fn close_streams(&self) {
         self.closing.store(true, Ordering::SeqCst);
         let links: Vec<Arc<Link>> = read(&self.table).links.values().cloned().collect();
-        links.iter().for_each(|link| link.end_streams());
+        for link in links {
+            link.end_streams();
+        }
     }
 
     /// Whether this process is about to end.

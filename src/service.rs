@@ -436,6 +436,9 @@ impl Drop for Responder {
 
 impl fmt::Debug for Service {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Service").field("identity", &self.identity).field("routes", &self.urls()).finish()
+        f.debug_struct("Service")
+            .field("identity", &self.identity)
+            .field("routes", &self.urls())
+            .finish_non_exhaustive()
     }
 }

@@ -99,7 +99,7 @@ struct LoggedIn {
 impl Users {
     /// `GET /users`, `GET /users/1`. With `at_least`, only once that change has happened.
     fn read(self: &Arc<Self>, request: &Request) -> Result<Begun, Failure> {
-        let query = self.query(request)?;
+        let query = Self::query(request)?;
         let seq = Fields::among(request.params()?, &READ_FIELDS)?.at_least()?;
         let deadline = request.deadline().unwrap_or_else(|| Instant::now() + DEFAULT_TIMEOUT);
         // The refusal must be there while the asker still waits for it.
@@ -118,7 +118,7 @@ impl Users {
         }))
     }
 
-    fn query(&self, request: &Request) -> Result<Query, Failure> {
+    fn query(request: &Request) -> Result<Query, Failure> {
         let fields = Fields::among(request.params()?, &READ_FIELDS)?;
         if fields.names_one() {
             let fields = Fields::among(request.params()?, &["id", "params", "at_least"])?;

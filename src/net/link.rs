@@ -404,7 +404,9 @@ impl Session {
                 false
             }
         });
-        ended.iter().for_each(|(key, uri)| self.cancel(uri, *key));
+        for (key, uri) in ended {
+            self.cancel(&uri, key);
+        }
     }
 
     /// Tells the other side that nobody reads the stream under this key any more.

@@ -83,7 +83,9 @@ impl StreamTable {
     /// Ends every stream with this as its last reply.
     pub(super) fn end_all(&self, why: &Failure) {
         let streams: Vec<Arc<Stream>> = lock(&self.open).drain().map(|(_, stream)| stream).collect();
-        streams.iter().for_each(|stream| stream.end(why));
+        for stream in streams {
+            stream.end(why);
+        }
     }
 }
 

@@ -75,6 +75,9 @@ struct Subscriber {
     after: u64,
 }
 
+/// A waiter whose waiting is over, and how.
+type Ready = (Waiter, Result<(), Failure>);
+
 /// Somebody who reads only a state in which this change has happened.
 struct Waiter {
     seq: u64,
@@ -123,23 +126,23 @@ impl Feed {
                 return responder.answer(&Err(busy));
             }
         };
-        let joined = {
+        let after = {
             let mut state = lock(&self.state);
-            let after = after.unwrap_or(state.last);
-            if after >= state.last { Ok(state.join(stream, after)) } else { Err((stream, after)) }
-        };
-        if let Err((stream, after)) = joined {
-            let feed = self.clone();
-            self.replays.submit(move |admission| match admission {
-                Admission::Admitted => feed.replay(stream, after),
-                Admission::Refused => {
-                    stream.end(&Failure::new(
-                        503,
-                        "too many streams are being replayed; try again in a moment",
-                    ));
+            match after {
+                Some(after) if after < state.last => after,
+                _ => {
+                    let after = after.unwrap_or(state.last);
+                    return state.join(stream, after);
                 }
-            });
-        }
+            }
+        };
+        let feed = self.clone();
+        self.replays.submit(move |admission| match admission {
+            Admission::Admitted => feed.replay(stream, after),
+            Admission::Refused => {
+                stream.end(&Failure::new(503, "too many streams are being replayed; try again in a moment"));
+            }
+        });
     }
 
     /// Calls `go_on` once change `seq` has happened, with a failure if it has not by `deadline`.
@@ -163,7 +166,7 @@ impl Feed {
             None => drop(self.bell.send(b"!")),
             Some((true, go_on)) => go_on(Ok(())),
             Some((false, go_on)) => {
-                go_on(Err(Failure::new(503, "too many readers wait here; try again in a moment")))
+                go_on(Err(Failure::new(503, "too many readers wait here; try again in a moment")));
             }
         }
     }
@@ -197,7 +200,9 @@ impl Feed {
                     return Duration::from_millis(100);
                 }
             };
-            changes.iter().for_each(|change| state.broadcast(change));
+            for change in &changes {
+                state.broadcast(change);
+            }
             if changes.len() < PAGE {
                 break;
             }
@@ -281,7 +286,7 @@ impl State {
     }
 
     /// Those who need not, or cannot, wait any longer, and how long the others can.
-    fn take_waiters(&mut self, now: Instant) -> (Vec<(Waiter, Result<(), Failure>)>, Duration) {
+    fn take_waiters(&mut self, now: Instant) -> (Vec<Ready>, Duration) {
         let (mut ready, mut pause) = (Vec::new(), LOOK_AGAIN);
         let last = self.last;
         for waiter in std::mem::take(&mut self.waiters) {
