@@ -101,6 +101,7 @@ impl Answerer for Desk {
     fn connected(&self, peer: &Arc<Peer>) {
         log::info!("{} connected", peer.address());
         let frame = list_frame(&lock(&self.state).registry);
+        log_list(peer, frame.len());
         let _ = peer.outbox().send(&frame);
     }
 
@@ -171,6 +172,10 @@ fn list_frame(registry: &Registry) -> Vec<u8> {
     encode(&packet).unwrap_or_default()
 }
 
+fn log_list(peer: &Peer, size: usize) {
+    log::debug!("{} ← list, key 0, {size} bytes", peer.address());
+}
+
 /// The push thread: sends the list to everybody registered when it has changed. Ends when the desk is gone.
 fn push_changes(changes: &Receiver<()>, state: &Mutex<State>) {
     let mut last: Arc<[u8]> = Arc::from(list_frame(&Registry::default()));
@@ -188,10 +193,10 @@ fn push_changes(changes: &Receiver<()>, state: &Mutex<State>) {
         let peers = if frame == *last { newcomers } else { everybody };
         last = frame.into();
         for peer in &peers {
+            log_list(peer, last.len());
             peer.outbox().post_latest(last.clone());
         }
         let bytes = last.len() as u64 * peers.len() as u64;
-        log::debug!("list of {} bytes pushed to {} nodes", last.len(), peers.len());
         let rest = Duration::from_millis(bytes * 1000 / PUSH_BYTES_PER_SECOND).min(LONGEST_PAUSE);
         thread::sleep(rest);
     }

@@ -86,8 +86,12 @@ impl HttpRequest {
     /// The value of a header.
     #[must_use]
     pub fn header(&self, name: &'static str) -> Option<&str> {
-        self.headers.iter().find(|header| header.field.equiv(name)).map(|header| header.value.as_str())
+        header(&self.headers, name)
     }
+}
+
+fn header<'a>(headers: &'a [Header], name: &'static str) -> Option<&'a str> {
+    headers.iter().find(|header| header.field.equiv(name)).map(|header| header.value.as_str())
 }
 
 impl Gateway {
@@ -111,7 +115,7 @@ impl Gateway {
     pub fn answer(&self, request: &HttpRequest) -> Answer {
         let began = Instant::now();
         let answer = self.route(request).unwrap_or_else(Answer::Whole);
-        let id = self.request_id(request);
+        let id = self.request_id(&request.headers);
         let path = request.target.split('?').next().unwrap_or_default().escape_debug();
         match answer {
             Answer::Whole(answer) => {
@@ -215,19 +219,20 @@ impl Gateway {
         if before < self.settings.max_in_flight { Ok(place) } else { Err(Outcome::Refused(Refusal::Busy)) }
     }
 
-    /// An answer to a request that could not be read: it has an id as well, to be found again by.
+    /// An answer to a request that could not be read: it has an id as well, to be found again by. `headers` are
+    /// those that were understood.
     #[must_use]
-    pub fn refuse(&self, answer: HttpAnswer) -> HttpAnswer {
+    pub fn refuse(&self, answer: HttpAnswer, headers: &[Header]) -> HttpAnswer {
         log::debug!("a request that cannot be read answered {}", answer.status);
-        answer.with_header("X-Request-Id", self.new_request_id())
+        answer.with_header("X-Request-Id", self.request_id(headers))
     }
 
-    fn request_id(&self, request: &HttpRequest) -> String {
+    fn request_id(&self, headers: &[Header]) -> String {
         let sane = |id: &&str| {
             (1..=MAX_REQUEST_ID_CHARS).contains(&id.len())
                 && id.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte))
         };
-        match request.header("X-Request-Id").filter(sane) {
+        match header(headers, "X-Request-Id").filter(sane) {
             Some(id) => id.to_owned(),
             None => self.new_request_id(),
         }
@@ -258,7 +263,9 @@ fn not_found(method: &str, path: &str) -> HttpAnswer {
 }
 
 fn method_not_allowed(method: &str, path: &str, allowed: &[String]) -> HttpAnswer {
-    let mut allowed = allowed.to_vec();
+    // A node may register any text as a method. In the header stands only what can be one.
+    let is_method = |known: &&String| known.bytes().all(|byte| byte.is_ascii_graphic() && byte != b',');
+    let mut allowed: Vec<String> = allowed.iter().filter(is_method).cloned().collect();
     if allowed.iter().any(|known| known == "GET") {
         allowed.push("HEAD".to_owned());
     }

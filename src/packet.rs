@@ -170,6 +170,10 @@ impl<'a> Head<'a> {
     /// # Errors
     /// If the text is not one JSON object.
     pub fn parse(frame: &'a str) -> serde_json::Result<Self> {
+        // Of a text or a number the parser would say what it is, whole, and that may be a secret.
+        if !frame.trim_ascii_start().starts_with('{') {
+            return Err(de::Error::custom("it does not begin with {"));
+        }
         serde_json::from_str(frame)
     }
 

@@ -35,15 +35,17 @@ pub const DISTRIBUTOR: Identity = Identity { name: "distributor", port: 9000, po
 #[derive(Debug, Clone, Args)]
 pub struct Common {
     /// Where to listen; port 0 takes a free one
-    #[arg(long, value_name = "HOST:PORT")]
+    #[arg(long, value_name = "HOST:PORT", value_parser = host_port)]
     pub listen: String,
 
     /// How many connections to take; the next is turned away
     #[arg(long, env = "PILCROW_MAX_CONNECTIONS", value_name = "N", default_value_t = DEFAULT_MAX_CONNECTIONS)]
+    #[arg(value_parser = at_least_one)]
     pub max_connections: usize,
 
     /// The longest packet to take, in bytes
     #[arg(long, env = "PILCROW_MAX_FRAME", value_name = "BYTES", default_value_t = DEFAULT_MAX_FRAME_BYTES)]
+    #[arg(value_parser = at_least_one)]
     pub max_frame: usize,
 
     /// How long work in progress may take after a signal to end, in seconds
@@ -56,6 +58,7 @@ pub struct Common {
 pub struct Join {
     /// Where the distributor listens; several, separated by commas, are all joined
     #[arg(long, env = "PILCROW_DISTRIBUTOR", value_name = "HOST:PORT", value_delimiter = ',')]
+    #[arg(value_parser = host_port)]
     pub distributor: Vec<String>,
 }
 
@@ -81,6 +84,20 @@ impl Common {
     }
 }
 
+/// An address as it is written: whether there is such a host shows later, and may change.
+fn host_port(text: &str) -> Result<String, String> {
+    let text = text.trim();
+    match text.rsplit_once(':') {
+        Some((host, port)) if !host.is_empty() && port.parse::<u16>().is_ok() => Ok(text.to_owned()),
+        _ => Err("must be HOST:PORT, such as 127.0.0.1:9000".to_owned()),
+    }
+}
+
+/// A limit that lets something through.
+pub fn at_least_one(text: &str) -> Result<usize, String> {
+    text.parse().ok().filter(|number| *number > 0).ok_or_else(|| "must be an integer from 1 up".to_owned())
+}
+
 /// The whole life of a process: reads its settings, starts its log, runs `serve`, and turns a bad start into
 /// one sentence on stderr and exit status 1 (2 for a flag that makes no sense).
 pub fn run<A: Parser>(identity: Identity, serve: impl FnOnce(A) -> Result<(), String>) -> ExitCode {
@@ -90,7 +107,8 @@ pub fn run<A: Parser>(identity: Identity, serve: impl FnOnce(A) -> Result<(), St
     let arguments = match parse::<A>(identity) {
         Ok(arguments) => arguments,
         Err(error) if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) => {
-            print!("{error}");
+            // Nobody may be reading; that is no reason to fail.
+            let _ = write!(io::stdout(), "{error}");
             return ExitCode::SUCCESS;
         }
         Err(error) => {
@@ -117,6 +135,9 @@ fn read_env_file() -> Result<(), String> {
     match dotenvy::from_path(".env") {
         Ok(()) => Ok(()),
         Err(dotenvy::Error::Io(error)) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(dotenvy::Error::LineParse(line, _)) => {
+            Err(format!("the file .env in this directory has a line that is not NAME=value: {}", line.trim()))
+        }
         Err(error) => Err(format!("the file .env in this directory cannot be read: {error}")),
     }
 }
@@ -152,9 +173,19 @@ fn start_log() {
         .format(|line, record| {
             let level = record.level();
             let style = line.default_level_style(level);
-            writeln!(line, "{} {style}{level:5}{style:#} {}", line.timestamp_millis(), record.args())
+            let told = on_one_line(record.args().to_string());
+            writeln!(line, "{} {style}{level:5}{style:#} {told}", line.timestamp_millis())
         })
         .init();
+}
+
+/// What peers call themselves and ask for stands in the log. It must not begin a line of its own there.
+fn on_one_line(told: String) -> String {
+    if !told.contains(char::is_control) {
+        return told;
+    }
+    let escaped = |c: char| if c.is_control() { c.escape_default().to_string() } else { c.to_string() };
+    told.chars().map(escaped).collect()
 }
 
 /// Says on stdout that the process serves: one line that people read and programs wait for.

@@ -264,7 +264,12 @@ impl CourseGates {
 }
 
 impl Answerer for Desk {
+    fn connected(&self, peer: &Arc<Peer>) {
+        log::info!("{} connected", peer.address());
+    }
+
     fn gone(&self, peer: &Arc<Peer>) {
+        log::info!("{} gone", peer.address());
         self.streams.forget(peer.id());
     }
 

@@ -27,6 +27,7 @@ struct Args {
 
     /// How many requests may be in flight, in all and to each instance; the next is answered 503
     #[arg(long, env = "GATEWAY_MAX_IN_FLIGHT", value_name = "N", default_value_t = 2048)]
+    #[arg(value_parser = process::at_least_one)]
     max_in_flight: usize,
 
     /// How many streams of events may be open; the next is answered 503

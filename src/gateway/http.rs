@@ -87,7 +87,9 @@ impl Front {
                         Answer::Stream(events) => return events.send(stream),
                     }
                 }
-                Err(Broken::Refused(answer)) => (self.gateway.refuse(*answer), Manner::CLOSING),
+                Err(Broken::Refused(answer)) => {
+                    (self.gateway.refuse(*answer, &reader.headers), Manner::CLOSING)
+                }
                 Err(Broken::Lost(error)) => return Err(error),
             };
             write_answer(stream, answer, how)?;
@@ -110,7 +112,8 @@ impl Front {
             BodyLength::Known(length) => reader.body(length)?,
             BodyLength::Chunked => reader.chunked_body()?,
         };
-        let request = HttpRequest { method: head.method, target: head.target, headers: head.headers, body };
+        let headers = std::mem::take(&mut reader.headers);
+        let request = HttpRequest { method: head.method, target: head.target, headers, body };
         Ok((request, head.manner))
     }
 }
@@ -127,7 +130,7 @@ impl Serve for Front {
         let _ = stream.set_read_timeout(Some(REFUSE_TIMEOUT));
         let _ = (&*stream).read(&mut [0; READ_BYTES]);
         let busy = Failure::new(503, "too many connections are open; try again in a moment");
-        let answer = self.gateway.refuse(HttpAnswer::failure(&busy).with_retry_after());
+        let answer = self.gateway.refuse(HttpAnswer::failure(&busy).with_retry_after(), &[]);
         let _ = write_answer(stream, answer, Manner::CLOSING);
         let _ = stream.shutdown(Shutdown::Write);
     }
@@ -150,7 +153,6 @@ impl Manner {
 struct Head {
     method: Method,
     target: String,
-    headers: Vec<Header>,
     body: BodyLength,
     wants_continue: bool,
     manner: Manner,
@@ -176,7 +178,9 @@ fn refused(status: u16, message: impl Into<String>) -> Broken {
 }
 
 impl Head {
-    fn parse(bytes: &[u8]) -> Result<Self, Broken> {
+    /// Checks a head. Those of its headers that are kept are left in `kept`, also if it is refused for what they
+    /// say.
+    fn parse(bytes: &[u8], kept: &mut Vec<Header>) -> Result<Self, Broken> {
         let mut headers = [httparse::EMPTY_HEADER; MAX_HEADERS];
         let mut parsed = httparse::Request::new(&mut headers);
         match parsed.parse(bytes) {
@@ -190,6 +194,7 @@ impl Head {
         let (method, minor) = (parsed.method.unwrap_or_default(), parsed.version.unwrap_or_default());
         let method = Method::from_str(method).map_err(|()| refused(400, "the method is no method"))?;
         let headers = Headers(parsed.headers);
+        *kept = headers.kept();
         if headers.all("Host").count() > 1 {
             return Err(refused(400, "Host may stand only once"));
         }
@@ -201,7 +206,6 @@ impl Head {
         Ok(Self {
             method,
             target: parsed.path.unwrap_or_default().to_owned(),
-            headers: headers.kept(),
             body: headers.body_length(minor)?,
             wants_continue: headers.wants_continue(minor)?,
             manner,
@@ -285,6 +289,8 @@ struct Reader<'a> {
     buffer: Vec<u8>,
     /// Up to here the buffer has been used.
     used: usize,
+    /// Of the request that is being read, once its head was understood.
+    headers: Vec<Header>,
     /// What the socket's read time-out is set to.
     timeout: Option<Duration>,
     /// When the request that is being read must be complete.
@@ -295,7 +301,8 @@ struct Reader<'a> {
 impl<'a> Reader<'a> {
     fn new(stream: &'a TcpStream) -> Self {
         let deadline = Instant::now();
-        Self { stream, buffer: Vec::new(), used: 0, timeout: None, deadline, timed_out: false }
+        let (buffer, headers) = (Vec::new(), Vec::new());
+        Self { stream, buffer, used: 0, headers, timeout: None, deadline, timed_out: false }
     }
 
     fn bytes(&self) -> &[u8] {
@@ -346,7 +353,7 @@ impl<'a> Reader<'a> {
                 return Err(refused(431, format!("a head may have {MAX_HEAD_BYTES} bytes")));
             }
             if let Some(end) = end {
-                let head = Head::parse(&bytes[..end])?;
+                let head = Head::parse(&self.buffer[self.used..self.used + end], &mut self.headers)?;
                 self.used += end;
                 return Ok(head);
             }
@@ -466,7 +473,7 @@ impl Wire<'_, '_> {
             let bytes = self.reader.bytes();
             if let Some(end) = memchr::memmem::find(bytes, b"\r\n") {
                 let size = bytes[..end].split(|byte| *byte == b';').next().unwrap_or_default();
-                let plain = !bytes[..end].iter().any(u8::is_ascii_control);
+                let plain = end <= MAX_CHUNK_LINE_BYTES && !bytes[..end].iter().any(u8::is_ascii_control);
                 let sane = (1..=16).contains(&size.len()) && size.iter().all(u8::is_ascii_hexdigit);
                 return if plain && sane {
                     Ok(())
@@ -474,7 +481,8 @@ impl Wire<'_, '_> {
                     Err(refused(400, "the size of a chunk is no number"))
                 };
             }
-            if bytes.len() > MAX_CHUNK_LINE_BYTES {
+            // The line's end may be here in half.
+            if bytes.len() > MAX_CHUNK_LINE_BYTES + 1 {
                 return Err(refused(400, "the line with the size of a chunk is too long"));
             }
             self.reader.read_more("the body")?;

@@ -52,7 +52,7 @@ fn work(server: &Server, gateway: &Gateway) {
                 Answer::Whole(answer) => answer,
                 Answer::Stream(_) => no_streams(),
             },
-            Err(refusal) => gateway.refuse(refusal),
+            Err(refusal) => gateway.refuse(refusal, request.headers()),
         };
         if let Err(error) = request.respond(answer.into_response()) {
             log::debug!("a client was gone before its answer: {error}");

@@ -295,13 +295,14 @@ impl Link {
         deadline: Instant,
     ) -> Result<(), Outcome> {
         let frame = self.frame(request, key, deadline)?;
+        // Told before it leaves, or its reply might be told first.
+        self.log_sent(request, key, frame.len());
         session.outbox.send(&frame).map_err(|error| {
             Outcome::Refused(match error {
                 SendError::Closed => Refusal::Down,
                 SendError::Full => Refusal::Busy,
             })
         })?;
-        self.log_sent(request, key, frame.len());
         if self.dialect() == Dialect::Course && frame.len() > COURSE_MAX_BYTES {
             // A course node's reader is out of step after so long a packet: it gets a new connection.
             session.retire.store(true, Ordering::SeqCst);

@@ -27,6 +27,10 @@ const BACKLOG: i32 = 4096;
 /// How long to wait after a failed `accept`, such as one without a free descriptor, before the next.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
+/// How long `accept` must not have failed for the trouble to be over. At the descriptor limit each connection
+/// that ends lets another one in, and the next fails again: that is one trouble, said once.
+const ACCEPT_CALM: Duration = Duration::from_secs(1);
+
 /// How many connections may wait to be turned away with words; the next is closed without.
 const REFUSALS_WAITING: usize = 64;
 
@@ -167,7 +171,7 @@ struct Acceptor {
 
 impl Acceptor {
     fn run(self) {
-        let mut failing = false;
+        let mut failed: Option<Instant> = None;
         let mut next_id = 0;
         loop {
             let accepted = self.socket.accept();
@@ -176,9 +180,9 @@ impl Acceptor {
             }
             match accepted {
                 Ok((stream, peer)) => {
-                    if failing {
+                    if failed.is_some_and(|last| last.elapsed() >= ACCEPT_CALM) {
                         log::info!("{}: accepting connections again", self.name);
-                        failing = false;
+                        failed = None;
                     }
                     next_id += 1;
                     self.admit(stream, SocketAddr::new(peer.ip().to_canonical(), peer.port()), next_id);
@@ -187,10 +191,10 @@ impl Acceptor {
                 Err(error) => {
                     // Without a free descriptor `accept` fails at once, again and again: say it once and wait
                     // for connections to end. Those that come meanwhile wait in the kernel's backlog.
-                    if !failing {
+                    if failed.is_none() {
                         log::warn!("{}: cannot accept connections now ({error}); trying on", self.name);
-                        failing = true;
                     }
+                    failed = Some(Instant::now());
                     let open = lock(&self.table.open);
                     drop(self.table.changed.wait_timeout(open, ACCEPT_PAUSE));
                 }

@@ -26,8 +26,8 @@ pub struct Membership {
 
 struct Me {
     node: Mutex<Node>,
-    /// The connections that stand, each by the place of its distributor.
-    connected: Mutex<Vec<(usize, Arc<Outbox>)>>,
+    /// The connections that stand, each with the address of its distributor.
+    connected: Mutex<Vec<(String, Arc<Outbox>)>>,
 }
 
 impl Membership {
@@ -65,8 +65,8 @@ impl Membership {
             node.clone()
         };
         let connected = lock(&self.me.connected).clone();
-        for (_, outbox) in connected {
-            register(&outbox, &node);
+        for (address, outbox) in connected {
+            register(&outbox, &node, &address);
         }
     }
 }
@@ -79,11 +79,11 @@ struct Register<'a> {
     params: &'a Node,
 }
 
-fn register(outbox: &Outbox, node: &Node) {
+fn register(outbox: &Outbox, node: &Node, address: &str) {
     let packet = Register { uri: "/distributes", method: "POST", key: 0, params: node };
-    let sent = encode(&packet).map(|frame| outbox.send(&frame));
-    if !matches!(sent, Ok(Ok(()))) {
-        log::debug!("registration not sent; the next connection sends it again");
+    match encode(&packet).map(|frame| outbox.send(&frame).map(|()| frame.len())) {
+        Ok(Ok(size)) => log::debug!("{address} ← request POST /distributes, key 0, {size} bytes"),
+        _ => log::debug!("{address}: registration not sent; the next connection sends it again"),
     }
 }
 
@@ -98,14 +98,14 @@ struct Follow {
 impl Session for Follow {
     fn run(&mut self, stream: Arc<TcpStream>) -> Again {
         let outbox = Arc::new(Outbox::new(stream.clone(), Batching::OneByOne));
-        lock(&self.me.connected).push((self.place, outbox.clone()));
+        lock(&self.me.connected).push((self.address.clone(), outbox.clone()));
         // Registered first of all: one copy of the course distributor dies of a connection that says nothing.
         let node = lock(&self.me.node).clone();
-        register(&outbox, &node);
+        register(&outbox, &node, &self.address);
         log::info!("registered as {} with distributor {}", node.name, self.address);
         let ended = self.follow(stream);
         outbox.close();
-        lock(&self.me.connected).retain(|(place, _)| *place != self.place);
+        lock(&self.me.connected).retain(|(_, one)| !Arc::ptr_eq(one, &outbox));
         match ended {
             Ok(()) => log::info!("distributor {} has ended; trying again every 3 s", self.address),
             Err(error) => log::warn!("distributor {} lost: {error}; trying again every 3 s", self.address),

@@ -1,1 +1,554 @@
 //! Tests of the module above, as a value.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::io::{self, Read};
+
+use proptest::prelude::*;
+use proptest::sample::select;
+use serde_json::{Map, Value, json};
+
+use super::frame::{FrameError, FrameReader, Offence};
+use super::*;
+
+const LIMIT: usize = 100_000;
+
+/// A connection that delivers its bytes in these pieces, one with each read.
+struct Pieces(VecDeque<Vec<u8>>);
+
+impl Pieces {
+    fn of(pieces: impl IntoIterator<Item = Vec<u8>>) -> Self {
+        Self(pieces.into_iter().collect())
+    }
+
+    /// `bytes` cut at these places.
+    fn cut(bytes: &[u8], places: impl IntoIterator<Item = usize>) -> Self {
+        let mut places: Vec<usize> = places.into_iter().chain([0, bytes.len()]).collect();
+        places.sort_unstable();
+        places.dedup();
+        Self::of(places.windows(2).map(|ends| bytes[ends[0]..ends[1]].to_vec()))
+    }
+}
+
+impl Read for Pieces {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let Some(mut piece) = self.0.pop_front() else { return Ok(0) };
+        let count = piece.len().min(buffer.len());
+        buffer[..count].copy_from_slice(&piece[..count]);
+        if count < piece.len() {
+            self.0.push_front(piece.split_off(count));
+        }
+        Ok(count)
+    }
+}
+
+/// All frames of a stream, and how it ended.
+fn read_all(from: impl Read, limit: usize) -> (Vec<String>, Option<FrameError>) {
+    let mut reader = FrameReader::new(from, limit);
+    let mut frames = Vec::new();
+    loop {
+        match reader.next_frame() {
+            Ok(Some(frame)) => frames.push(frame.to_owned()),
+            Ok(None) => return (frames, None),
+            Err(error) => return (frames, Some(error)),
+        }
+    }
+}
+
+fn offence_of(error: &FrameError) -> &Offence {
+    match error {
+        FrameError::TooLong(offence)
+        | FrameError::NotUtf8(offence)
+        | FrameError::NotAnObject(offence, _)
+        | FrameError::Truncated(offence)
+        | FrameError::Stalled(offence) => offence,
+        FrameError::Io(error) => panic!("no fault of a frame: {error}"),
+    }
+}
+
+fn raw(json: &str) -> Box<RawValue> {
+    RawValue::from_string(json.to_owned()).unwrap()
+}
+
+/// Text with the characters that a codec may stumble over: `¶`, others that share one of its bytes, quotes,
+/// control characters, and whatever else there is.
+fn text() -> impl Strategy<Value = String> {
+    let special =
+        select(vec!["¶", "¶¶", "ö", "¢", "\u{b6}\u{f6}", "한글", "🦀", "\"", "\\", "\u{0}", "\n", "\\u00b6"]);
+    let piece = prop_oneof![special.prop_map(str::to_owned), any::<char>().prop_map(String::from)];
+    prop::collection::vec(piece, 0..8).prop_map(|pieces| pieces.concat())
+}
+
+fn value() -> impl Strategy<Value = Value> {
+    let leaf = prop_oneof![
+        Just(Value::Null),
+        any::<bool>().prop_map(Value::from),
+        any::<i64>().prop_map(Value::from),
+        any::<i32>().prop_map(|number| Value::from(f64::from(number) / 4.0)),
+        text().prop_map(Value::from),
+    ];
+    leaf.prop_recursive(4, 32, 6, |inner| {
+        prop_oneof![
+            prop::collection::vec(inner.clone(), 0..6).prop_map(Value::from),
+            prop::collection::btree_map(text(), inner, 0..6)
+                .prop_map(|fields| Value::Object(fields.into_iter().collect())),
+        ]
+    })
+}
+
+fn object() -> impl Strategy<Value = Map<String, Value>> {
+    prop::collection::btree_map(text(), value(), 0..6).prop_map(|fields| fields.into_iter().collect())
+}
+
+/// What may stand between two frames and means nothing.
+fn gap() -> impl Strategy<Value = String> {
+    prop::collection::vec(select(vec![" ", "\n", "\r\n", "\t", "¶", " ¶"]), 0..4).prop_map(|gap| gap.concat())
+}
+
+proptest! {
+    #[test]
+    fn any_object_is_one_frame_and_comes_back_equal(fields in object()) {
+        let object = Value::Object(fields);
+        let frame = encode(&object).unwrap();
+        let ends: Vec<usize> = memchr::memmem::find_iter(&frame, &DELIMITER).collect();
+        prop_assert_eq!(ends, vec![frame.len() - DELIMITER.len()]);
+        let (frames, error) = read_all(frame.as_slice(), LIMIT);
+        prop_assert!(error.is_none());
+        prop_assert_eq!(frames.len(), 1);
+        prop_assert!(Head::parse(&frames[0]).is_ok());
+        prop_assert_eq!(serde_json::from_str::<Value>(&frames[0]).unwrap(), object);
+    }
+
+    #[test]
+    fn text_passed_on_as_it_came_is_one_frame_too(value in value()) {
+        // Written by somebody who leaves ¶ as it is, as every course node does.
+        let written = RawValue::from_string(value.to_string()).unwrap();
+        let both = [encode(&json!({ "results": 1 })).unwrap(), encode(&written).unwrap()].concat();
+        let (frames, error) = read_all(both.as_slice(), LIMIT);
+        prop_assert!(error.is_none());
+        prop_assert_eq!(frames.len(), 2);
+        prop_assert_eq!(serde_json::from_str::<Value>(&frames[1]).unwrap(), value);
+    }
+
+    #[test]
+    fn frames_come_out_the_same_wherever_the_stream_is_cut(
+        packets in prop::collection::vec((gap(), object()), 1..6),
+        last_gap in gap(),
+        places in prop::collection::vec(any::<prop::sample::Index>(), 0..20),
+    ) {
+        let mut bytes = Vec::new();
+        for (gap, packet) in &packets {
+            bytes.extend_from_slice(gap.as_bytes());
+            encode_into(&mut bytes, packet).unwrap();
+        }
+        bytes.extend_from_slice(last_gap.as_bytes());
+        let pieces = Pieces::cut(&bytes, places.iter().map(|place| place.index(bytes.len())));
+        let (frames, error) = read_all(pieces, LIMIT);
+        prop_assert!(error.is_none(), "{:?}", error);
+        let came: Vec<Map<String, Value>> =
+            frames.iter().map(|frame| serde_json::from_str(frame).unwrap()).collect();
+        let sent: Vec<Map<String, Value>> = packets.into_iter().map(|(_, packet)| packet).collect();
+        prop_assert_eq!(came, sent);
+    }
+
+    #[test]
+    fn whatever_comes_the_reader_ends_and_says_no_more_than_80_characters(
+        bytes in prop::collection::vec(any::<u8>(), 0..600),
+        limit in 1..300_usize,
+    ) {
+        let (frames, error) = read_all(bytes.as_slice(), limit);
+        prop_assert!(frames.iter().all(|frame| !frame.is_empty() && frame.len() <= limit));
+        if let Some(error) = error {
+            let offence = offence_of(&error);
+            prop_assert!(offence.excerpt.chars().count() <= 80);
+            prop_assert!(offence.excerpt.chars().all(|c| c.is_alphanumeric() || c == '…' || (' '..='~').contains(&c)));
+            prop_assert_eq!(offence.limit, limit);
+            prop_assert!(offence.size <= bytes.len());
+        }
+    }
+
+    #[test]
+    fn an_excerpt_never_shows_what_follows_a_secrets_name(
+        before in prop::collection::vec(any::<u8>(), 0..120),
+        name in select(vec!["password", "Password", "PASSWORD", "new_password", "token", "Authorization", "secret"]),
+        between in select(vec!["\":\"", "=", "", "\":", "\": \""]),
+    ) {
+        let frame = [&before, name.as_bytes(), between.as_bytes(), b"HUNTER22"].concat();
+        let offence = Offence::of(&frame, 10);
+        prop_assert!(!offence.excerpt.contains("HUNTER22"), "{}", offence.excerpt);
+        prop_assert!(offence.excerpt.chars().count() <= 80);
+    }
+
+    #[test]
+    fn a_head_is_found_in_any_order_of_its_fields(
+        fields in Just(vec![
+            r#""uri":"/users""#,
+            r#""method":"GET""#,
+            r#""key": 17"#,
+            r#""params":{"key":5,"errorcode":1}"#,
+            r#""errorcode":404"#,
+            r#""status" : 201"#,
+            r#""deadline_ms":5000"#,
+            r#""results":{"key":1,"status":9,"uri":"/no"}"#,
+            r#""more":[{"key":2}]"#,
+        ]).prop_shuffle(),
+    ) {
+        let frame = format!("{{{}}}", fields.join(" , "));
+        let head = Head::parse(&frame).unwrap();
+        prop_assert_eq!(head.uri.as_deref(), Some("/users"));
+        prop_assert_eq!(head.method.as_deref(), Some("GET"));
+        prop_assert_eq!(head.number(), Some(17));
+        prop_assert_eq!(head.params.map(RawValue::get), Some(r#"{"key":5,"errorcode":1}"#));
+        prop_assert_eq!((head.errorcode, head.status, head.deadline_ms), (Some(404), Some(201), Some(5000)));
+    }
+
+    #[test]
+    fn any_key_is_echoed_as_the_text_that_came(key in value()) {
+        let key = key.to_string();
+        let frame = format!(r#"{{"uri":"/users","method":"GET","key":{key}}}"#);
+        let key_of_answer = Head::parse(&frame).unwrap().answer_key().unwrap();
+        let answer = encode(&Answer { key: Some(&key_of_answer), outcome: &Reply::ok(1), more: false }).unwrap();
+        let expected = format!(r#"{{"key":{key},"errorcode":0,"errormessage":"success","results":1}}"#);
+        prop_assert_eq!(answer, [expected.replace('¶', "\\u00b6").as_bytes(), &DELIMITER].concat());
+    }
+
+    #[test]
+    fn a_course_node_gets_the_key_in_any_params_that_are_an_object(fields in object(), key in 1..1_u64 << 53) {
+        let params = raw(&Value::Object(fields.clone()).to_string());
+        let packet = written(&Outgoing { uri: "/goods", method: "POST", params: &params }, key, Dialect::Course);
+        let mut expected = fields;
+        expected.insert("key".to_owned(), key.into());
+        prop_assert_eq!(packet, json!({ "uri": "/goods", "method": "POST", "key": key, "params": expected }));
+    }
+}
+
+/// What a request is to its receiver.
+fn written(request: &Outgoing<'_>, key: u64, dialect: Dialect) -> Value {
+    let mut frame = Vec::new();
+    request.write(&mut frame, key, dialect, Travel { deadline_ms: 5000, hops: 0 }).unwrap();
+    let (frames, error) = read_all(frame.as_slice(), LIMIT);
+    assert!(error.is_none() && frames.len() == 1, "{frames:?}");
+    serde_json::from_str(&frames[0]).unwrap()
+}
+
+#[test]
+fn frames_come_out_the_same_cut_at_every_byte() {
+    let packets = [
+        "{\"a\":\"¶ö한글🦀\"}",
+        "{\"¶\":\"\u{b6}\"}",
+        "{}",
+        "{\"ö\":[\"ö\",\"Â\"]}",
+        "{\"🦀\":{\"한\":\"글\"}}",
+    ];
+    let values: Vec<Value> = packets.iter().map(|json| serde_json::from_str(json).unwrap()).collect();
+    let mut bytes = " ¶\r\n".as_bytes().to_vec();
+    for value in &values {
+        encode_into(&mut bytes, value).unwrap();
+        bytes.extend_from_slice("¶ ¶\n".as_bytes());
+    }
+    let came = |pieces: Pieces| -> Vec<Value> {
+        let (frames, error) = read_all(pieces, LIMIT);
+        assert!(error.is_none(), "{error:?}");
+        frames.iter().map(|frame| serde_json::from_str(frame).unwrap()).collect()
+    };
+    for first in 0..=bytes.len() {
+        assert_eq!(came(Pieces::cut(&bytes, [first])), values, "cut at {first}");
+        assert_eq!(
+            came(Pieces::cut(&bytes, [first, bytes.len().min(first + 1)])),
+            values,
+            "cut around byte {first}"
+        );
+    }
+    assert_eq!(came(Pieces::cut(&bytes, 0..bytes.len())), values, "one byte at a time");
+}
+
+#[test]
+fn a_frame_far_longer_than_one_read_comes_out_whole() {
+    let long = "ö¶🦀".repeat(40_000);
+    let mut bytes = encode(&json!({ "before": 1 })).unwrap();
+    encode_into(&mut bytes, &json!({ "name": long })).unwrap();
+    encode_into(&mut bytes, &json!({ "after": 1 })).unwrap();
+    let (frames, error) = read_all(bytes.as_slice(), bytes.len());
+    assert!(error.is_none());
+    let middle: Value = serde_json::from_str(&frames[1]).unwrap();
+    assert_eq!((frames.len(), middle["name"].as_str()), (3, Some(long.as_str())));
+}
+
+#[test]
+fn a_frame_has_the_limit_and_not_a_byte_more() {
+    let frame = format!("{{\"a\":\"{}\"}}", "x".repeat(92));
+    assert_eq!(frame.len(), 100);
+    let bytes = [frame.as_bytes(), &DELIMITER].concat();
+    for cut in 0..=bytes.len() {
+        let (frames, error) = read_all(Pieces::cut(&bytes, [cut]), 100);
+        assert!(error.is_none() && frames == [frame.clone()], "cut at {cut}: {error:?}");
+        let (frames, error) = read_all(Pieces::cut(&bytes, [cut]), 99);
+        assert!(frames.is_empty());
+        assert!(matches!(error, Some(FrameError::TooLong(_))), "cut at {cut}: {error:?}");
+    }
+}
+
+#[test]
+fn a_frame_is_too_long_before_its_end_has_come() {
+    // There is no end: whoever waited for it would wait for ever, and keep all that comes.
+    let good = encode(&json!({ "good": 1 })).unwrap();
+    let (frames, error) = read_all(good.as_slice().chain(io::repeat(b'x')), 1000);
+    assert_eq!(frames, [r#"{"good":1}"#]);
+    let Some(FrameError::TooLong(offence)) = error else { panic!("{error:?}") };
+    assert!(offence.size > 1000 && offence.size < 1000 + 64 * 1024, "{}", offence.size);
+    assert_eq!((offence.limit, offence.excerpt), (1000, format!("{}…", "x".repeat(79))));
+}
+
+#[test]
+fn what_came_before_a_bad_frame_is_still_handed_out() {
+    let good = encode(&json!({ "good": 1 })).unwrap();
+    let is_not_utf8 = |error: &FrameError| matches!(error, FrameError::NotUtf8(_));
+    let is_truncated = |error: &FrameError| matches!(error, FrameError::Truncated(_));
+    type Fault = fn(&FrameError) -> bool;
+    let bad: [(&[u8], Fault); 5] = [
+        (b"{\"a\":\"\xff\"}\xc2\xb6", is_not_utf8),
+        (b"{\"a\":\"\xb6\"}\xc2\xb6", is_not_utf8),
+        // A C2 before the delimiter belongs to the frame.
+        (b"{\"a\":1}\xc2\xc2\xb6", is_not_utf8),
+        (b"{\"a\":1}", is_truncated),
+        (b"{\"a\":1}\xc2", is_truncated),
+    ];
+    for (bytes, is_the_fault) in bad {
+        let stream = [&good, bytes].concat();
+        for cut in 0..=stream.len() {
+            let (frames, error) = read_all(Pieces::cut(&stream, [cut]), LIMIT);
+            assert_eq!(frames, [r#"{"good":1}"#], "{bytes:?} cut at {cut}");
+            let error = error.unwrap_or_else(|| panic!("{bytes:?} was taken"));
+            assert!(is_the_fault(&error), "{bytes:?} cut at {cut}: {error}");
+        }
+    }
+}
+
+#[test]
+fn a_stream_that_ends_between_frames_has_ended_well() {
+    for end in ["", " ", "\r\n", "¶", "¶ \n"] {
+        let bytes = ["{\"a\":1}¶", end].concat();
+        let (frames, error) = read_all(bytes.as_bytes(), LIMIT);
+        assert!(error.is_none() && frames.len() == 1, "{end:?}");
+    }
+}
+
+#[test]
+fn a_reader_knows_whether_it_is_within_a_frame_and_whether_another_is_here() {
+    let pieces = ["{\"a\":1}¶{\"b\":2}¶ ¶{\"c\"", ":3}", "¶ "].map(|piece| piece.as_bytes().to_vec());
+    let mut reader = FrameReader::new(Pieces::of(pieces), LIMIT);
+    assert!(!reader.mid_frame() && !reader.has_frame());
+    assert_eq!(reader.next_frame().unwrap(), Some("{\"a\":1}"));
+    assert!(reader.has_frame());
+    assert_eq!(reader.next_frame().unwrap(), Some("{\"b\":2}"));
+    assert!(!reader.has_frame() && reader.mid_frame());
+    assert_eq!(reader.offence().size, 4);
+    reader.release(); // within a frame, it keeps what it has
+    assert_eq!(reader.next_frame().unwrap(), Some("{\"c\":3}"));
+    assert!(!reader.has_frame() && !reader.mid_frame());
+    assert_eq!(reader.next_frame().unwrap(), None);
+}
+
+#[test]
+fn the_log_line_of_a_bad_frame_names_size_limit_and_a_harmless_excerpt() {
+    let offence = Offence::of("{\"name\":\"a\nb\u{1b}[31m한글\"".as_bytes(), 1000);
+    let told = FrameError::TooLong(offence).to_string();
+    assert!(told.contains("24 bytes, limit 1000"), "{told}");
+    assert!(told.contains(r#"{\"name\":\"a\nb\u{1b}[31m한글\""#), "{told}");
+    let login = br#"{"uri":"/users/login","params":{"email":"kim@example.com","password":"hunter22"}}"#;
+    let excerpt = Offence::of(login, 10).excerpt;
+    assert!(
+        excerpt.contains("login") && !excerpt.contains("hunter") && !excerpt.contains("password"),
+        "{excerpt}"
+    );
+}
+
+#[test]
+fn a_packet_is_one_json_object_and_nothing_else() {
+    let no_packets = [
+        "[]",
+        "[{\"key\":1}]",
+        "null",
+        "true",
+        "17",
+        "\"text\"",
+        "",
+        "{",
+        "{}}",
+        "{} {}",
+        "{\"a\":}",
+        "{\"a\":1,}",
+        "{a:1}",
+        "{'a':1}",
+        "{\"key\":1",
+        "{\"key\":01}",
+        "{\"uri\":\"\\ud800\"}",
+        "{\"a\":\"\n\"}",
+        "NaN",
+        "\u{feff}{}",
+    ];
+    for text in no_packets {
+        assert!(Head::parse(text).is_err(), "{text} was taken");
+    }
+    let deep = format!("{{\"params\":{}1{}}}", "[".repeat(5000), "]".repeat(5000));
+    for text in ["{}", " { } ", "{\"key\":null}", "{\"uri\":5,\"method\":null,\"errorcode\":{}}", &deep] {
+        assert!(Head::parse(text).is_ok(), "{text} was refused");
+    }
+}
+
+#[test]
+fn why_a_frame_is_no_packet_is_said_without_repeating_it() {
+    let hunter = "hunter22".repeat(1000);
+    for frame in [
+        format!("\"{hunter}\""),
+        format!("[\"{hunter}\"]"),
+        format!("{{\"uri\":\"{hunter}\\x\"}}"),
+        hunter.clone(),
+    ] {
+        let why = Head::parse(&frame).unwrap_err().to_string();
+        assert!(!why.contains("hunter22") && why.len() < 200, "{why}");
+    }
+}
+
+#[test]
+fn of_a_name_that_stands_twice_the_last_counts() {
+    let frame =
+        r#"{"key":1,"uri":"/a","errorcode":404,"key":2,"uri":"/b","errorCode":0,"params":1,"params":{}}"#;
+    let head = Head::parse(frame).unwrap();
+    assert_eq!((head.number(), head.uri.as_deref(), head.errorcode), (Some(2), Some("/b"), Some(0)));
+    assert_eq!(head.params.map(RawValue::get), Some("{}"));
+    let head = Head::parse(r#"{"uri":"/a","method":"GET","uri":5}"#).unwrap();
+    assert_eq!((head.uri, head.method.as_deref()), (None, Some("GET")));
+}
+
+#[test]
+fn names_and_texts_may_be_written_with_escapes() {
+    let frame =
+        r#"{"\u006bey":5,"ur\u0069":"\/users\/\u00f6\ud83e\udd80","method":"\u0047ET","error\u0063ode":7}"#;
+    let head = Head::parse(frame).unwrap();
+    assert_eq!((head.number(), head.errorcode), (Some(5), Some(7)));
+    assert_eq!((head.uri.as_deref(), head.method.as_deref()), (Some("/users/ö🦀"), Some("GET")));
+}
+
+#[test]
+fn numbers_that_mean_nothing_are_passed_over() {
+    let head = Head::parse(r#"{"errorcode":"404","status":70000,"deadline_ms":-5,"key":1.5}"#).unwrap();
+    assert_eq!((head.errorcode, head.status, head.deadline_ms, head.number()), (None, None, None, None));
+    // The course's book says errorCode.
+    assert_eq!(Head::parse(r#"{"errorCode":1,"data":{}}"#).unwrap().errorcode, Some(1));
+}
+
+#[test]
+fn a_key_that_is_no_number_is_echoed_untouched() {
+    for key in [
+        r#""17""#,
+        "1.50",
+        "1e3",
+        r#"{"a": [1,  "¶"]}"#,
+        "[ ]",
+        "null",
+        "true",
+        "123456789012345678901234567890",
+    ] {
+        let frame = format!(r#"{{"key": {key} ,"uri":"/users","method":"GET"}}"#);
+        let head = Head::parse(&frame).unwrap();
+        assert_eq!(head.number(), None, "{key}");
+        let answer = encode(&Answer {
+            key: head.answer_key().as_ref(),
+            outcome: &Err(Failure::not_found("no")),
+            more: false,
+        });
+        let expected =
+            format!(r#"{{"key":{key},"errorcode":404,"errormessage":"no"}}"#).replace('¶', "\\u00b6");
+        assert_eq!(String::from_utf8(answer.unwrap()).unwrap(), format!("{expected}¶"));
+    }
+}
+
+#[test]
+fn key_0_is_a_notice_and_no_other_key_is() {
+    let is_notice = |json: &str| {
+        let frame = format!(r#"{{"key":{json}}}"#);
+        Head::parse(&frame).unwrap().answer_key().unwrap().is_notice()
+    };
+    assert!(is_notice("0"));
+    for other in ["1", "10", "\"0\"", "null", "false", "[]"] {
+        assert!(!is_notice(other), "{other}");
+    }
+}
+
+#[test]
+fn the_books_key_stands_in_params_and_counts_where_there_is_no_other() {
+    let key_of = |frame: &str| {
+        let head = Head::parse(frame).unwrap();
+        (head.number(), head.answer_key().map(|key| key.to_string()))
+    };
+    let some = |number, text: &str| (number, Some(text.to_owned()));
+    assert_eq!(key_of(r#"{"params":{"id":"1","key":7}}"#), some(Some(7), "7"));
+    assert_eq!(key_of(r#"{"params":{"key":"seven"}}"#), some(None, "\"seven\""));
+    assert_eq!(key_of(r#"{"key":3,"params":{"key":7}}"#), some(Some(3), "3"));
+    for without in [
+        r#"{"params":{}}"#,
+        r#"{"params":"{\"key\":7}"}"#,
+        r#"{"params":[{"key":7}]}"#,
+        r#"{"results":{"key":7}}"#,
+    ] {
+        assert_eq!(key_of(without), (None, None), "{without}");
+    }
+}
+
+#[test]
+fn a_request_is_written_in_the_dialect_of_its_receiver() {
+    let frame = |params: &str, dialect| {
+        let params = raw(params);
+        let mut frame = b"before".to_vec();
+        Outgoing { uri: "/goods", method: "GET", params: &params }
+            .write(&mut frame, 17, dialect, Travel { deadline_ms: 5000, hops: 0 })
+            .unwrap();
+        String::from_utf8(frame).unwrap()
+    };
+    let ours = |params| frame(params, Dialect::Pilcrow);
+    let course = |params| frame(params, Dialect::Course);
+    let head = r#"before{"uri":"/goods","method":"GET","key":17,"params":"#;
+    assert_eq!(ours(r#"{"id":"1"}"#), format!(r#"{head}{{"id":"1"}},"deadline_ms":5000}}¶"#));
+    assert_eq!(course(r#"{"id":"1"}"#), format!(r#"{head}{{"id":"1","key":17}}}}¶"#));
+    assert_eq!(course("{}"), format!(r#"{head}{{"key":17}}}}¶"#));
+    assert_eq!(course("{ }"), format!(r#"{head}{{ "key":17}}}}¶"#));
+    for no_object in ["\"a {text}\"", "[1,{}]", "null", "5"] {
+        assert_eq!(course(no_object), format!("{head}{no_object}}}¶"));
+        assert_eq!(ours(no_object), format!(r#"{head}{no_object},"deadline_ms":5000}}¶"#));
+    }
+    // A client's own `key` stays and loses: of a name that stands twice the last counts.
+    assert_eq!(course(r#"{"key":"mine"}"#), format!(r#"{head}{{"key":"mine","key":17}}}}¶"#));
+    assert_eq!(course(r#"{"a¶":"¶"}"#), format!(r#"{head}{{"a\u00b6":"\u00b6","key":17}}}}¶"#));
+    assert_eq!(ours(r#"{"a¶":"¶"}"#), format!(r#"{head}{{"a\u00b6":"\u00b6"}},"deadline_ms":5000}}¶"#));
+}
+
+#[test]
+fn a_reply_says_what_the_protocol_says() {
+    let answer = |key: &str, outcome: &Result<Reply, Failure>| {
+        let frame = format!(r#"{{"key":{key}}}"#);
+        let key = Head::parse(&frame).unwrap().answer_key();
+        String::from_utf8(encode(&Answer { key: key.as_ref(), outcome, more: false }).unwrap()).unwrap()
+    };
+    let created =
+        Reply::ok("a¶b").map(|reply| reply.with_status(201)).and_then(|reply| reply.with("next", Some(5)));
+    assert_eq!(
+        answer("17", &created),
+        r#"{"key":17,"errorcode":0,"errormessage":"success","status":201,"results":"a\u00b6b","next":5}¶"#
+    );
+    let refused = Err(Failure::not_found("no user has id 99"));
+    assert_eq!(answer("18", &refused), r#"{"key":18,"errorcode":404,"errormessage":"no user has id 99"}¶"#);
+    let without = encode(&Answer { key: None, outcome: &refused, more: false }).unwrap();
+    assert_eq!(without, r#"{"errorcode":404,"errormessage":"no user has id 99"}¶"#.as_bytes());
+}
+
+#[test]
+fn what_has_no_json_form_leaves_no_half_frame_behind() {
+    let no_json = BTreeMap::from([((1, 2), 3)]);
+    let mut buffer = encode(&json!({ "before": 1 })).unwrap();
+    let before = buffer.clone();
+    assert!(encode_into(&mut buffer, &json!({ "a": 1 })).is_ok());
+    buffer.truncate(before.len());
+    assert!(encode_into(&mut buffer, &("begun", no_json.clone())).is_err());
+    assert_eq!(buffer, before);
+    assert_eq!(Reply::ok(no_json).unwrap_err().errorcode, 500);
+}

@@ -78,11 +78,15 @@ impl Store {
     /// # Errors
     /// A sentence that names the file and the reason.
     pub fn open(path: &Path) -> Result<Self, String> {
-        let explain = |error: StoreError| format!("cannot open the database {}: {error}", path.display());
-        create_private(path)
-            .map_err(|error| format!("cannot open the database {}: {error}", path.display()))?;
-        let mut database = connect(path, BUSY_TIMEOUT).map_err(explain)?;
-        prepare(&mut database).map_err(explain)?;
+        let explain =
+            |error: &dyn fmt::Display| format!("cannot open the database {}: {error}", path.display());
+        // To SQLite these are no files: in memory each connection, and each process, would have its own database.
+        if path.to_str().is_some_and(|name| name == ":memory:" || name.starts_with("file:")) {
+            return Err(explain(&"name a file, not an SQLite URI or a database in memory"));
+        }
+        create_private(path).map_err(|error| explain(&error))?;
+        let mut database = connect(path, BUSY_TIMEOUT).map_err(|error| explain(&error))?;
+        prepare(&mut database).map_err(|error| explain(&error))?;
         let (writes, queue) = bounded(MAX_WAITING_WRITES);
         thread::Builder::new()
             .name("db writer".to_owned())

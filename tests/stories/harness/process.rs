@@ -2,10 +2,12 @@
 
 use std::io::{BufRead, BufReader, Read};
 use std::net::SocketAddr;
+use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, Mutex};
 use std::thread;
+use std::time::{Duration, Instant};
 
 use super::{Http, PATIENCE, Packets, Scratch, eventually};
 
@@ -15,6 +17,19 @@ pub struct Process {
     address: SocketAddr,
     log: Arc<Mutex<Vec<String>>>,
     ready_line: String,
+    /// The lines on stdout after the first.
+    further_lines: Receiver<String>,
+}
+
+/// How a process has ended.
+pub struct Ended {
+    pub status: ExitStatus,
+    /// How long it took from the signal on.
+    pub took: Duration,
+    /// What it printed on stdout after its ready line.
+    pub further_lines: Vec<String>,
+    /// All that it has logged.
+    pub log: Vec<String>,
 }
 
 impl Process {
@@ -41,7 +56,17 @@ impl Process {
 
     /// Starts any program that prints `<name> listening on <address>` when it is ready, and waits for that.
     pub fn start(program: &str, arguments: &[String], variables: &[(&str, &str)]) -> Self {
-        let mut child = spawn(program, arguments, variables);
+        Self::await_ready(spawn(program, arguments, variables), program, arguments)
+    }
+
+    /// As `start`, in this directory, and with these variables alone: with none, the log has its default level.
+    pub fn start_in(directory: &Path, program: &str, arguments: &[&str], variables: &[(&str, &str)]) -> Self {
+        let arguments: Vec<String> = arguments.iter().map(ToString::to_string).collect();
+        let child = spawn_in(directory, program, &arguments, variables);
+        Self::await_ready(child, program, &arguments)
+    }
+
+    fn await_ready(mut child: Child, program: &str, arguments: &[String]) -> Self {
         let log = collect(child.stderr.take().unwrap());
         let lines = lines(child.stdout.take().unwrap());
         let ready_line = lines.recv_timeout(PATIENCE).unwrap_or_else(|_| {
@@ -49,7 +74,17 @@ impl Process {
             panic!("{program} {arguments:?} was not ready; it said: {:?}", log.lock().unwrap())
         });
         let address = ready_line.rsplit(' ').next().unwrap().parse().unwrap();
-        Self { child, address, log, ready_line }
+        Self { child, address, log, ready_line, further_lines: lines }
+    }
+
+    /// As `start`, but the process may have no more than so many descriptors open at a time.
+    #[cfg(unix)]
+    pub fn start_with_descriptors(limit: u32, program: &str, arguments: &[String]) -> Self {
+        // The shell sets the limit and then becomes the program: one process, one id.
+        let script = "ulimit -n \"$0\" && exec \"$@\"";
+        let mut all = vec!["-c".to_owned(), script.to_owned(), limit.to_string(), program.to_owned()];
+        all.extend_from_slice(arguments);
+        Self::start("/bin/sh", &all, &[])
     }
 
     /// Runs a program that is expected to end by itself: its exit status, stdout and stderr.
@@ -59,10 +94,25 @@ impl Process {
         variables: &[(&str, &str)],
     ) -> (Option<i32>, String, String) {
         let arguments: Vec<String> = arguments.iter().map(ToString::to_string).collect();
-        let mut child = spawn(program, &arguments, variables);
-        let log = collect(child.stderr.take().unwrap());
-        let out = lines(child.stdout.take().unwrap());
-        let status = await_exit(&mut child);
+        Self::await_output(spawn(program, &arguments, variables))
+    }
+
+    /// As `run`, in this directory, and with these variables alone.
+    pub fn run_in(
+        directory: &Path,
+        program: &str,
+        arguments: &[&str],
+        variables: &[(&str, &str)],
+    ) -> (Option<i32>, String, String) {
+        let arguments: Vec<String> = arguments.iter().map(ToString::to_string).collect();
+        Self::await_output(spawn_in(directory, program, &arguments, variables))
+    }
+
+    fn await_output(child: Child) -> (Option<i32>, String, String) {
+        let mut child = Expected(child);
+        let log = collect(child.0.stderr.take().unwrap());
+        let out = lines(child.0.stdout.take().unwrap());
+        let status = await_exit(&mut child.0);
         let out: Vec<String> = out.iter().collect();
         // The pipe may be read a moment after its writer has ended.
         let _ = eventually("stderr is closed", || (Arc::strong_count(&log) == 1).then_some(()));
@@ -129,6 +179,18 @@ impl Process {
         await_exit(&mut self.child)
     }
 
+    /// Sends a signal that asks it to end, waits until it has, and tells how.
+    #[cfg(unix)]
+    pub fn end_by(mut self, signal: nix::sys::signal::Signal) -> Ended {
+        let began = Instant::now();
+        self.signal(signal);
+        let status = await_exit(&mut self.child);
+        let took = began.elapsed();
+        // Both pipes may be read a moment after their writer has ended.
+        eventually("stderr is closed", || (Arc::strong_count(&self.log) == 1).then_some(()));
+        Ended { status, took, further_lines: self.further_lines.iter().collect(), log: self.log() }
+    }
+
     /// Whether it still runs.
     pub fn is_alive(&mut self) -> bool {
         self.child.try_wait().unwrap().is_none()
@@ -152,6 +214,16 @@ impl Drop for Process {
     }
 }
 
+/// A process that is expected to end by itself, and is ended if it does not.
+struct Expected(Child);
+
+impl Drop for Expected {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 fn with_port(arguments: &[&str], flags: &[&str]) -> Vec<String> {
     let mut all: Vec<String> = arguments.iter().chain(flags).map(ToString::to_string).collect();
     if !flags.contains(&"--listen") {
@@ -161,17 +233,26 @@ fn with_port(arguments: &[&str], flags: &[&str]) -> Vec<String> {
 }
 
 fn spawn(program: &str, arguments: &[String], variables: &[(&str, &str)]) -> Child {
+    let variables = [&[("RUST_LOG", "debug")], variables].concat();
+    spawn_in(Path::new(env!("CARGO_TARGET_TMPDIR")), program, arguments, &variables)
+}
+
+fn spawn_in(directory: &Path, program: &str, arguments: &[String], variables: &[(&str, &str)]) -> Child {
     // Settings of whoever runs the tests must not reach them.
-    let settings = ["HOST", "GATE_PORT", "DIS_PORT", "USERS_PORT", "RUST_LOG", "PILCROW_DISTRIBUTOR"];
+    let course = ["HOST", "GATE_PORT", "DIS_PORT", "USERS_PORT", "RUST_LOG"];
+    let is_ours =
+        |name: &str| ["PILCROW_", "GATEWAY_", "USERS_", "DISTRIBUTOR_"].iter().any(|p| name.starts_with(p));
+    let settings = std::env::vars_os().map(|(name, _)| name);
+    let settings =
+        settings.filter(|name| name.to_str().is_some_and(|name| course.contains(&name) || is_ours(name)));
     let mut command = Command::new(program);
-    settings.iter().for_each(|name| {
+    settings.for_each(|name| {
         command.env_remove(name);
     });
     command
         .args(arguments)
-        .env("RUST_LOG", "debug")
         .envs(variables.iter().copied())
-        .current_dir(env!("CARGO_TARGET_TMPDIR"))
+        .current_dir(directory)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())

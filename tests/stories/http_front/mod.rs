@@ -1,0 +1,131 @@
+//! The gateway's HTTP side through real processes.
+//!
+//! | file | what it shows |
+//! | --- | --- |
+//! | [`traps`] | the eight traps of tiny_http's server, none of which the default front has |
+//! | [`rules`] | HTTP itself: where a request ends, what may not be one, keep-alive, pipelining |
+//! | [`translation`] | what reaches a service as `params` |
+//! | [`status`] | which status a client is told, and what else every answer carries |
+//! | [`own`] | the gateway's own routes and its limit of connections |
+//! | [`fronts`] | both fronts side by side |
+
+mod fronts;
+mod own;
+mod rules;
+mod status;
+mod translation;
+mod traps;
+
+use serde_json::Value;
+
+use crate::harness::{Asked, Connection, Echo, Http, PATIENCE, Process, Response, await_instances};
+
+/// The routes of the service that is played behind the gateway.
+const ROUTES: [&str; 9] = [
+    "GET/echo",
+    "POST/echo",
+    "PUT/echo",
+    "PATCH/echo",
+    "DELETE/echo",
+    "POST/say",
+    "POST/length",
+    "GET/silence",
+    "POST/hang-up",
+];
+
+/// A gateway, and behind it a played service:
+///
+/// - `/echo` answers with what it was asked,
+/// - `/say` answers with the fields in its argument `reply`,
+/// - `/length` answers with the length of its argument `text`,
+/// - `/silence` does not answer,
+/// - `/hang-up` closes the link instead.
+struct Stage {
+    gateway: Process,
+    echo: Echo,
+    distributor: Process,
+}
+
+impl Stage {
+    fn start() -> Self {
+        Self::with(&[])
+    }
+
+    fn with(flags: &[&str]) -> Self {
+        let distributor = Process::distributor(&[]);
+        let gateway = Process::gateway(&distributor, flags);
+        Self::around(gateway, distributor)
+    }
+
+    fn around(gateway: Process, distributor: Process) -> Self {
+        let echo = Echo::answering(&distributor, "stage", &ROUTES, play);
+        await_instances(&gateway, "GET", "/echo", 1);
+        Self { gateway, echo, distributor }
+    }
+
+    fn http(&self) -> Http {
+        self.gateway.http()
+    }
+
+    /// The `params` that a request with this target and body reaches its service with.
+    fn params(&self, method: &str, target: &str, headers: &[(&str, &str)], body: &[u8]) -> Value {
+        let answer = self.http().request(method, target, headers, body);
+        assert_eq!(answer.status, 200, "{method} {target}: {}", answer.text());
+        answer.results()["params"].clone()
+    }
+
+    /// Panics unless the gateway still runs and answers through its service.
+    fn assert_unharmed(&mut self) {
+        assert!(self.gateway.is_alive());
+        assert_eq!(self.http().get("/echo/unharmed").results()["params"]["params"], "unharmed");
+    }
+}
+
+fn play(asked: &Asked) {
+    match asked.packet["uri"].as_str().unwrap() {
+        "/echo" => asked.echo(),
+        "/say" => asked.reply(&asked.params()["reply"]),
+        "/length" => {
+            let length = asked.params()["text"].as_str().unwrap().len();
+            asked.reply(&serde_json::json!({ "errorcode": 0, "results": length }));
+        }
+        "/hang-up" => asked.hang_up(),
+        _ => {}
+    }
+}
+
+/// Panics unless this is a failure of the gateway's own, as every client can read it.
+fn assert_failure(answer: &Response, status: u16, what: &str) {
+    assert_eq!(answer.status, status, "{what}: {}", answer.text());
+    assert_eq!(answer.header("Content-Type"), Some("application/json"), "{what}");
+    let body = answer.reply();
+    assert_eq!(body["errorcode"], status, "{what}");
+    assert!(!answer.message().is_empty(), "{what}: a failure says what to do");
+    assert_eq!(body.as_object().unwrap().len(), 2, "{what}: {body}");
+    assert_complete(answer, what);
+}
+
+/// Panics unless this answer has what every answer has.
+fn assert_complete(answer: &Response, what: &str) {
+    assert!(answer.header("X-Request-Id").is_some_and(|id| !id.is_empty()), "{what}: no X-Request-Id");
+    assert_eq!(answer.header("Content-Length"), Some(answer.body.len().to_string().as_str()), "{what}");
+    assert_eq!(answer.header("Transfer-Encoding"), None, "{what}");
+}
+
+/// Panics unless the connection ends, with nothing more said on it.
+fn assert_ends(connection: &mut Connection, what: &str) {
+    if let Some(more) = connection.receive() {
+        panic!("{what}: {} was answered after the end: {}", more.status, more.text());
+    }
+    assert!(connection.is_closed_within(PATIENCE), "{what}: the connection was not closed");
+}
+
+/// Sends these bytes on a connection of their own; panics unless the answer is this failure and then the end.
+fn assert_refused(http: Http, bytes: &[u8], status: u16, what: &str) {
+    let mut connection = http.connect();
+    connection.send(bytes);
+    let answer = connection.receive().unwrap_or_else(|| panic!("{what}: no answer"));
+    assert_failure(&answer, status, what);
+    assert_eq!(answer.header("Connection"), Some("close"), "{what}");
+    assert_ends(&mut connection, what);
+}

@@ -1,0 +1,141 @@
+//! The gateway's own routes, and its limit of connections.
+
+use serde_json::json;
+
+use super::{Stage, assert_complete, assert_ends, assert_failure};
+use crate::harness::{Connection, Echo, Process, Response, await_instances, eventually};
+
+#[test]
+fn healthz_readyz_and_routes_say_what_there_is() {
+    let distributor = Process::distributor(&[]);
+    let gateway = Process::gateway(&distributor, &[]);
+    let http = gateway.http();
+    assert_eq!(http.get("/healthz").status, 200, "it serves, with nobody behind it as well");
+    let answer = http.get("/readyz");
+    assert_failure(&answer, 503, "no route yet");
+    assert!(answer.header("Retry-After").unwrap().parse::<u32>().unwrap() > 0);
+    assert_eq!(http.get("/routes").results(), json!([]));
+
+    let first = Echo::start(&distributor, "words", &["GET/words", "POST/words"]);
+    let second = Echo::start(&distributor, "words", &["GET/words", "POST/words/own"]);
+    await_instances(&gateway, "GET", "/words", 2);
+    await_instances(&gateway, "POST", "/words/own", 1);
+    assert_eq!(http.get("/readyz").status, 200);
+    let (one, two) = (format!("127.0.0.1:{}", first.port()), format!("127.0.0.1:{}", second.port()));
+    let mut rows = http.get("/routes").results();
+    for row in rows.as_array_mut().unwrap() {
+        let instances = row["instances"].as_array_mut().unwrap();
+        instances.sort_by_key(ToString::to_string);
+    }
+    let mut both = [one.clone(), two.clone()];
+    both.sort();
+    let row = |method: &str, path: &str, instances: &[String]| json!({ "method": method, "path": path, "service": "words", "instances": instances });
+    let expected =
+        [row("GET", "/words", &both), row("POST", "/words", &[one]), row("POST", "/words/own", &[two])];
+    assert_eq!(rows, json!(expected), "sorted by path and method");
+
+    drop((first, second));
+    eventually("the gateway is not ready", || (http.get("/readyz").status == 503).then_some(()));
+    await_instances(&gateway, "GET", "/words", 0);
+    assert_eq!(http.get("/healthz").status, 200);
+}
+
+#[test]
+fn the_gateways_own_names_take_get_and_head_and_nothing_after_them() {
+    let stage = Stage::start();
+    for path in ["/healthz", "/readyz", "/routes", "/health%7A", "/healthz?x=1"] {
+        let answer = stage.http().get(path);
+        assert_eq!((answer.status, answer.reply()["errorcode"].clone()), (200, json!(0)), "{path}");
+        assert_complete(&answer, path);
+        for method in ["POST", "PUT", "PATCH", "DELETE", "OPTIONS"] {
+            let answer = stage.http().request(method, path, &[], b"");
+            assert_failure(&answer, 405, path);
+            assert_eq!(answer.header("Allow"), Some("GET, HEAD"), "{method} {path}");
+        }
+    }
+    for path in ["/healthz/1", "/healthz/", "/Healthz", "/readyz/x", "/routes/echo"] {
+        assert_failure(&stage.http().get(path), 404, path);
+    }
+}
+
+#[test]
+fn no_service_can_take_the_gateways_own_names() {
+    let stage = Stage::start();
+    let urls = ["GET/healthz", "POST/healthz", "GET/readyz", "GET/routes", "GET/thief"];
+    let thief = Echo::start(&stage.distributor, "thief", &urls);
+    await_instances(&stage.gateway, "GET", "/thief", 1);
+    assert_eq!(stage.http().get("/healthz").results(), "serving");
+    assert_eq!(stage.http().get("/readyz").results(), "ready");
+    assert!(stage.http().get("/routes").results().is_array());
+    assert_failure(&stage.http().request("POST", "/healthz", &[], b""), 405, "POST /healthz");
+    assert!(thief.asked().is_empty());
+}
+
+#[test]
+fn connections_beyond_the_limit_are_told_so_and_closed() {
+    let mut stage = Stage::with(&["--max-connections", "4"]);
+    // Those of the harness may be counted until their end has been seen.
+    let mut open: Vec<Connection> = (0..4).map(|_| admitted(&stage)).collect();
+    for what in ["one that asks", "another that asks"] {
+        let mut beyond = stage.http().connect();
+        beyond.send_request("GET", "/echo/1", &[], b"");
+        assert_turned_away(&mut beyond, what);
+    }
+    assert_turned_away(&mut stage.http().connect(), "one that says nothing");
+    let line = stage.gateway.await_log(&["WARN", "turned away", "4 connections are open"]);
+    assert!(line.contains("127.0.0.1:"), "{line}");
+    for connection in &mut open {
+        connection.send_request("GET", "/echo/1", &[], b"");
+        assert_eq!(connection.receive().expect("those inside stay").status, 200);
+    }
+    open.pop();
+    open.push(admitted(&stage));
+    let mut beyond = stage.http().connect();
+    beyond.send_request("GET", "/echo/1", &[], b"");
+    assert_turned_away(&mut beyond, "there is room for one, not for two");
+    drop(open);
+    eventually("there is room again", || (try_get(&stage).status == 200).then_some(()));
+    assert!(stage.gateway.is_alive());
+}
+
+/// A connection on which a request has been answered, once there is room for it.
+fn admitted(stage: &Stage) -> Connection {
+    eventually("there is room for one more connection", || {
+        let mut connection = stage.http().connect();
+        connection.send_request("GET", "/echo/1", &[], b"");
+        let answer = connection.receive()?;
+        assert!(matches!(answer.status, 200 | 503), "{}", answer.text());
+        (answer.status == 200).then_some(connection)
+    })
+}
+
+fn try_get(stage: &Stage) -> Response {
+    eventually("an answer", || stage.http().try_request("GET", "/echo/1", &[], b""))
+}
+
+fn assert_turned_away(connection: &mut Connection, what: &str) {
+    let answer = connection.receive().unwrap_or_else(|| panic!("{what}: closed without a word"));
+    assert_failure(&answer, 503, what);
+    assert_eq!(answer.header("Connection"), Some("close"), "{what}");
+    assert!(answer.header("Retry-After").unwrap().parse::<u32>().unwrap() > 0, "{what}");
+    assert_ends(connection, what);
+}
+
+#[test]
+fn a_hundred_connections_beyond_the_limit_are_closed_and_harm_nobody() {
+    let mut stage = Stage::with(&["--max-connections", "4"]);
+    let mut open: Vec<Connection> = (0..4).map(|_| admitted(&stage)).collect();
+    let mut beyond: Vec<Connection> = (0..100).map(|_| stage.http().connect()).collect();
+    for connection in &mut open {
+        connection.send_request("GET", "/echo/1", &[], b"");
+        assert_eq!(connection.receive().unwrap().status, 200);
+    }
+    for connection in &mut beyond {
+        // Some are told why. Where too many wait for words, some are closed without.
+        if let Some(answer) = connection.receive() {
+            assert_failure(&answer, 503, "beyond the limit");
+        }
+        assert_ends(connection, "beyond the limit");
+    }
+    assert!(stage.gateway.is_alive());
+}

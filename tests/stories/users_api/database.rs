@@ -1,0 +1,56 @@
+//! The database file: which one is taken, and who may read it.
+
+use super::create;
+use crate::harness::{Process, Scratch, System};
+
+#[test]
+fn a_database_of_a_newer_version_is_refused_in_one_sentence() {
+    let scratch = Scratch::new();
+    let file = scratch.file("users.db");
+    rusqlite::Connection::open(&file).unwrap().pragma_update(None, "user_version", 7).unwrap();
+    let told = refused_database(&scratch, file.to_str().unwrap());
+    assert!(told.contains("version 7") && told.contains("newer"), "{told}");
+}
+
+#[test]
+fn a_database_that_cannot_be_opened_is_refused_in_one_sentence() {
+    let scratch = Scratch::new();
+    let text = scratch.file("text.db");
+    std::fs::write(&text, "this is no database, however one looks at it\n".repeat(100)).unwrap();
+    let nowhere = scratch.file("no/such/directory/users.db");
+    for file in [scratch.path(), &text, &nowhere] {
+        refused_database(&scratch, file.to_str().unwrap());
+    }
+}
+
+#[test]
+fn a_database_in_memory_is_refused_since_the_instances_could_not_share_it() {
+    let scratch = Scratch::new();
+    for name in [":memory:", "file:users.db?mode=memory"] {
+        let told = refused_database(&scratch, name);
+        assert!(told.contains("name a file"), "{told}");
+        assert!(!scratch.file(name).exists());
+    }
+}
+
+/// Starts users on a database that it cannot use; the one sentence that it says.
+fn refused_database(scratch: &Scratch, file: &str) -> String {
+    let flags = ["--listen", "127.0.0.1:0", "--database", file];
+    let (status, out, told) = Process::run_in(scratch.path(), env!("CARGO_BIN_EXE_users"), &flags, &[]);
+    assert_eq!((status, out.as_str()), (Some(1), ""), "{told}");
+    assert_eq!(told.lines().count(), 1, "{told}");
+    assert!(told.starts_with(&format!("users: cannot open the database {file}: ")), "{told}");
+    told
+}
+
+#[cfg(unix)]
+#[test]
+fn the_database_is_for_its_owner_alone() {
+    use std::os::unix::fs::PermissionsExt;
+    let system = System::start();
+    create(&system.http(), "kim@example.com", "Kim", None);
+    for file in ["users.db", "users.db-wal", "users.db-shm"] {
+        let mode = std::fs::metadata(system.scratch.file(file)).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600, "{file}");
+    }
+}
