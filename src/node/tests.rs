@@ -1,1 +1,208 @@
 //! Tests of the module above, as a value.
+
+use serde_json::{Value, json, to_value};
+
+use super::*;
+
+fn node(fields: &Value) -> Node {
+    Node::from_json(fields).unwrap()
+}
+
+/// A registration that is good but for these fields.
+fn with(fields: &Value) -> Value {
+    let mut all = json!({ "port": 9020, "name": "users", "urls": ["GET/users"] });
+    all.as_object_mut().unwrap().extend(fields.as_object().cloned().unwrap());
+    all
+}
+
+fn refusal(registration: &Value) -> String {
+    Node::from_json(registration).expect_err(&registration.to_string())
+}
+
+#[test]
+fn our_own_registration_says_proto_and_id_and_leaves_the_host_to_the_distributor() {
+    let ours = Node::ours("users", 9020, vec!["GET/users".to_owned()], "00ff");
+    let sent =
+        json!({ "port": 9020, "name": "users", "urls": ["GET/users"], "proto": "pilcrow/1", "id": "00ff" });
+    assert_eq!(to_value(&ours).unwrap(), sent);
+    assert_eq!(node(&sent), ours);
+    assert_eq!((ours.dialect(), ours.id(), ours.leaving()), (Dialect::Pilcrow, Some("00ff"), false));
+}
+
+#[test]
+fn a_registration_of_the_course_is_taken_as_it_comes() {
+    let course = node(&json!({ "port": "9010", "name": "members", "urls": ["POST/members", "GET/members"] }));
+    assert_eq!((course.port, course.name.as_str(), course.urls.len()), (9010, "members", 2));
+    assert_eq!((course.dialect(), course.id(), course.advertise()), (Dialect::Course, None, None));
+    assert_eq!(to_value(&course).unwrap()["port"], 9010, "a port is sent on as a number");
+    let nameless = node(&json!({ "port": 9010, "urls": [] }));
+    assert_eq!((nameless.name.as_str(), nameless.urls.len()), ("", 0));
+}
+
+#[test]
+fn a_port_is_a_number_or_its_digits_from_1_to_65535() {
+    for (given, port) in
+        [(json!(1), 1), (json!(65535), 65535), (json!("8000"), 8000), (json!("65535"), 65535)]
+    {
+        assert_eq!(node(&with(&json!({ "port": given }))).port, port);
+    }
+    let none = [
+        json!(0),
+        json!(65536),
+        json!(-1),
+        json!(80.5),
+        json!("0"),
+        json!("65536"),
+        json!("-1"),
+        json!(""),
+        json!("http"),
+        json!(" 8000"),
+        json!("8000\n"),
+        json!(null),
+        json!(true),
+        json!([8000]),
+        json!({ "port": 8000 }),
+    ];
+    for port in none {
+        assert!(refusal(&with(&json!({ "port": port }))).starts_with("port must be"), "{port}");
+    }
+    assert!(refusal(&json!({ "name": "users", "urls": [] })).starts_with("port must be"));
+}
+
+#[test]
+fn what_breaks_a_rule_is_refused_with_the_name_of_the_field() {
+    let too_many = vec!["GET/users"; MAX_ROUTES + 1];
+    let too_long = format!("GET/{}", "x".repeat(MAX_ROUTE_BYTES - 3));
+    let breaches = [
+        ("name", json!({ "name": "x".repeat(MAX_NAME_CHARS + 1) })),
+        ("name", json!({ "name": "홍".repeat(MAX_NAME_CHARS + 1) })),
+        ("urls", json!({ "urls": null })),
+        ("urls", json!({ "urls": "GET/users" })),
+        ("urls", json!({ "urls": { "0": "GET/users" } })),
+        ("urls", json!({ "urls": ["GET/users", 5] })),
+        ("urls", json!({ "urls": [["GET/users"]] })),
+        ("urls", json!({ "urls": too_many })),
+        ("urls", json!({ "urls": [too_long] })),
+    ];
+    for (field, breach) in breaches {
+        let told = refusal(&with(&breach));
+        assert!(told.contains(field) && told.contains("must"), "{told}");
+    }
+    assert!(refusal(&json!({ "port": 9020, "name": "users" })).contains("urls"));
+    for no_object in [json!(null), json!("users"), json!(9020), json!([]), json!([{ "port": 9020 }])] {
+        assert!(refusal(&no_object).contains("object"));
+    }
+}
+
+#[test]
+fn what_is_at_the_limit_is_taken() {
+    let longest = format!("GET/{}", "x".repeat(MAX_ROUTE_BYTES - 4));
+    let largest = node(&with(&json!({
+        "name": "홍".repeat(MAX_NAME_CHARS),
+        "urls": vec![longest; MAX_ROUTES],
+    })));
+    assert_eq!((largest.name.chars().count(), largest.urls.len()), (MAX_NAME_CHARS, MAX_ROUTES));
+}
+
+#[test]
+fn an_address_has_one_spelling() {
+    let spellings = [
+        ("127.0.0.1", "127.0.0.1:9020"),
+        ("::ffff:127.0.0.1", "127.0.0.1:9020"),
+        ("::FFFF:7f00:1", "127.0.0.1:9020"),
+        ("[::ffff:127.0.0.1]", "127.0.0.1:9020"),
+        ("::1", "[::1]:9020"),
+        ("[::1]", "[::1]:9020"),
+        ("0:0:0:0:0:0:0:1", "[::1]:9020"),
+        ("FE80::A", "[fe80::a]:9020"),
+        ("localhost", "localhost:9020"),
+        ("users.example.com", "users.example.com:9020"),
+    ];
+    for (host, address) in spellings {
+        assert_eq!(node(&with(&json!({ "host": host }))).address(), address, "{host}");
+    }
+}
+
+#[test]
+fn what_is_not_understood_is_kept_and_passed_on() {
+    let extra = json!({
+        "host": "127.0.0.1",
+        "proto": "pilcrow/1",
+        "advertise": "users.example.com",
+        "leaving": false,
+        "weight": 0.5,
+        "tags": ["¶", { "nested": null }],
+        "urlsOfTomorrow": "GET/users/{id}",
+    });
+    let registration = with(&extra);
+    let read = node(&registration);
+    assert_eq!(to_value(&read).unwrap(), registration);
+    assert!(!read.extra.contains_key("host") && read.extra["tags"][0] == "¶");
+    let as_text = node(&with(&json!({ "port": "9020", "key": 7 })));
+    assert_eq!(to_value(&as_text).unwrap(), with(&json!({ "key": 7 })));
+}
+
+#[test]
+fn only_our_own_proto_makes_a_node_one_of_ours() {
+    for other in [json!({}), json!({ "proto": "pilcrow/2" }), json!({ "proto": "" }), json!({ "proto": 1 })] {
+        assert_eq!(node(&with(&other)).dialect(), Dialect::Course);
+    }
+    assert_eq!(node(&with(&json!({ "proto": "pilcrow/1" }))).dialect(), Dialect::Pilcrow);
+}
+
+#[test]
+fn a_node_leaves_only_if_it_says_true() {
+    for staying in
+        [json!({}), json!({ "leaving": false }), json!({ "leaving": "true" }), json!({ "leaving": 1 })]
+    {
+        assert!(!node(&with(&staying)).leaving());
+    }
+    let staying = Node::ours("users", 9020, Vec::new(), "00ff");
+    let leaving = staying.clone().as_leaving();
+    assert!(leaving.leaving() && node(&to_value(&leaving).unwrap()) == leaving);
+    assert_eq!((leaving.address(), leaving.id()), (staying.address(), staying.id()));
+}
+
+#[test]
+fn a_node_that_advertises_nothing_sensible_advertises_nothing() {
+    for nothing in
+        [json!({}), json!({ "advertise": "" }), json!({ "advertise": 5 }), json!({ "advertise": null })]
+    {
+        assert_eq!(node(&with(&nothing)).advertise(), None);
+    }
+    assert_eq!(node(&with(&json!({ "advertise": "::1" }))).advertise(), Some("::1"));
+}
+
+#[test]
+fn a_list_is_known_by_its_shape() {
+    assert_eq!(Node::list_from_json(&json!([])), Some(Vec::new()));
+    let entry = with(&json!({ "host": "127.0.0.1" }));
+    let list = Node::list_from_json(&json!([entry, with(&json!({ "port": "9021" }))])).unwrap();
+    assert_eq!(list.iter().map(|node| node.port).collect::<Vec<_>>(), [9020, 9021]);
+    let no_lists = [
+        json!(null),
+        json!({}),
+        json!("users"),
+        json!({ "0": entry }),
+        json!([1]),
+        json!(["port", "urls"]),
+        json!([entry, null]),
+        json!([entry, { "port": 9020 }]),
+        json!([entry, { "urls": [] }]),
+    ];
+    for other in no_lists {
+        assert_eq!(Node::list_from_json(&other), None, "{other}");
+    }
+}
+
+#[test]
+fn an_entry_that_makes_no_sense_spoils_no_list() {
+    let list = json!([
+        with(&json!({ "port": 0 })),
+        with(&json!({ "port": 9021 })),
+        with(&json!({ "urls": "GET/users" })),
+        with(&json!({ "port": 9022 })),
+    ]);
+    let ports: Vec<u16> = Node::list_from_json(&list).unwrap().iter().map(|node| node.port).collect();
+    assert_eq!(ports, [9021, 9022]);
+}
