@@ -6,21 +6,27 @@
 //! same shape, and one table says which status it has ([`translate::failure_of`]).
 
 pub mod http;
+pub mod streams;
 pub mod tiny_front;
 pub mod translate;
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
 use serde_json::json;
+use serde_json::value::RawValue;
 use tiny_http::{Header, Method};
 
 use crate::mesh::Mesh;
 use crate::net::link::{Outcome, Refusal};
+use crate::net::membership::Membership;
 use crate::packet::{Dialect, Failure, Outgoing};
 use crate::process::Identity;
 use crate::routes::Resolved;
+use crate::subscription::Subscription;
+use streams::{EventStream, StreamPlace};
 use translate::{HttpAnswer, Target};
 
 /// The process that speaks HTTP.
@@ -47,13 +53,33 @@ pub struct HttpRequest {
 
 /// What answers HTTP requests.
 pub struct Gateway {
-    mesh: Mesh,
-    timeout: Duration,
-    max_in_flight: usize,
+    mesh: Arc<Mesh>,
+    membership: Membership,
+    settings: Settings,
     in_flight: AtomicUsize,
+    streams: Arc<AtomicUsize>,
     /// Request ids of our own: what they begin with, and how many there were.
     id_prefix: String,
     ids: AtomicU64,
+}
+
+/// The limits of a gateway.
+#[derive(Debug, Clone, Copy)]
+pub struct Settings {
+    /// How long a client waits for a reply at most.
+    pub timeout: Duration,
+    /// How many requests may be in flight.
+    pub max_in_flight: usize,
+    /// How many streams may be open.
+    pub max_streams: usize,
+}
+
+/// What a request gets.
+pub enum Answer {
+    /// All at once.
+    Whole(HttpAnswer),
+    /// Bit by bit.
+    Stream(EventStream),
 }
 
 impl HttpRequest {
@@ -69,42 +95,51 @@ fn header<'a>(headers: &'a [Header], name: &'static str) -> Option<&'a str> {
 }
 
 impl Gateway {
-    /// A gateway on this mesh. `timeout` is how long a client waits for a reply at most; `id` begins the ids of
-    /// requests that come without one.
+    /// A gateway on this mesh. `id` begins the ids of requests that come without one.
     #[must_use]
-    pub fn new(mesh: Mesh, timeout: Duration, max_in_flight: usize, id: String) -> Self {
+    pub fn new(mesh: Arc<Mesh>, membership: Membership, settings: Settings, id: String) -> Self {
         let (in_flight, ids) = (AtomicUsize::new(0), AtomicU64::new(0));
-        Self { mesh, timeout, max_in_flight, in_flight, id_prefix: id, ids }
+        let streams = Arc::new(AtomicUsize::new(0));
+        Self { mesh, membership, settings, in_flight, streams, id_prefix: id, ids }
     }
 
-    /// Tells the distributors that this gateway is about to end.
+    /// Tells the distributors that this gateway is about to end, and ends its streams: they have no end of their
+    /// own to wait for.
     pub fn leave(&self) {
-        self.mesh.leave();
+        self.membership.leave();
+        self.mesh.close_streams();
     }
 
     /// Answers one request. Takes no longer than the time-out and never fails: a failure is an answer.
     #[must_use]
-    pub fn answer(&self, request: &HttpRequest) -> HttpAnswer {
+    pub fn answer(&self, request: &HttpRequest) -> Answer {
         let began = Instant::now();
-        let answer = self.route(request).unwrap_or_else(|refusal| refusal);
-        let answer = answer.with_header("X-Request-Id", self.request_id(&request.headers));
-        log::debug!(
-            "{} {} answered {}, {} bytes, {:?}",
-            request.method,
-            request.target.split('?').next().unwrap_or_default().escape_debug(),
-            answer.status,
-            answer.body.len(),
-            began.elapsed()
-        );
-        answer
+        let answer = self.route(request).unwrap_or_else(Answer::Whole);
+        let id = self.request_id(&request.headers);
+        let path = request.target.split('?').next().unwrap_or_default().escape_debug();
+        match answer {
+            Answer::Whole(answer) => {
+                let (status, size) = (answer.status, answer.body.len());
+                log::debug!(
+                    "{} {path} answered {status}, {size} bytes, {:?}",
+                    request.method,
+                    began.elapsed()
+                );
+                Answer::Whole(answer.with_header("X-Request-Id", id))
+            }
+            Answer::Stream(stream) => {
+                log::debug!("{} {path} answered with a stream", request.method);
+                Answer::Stream(stream.with_request_id(id))
+            }
+        }
     }
 
-    fn route(&self, request: &HttpRequest) -> Result<HttpAnswer, HttpAnswer> {
+    fn route(&self, request: &HttpRequest) -> Result<Answer, HttpAnswer> {
         let target = Target::parse(&request.target)?;
         // A HEAD is a GET whose answer is sent without its body.
         let method = if request.method == Method::Head { "GET" } else { request.method.as_str() };
         if let Some(own) = self.own_route(method, &target.path) {
-            return own;
+            return own.map(Answer::Whole);
         }
         let (uri, has_segment) = match self.mesh.resolve(method, &target.path) {
             Resolved::Route(uri, segment) => (uri, segment.is_some()),
@@ -114,14 +149,39 @@ impl Gateway {
             Resolved::NotFound => return Err(not_found(method, &target.path)),
         };
         if (method, uri) == ("POST", "/logs") && self.mesh.dialect(method, uri) == Some(Dialect::Course) {
-            return self.write_log(&request.body);
+            return self.write_log(&request.body).map(Answer::Whole);
         }
         let segment = if has_segment { Some(target.last_segment()?) } else { None };
         let params = translate::params(request, target.query, segment)?;
+        if translate::wants_events(request) {
+            return self.stream(uri, &params);
+        }
         let packet = Outgoing { uri, method, params: &params };
         let _place = self.take_place().map_err(|outcome| translate::failure_of(outcome, uri))?;
-        let reply = self.mesh.call(&packet, Instant::now() + self.timeout);
-        reply.map(HttpAnswer::from).map_err(|outcome| translate::failure_of(outcome, uri))
+        let reply = self.mesh.exchange(&packet, Instant::now() + self.settings.timeout);
+        let reply = reply.map_err(|outcome| translate::failure_of(outcome, uri))?;
+        if reply.more {
+            return Err(HttpAnswer::failure(&Failure::new(
+                406,
+                format!("{uri} answers with a stream: ask with Accept: text/event-stream, or with a limit"),
+            )));
+        }
+        Ok(Answer::Whole(translate::conditional(request, HttpAnswer::from(reply))))
+    }
+
+    /// A GET whose client takes events. Whether they come is for the service to say: its first reply is part of
+    /// a stream, or the whole answer.
+    fn stream(&self, uri: &str, params: &RawValue) -> Result<Answer, HttpAnswer> {
+        let place = StreamPlace::take(&self.streams, self.settings.max_streams)
+            .ok_or_else(|| translate::failure_of(Outcome::Refused(Refusal::Busy), uri))?;
+        let params = serde_json::from_str(params.get()).unwrap_or_default();
+        let mut subscription = Subscription::new(&self.mesh, uri, params);
+        match subscription.next(Instant::now() + self.settings.timeout) {
+            Ok(Some(first)) if first.more => Ok(Answer::Stream(EventStream::new(subscription, first, place))),
+            Ok(Some(whole)) => Ok(Answer::Whole(HttpAnswer::from(whole))),
+            Ok(None) => Err(translate::failure_of(Outcome::Timeout, uri)),
+            Err(failure) => Err(HttpAnswer::failure(&failure)),
+        }
     }
 
     /// The three names that are the gateway's own.
@@ -156,7 +216,7 @@ impl Gateway {
     fn take_place(&self) -> Result<InFlight<'_>, Outcome> {
         let place = InFlight(&self.in_flight);
         let before = self.in_flight.fetch_add(1, Ordering::Relaxed);
-        if before < self.max_in_flight { Ok(place) } else { Err(Outcome::Refused(Refusal::Busy)) }
+        if before < self.settings.max_in_flight { Ok(place) } else { Err(Outcome::Refused(Refusal::Busy)) }
     }
 
     /// An answer to a request that could not be read: it has an id as well, to be found again by. `headers` are

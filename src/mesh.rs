@@ -8,25 +8,27 @@
 
 use std::collections::{HashMap, HashSet};
 use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, RwLock, Weak};
 use std::time::Instant;
 
-use crate::net::link::{Link, LinkLimits, Outcome, Refusal, ReplyFrame};
+use serde::Serialize;
+use serde_json::Value;
+use serde_json::value::to_raw_value;
+
+use crate::context::{Context, MAX_HOPS};
+use crate::net::link::{DEFAULT_TIMEOUT, Link, LinkLimits, Outcome, Refusal, ReplyFrame, ReplyStream};
 use crate::net::membership::{Membership, OnList};
 use crate::node::Node;
-use crate::packet::{Dialect, Outgoing};
+use crate::packet::{Dialect, Failure, Outgoing};
 use crate::routes::{Resolved, Routes, Row};
 use crate::sync::{read, write};
 
 /// A process's view of all services, and its links to them.
 pub struct Mesh {
-    shared: Arc<Shared>,
-    membership: Membership,
-}
-
-struct Shared {
     limits: LinkLimits,
     table: RwLock<Table>,
+    closing: AtomicBool,
 }
 
 /// *Invariant:* every link here has its routes in `routes`, and no route has a link that is not here.
@@ -39,33 +41,79 @@ struct Table {
 }
 
 impl Mesh {
-    /// Joins: registers `node` with every distributor and begins to follow their lists.
+    /// A mesh that knows nobody yet; it learns from the lists that it is shown ([`Mesh::on_list`]).
+    #[must_use]
+    pub fn new(limits: LinkLimits) -> Arc<Self> {
+        Arc::new(Self { limits, table: RwLock::new(Table::default()), closing: AtomicBool::new(false) })
+    }
+
+    /// Joins by itself: registers `node` with every distributor and follows their lists. Dropping the membership
+    /// ends both.
     ///
     /// # Errors
     /// If the operating system starts no further thread.
-    pub fn join(distributors: &[String], node: Node, limits: LinkLimits) -> io::Result<Self> {
-        let shared = Arc::new(Shared { limits, table: RwLock::new(Table::default()) });
-        let following = shared.clone();
-        let on_list: Arc<OnList> = Arc::new(move |place, nodes| Shared::follow(&following, place, nodes));
-        let membership = Membership::join(distributors, node, limits.max_frame_bytes, &on_list)?;
-        Ok(Self { shared, membership })
+    pub fn join(
+        distributors: &[String],
+        node: Node,
+        limits: LinkLimits,
+    ) -> io::Result<(Arc<Self>, Membership)> {
+        let mesh = Self::new(limits);
+        let membership = Membership::join(distributors, node, limits.max_frame_bytes, &mesh.on_list())?;
+        Ok((mesh, membership))
     }
 
-    /// Tells the distributors that this process is about to end.
-    pub fn leave(&self) {
-        self.membership.leave();
+    /// What to do with a distributor's list.
+    #[must_use]
+    pub fn on_list(self: &Arc<Self>) -> Arc<OnList> {
+        let mesh = self.clone();
+        Arc::new(move |place, nodes| mesh.follow(place, nodes))
+    }
+
+    /// Calls a route and waits for its reply: at most as long as the asker of the current handler still waits, or
+    /// 5 s. A path such as `/users/1` is understood as by the gateway. Returned is the whole reply packet.
+    ///
+    /// # Errors
+    /// What the service refuses, in its words; 404 and 405 for what nobody has registered; 502, 503 and 504 as at
+    /// the gateway; 508 if this request has already come through too many services.
+    pub fn call<T: Serialize>(&self, method: &str, path: &str, params: &T) -> Result<Value, Failure> {
+        let mut params =
+            serde_json::to_value(params).map_err(|error| Failure::new(500, error.to_string()))?;
+        let uri = match self.resolve(method, path) {
+            Resolved::Route(uri, None) => uri,
+            Resolved::Route(uri, Some(segment)) => {
+                if let Value::Object(fields) = &mut params {
+                    fields.insert("params".to_owned(), segment.into());
+                }
+                uri
+            }
+            Resolved::MethodNotAllowed(allowed) => {
+                return Err(Failure::new(405, format!("{path} takes {}, not {method}", allowed.join(", "))));
+            }
+            Resolved::NotFound => {
+                return Err(Failure::not_found(format!("no service has registered {method} {path}")));
+            }
+        };
+        let raw = to_raw_value(&params).map_err(|error| Failure::new(500, error.to_string()))?;
+        let request = Outgoing { uri, method, params: &raw };
+        let latest = Instant::now() + DEFAULT_TIMEOUT;
+        let deadline = Context::current().deadline.map_or(latest, |deadline| deadline.min(latest));
+        let reply = self.exchange(&request, deadline).map_err(|outcome| failure_of(outcome, uri))?;
+        if reply.more {
+            return Err(Failure::new(406, format!("{uri} answers with a stream; subscribe to it instead")));
+        }
+        read_reply(&reply)
     }
 
     /// What a method and a path mean to the route table.
     #[must_use]
     pub fn resolve<'a>(&self, method: &str, path: &'a str) -> Resolved<'a> {
-        read(&self.shared.table).routes.resolve(method, path)
+        read(&self.table).routes.resolve(method, path)
     }
 
     /// The dialect of those who serve a route, if anybody does just now.
     #[must_use]
     pub fn dialect(&self, method: &str, path: &str) -> Option<Dialect> {
-        self.shared.pick(method, path, None).map(|link| link.dialect())
+        self.pick(method, path, None).map(|link| link.dialect())
     }
 
     /// Calls a route and waits for the reply until `deadline`. A call that never left, or a GET whose link was
@@ -73,9 +121,11 @@ impl Mesh {
     ///
     /// # Errors
     /// The [`Outcome`] that the call had instead of a reply.
-    pub fn call(&self, request: &Outgoing<'_>, deadline: Instant) -> Result<ReplyFrame, Outcome> {
-        let first =
-            self.shared.pick(request.method, request.uri, None).ok_or(Outcome::Refused(Refusal::Down))?;
+    pub fn exchange(&self, request: &Outgoing<'_>, deadline: Instant) -> Result<ReplyFrame, Outcome> {
+        if Context::current().hops > MAX_HOPS {
+            return Err(Outcome::Refused(Refusal::Ring));
+        }
+        let first = self.pick(request.method, request.uri, None).ok_or(Outcome::Refused(Refusal::Down))?;
         let outcome = match first.call(request, deadline) {
             Ok(reply) => return Ok(reply),
             Err(outcome) => outcome,
@@ -84,10 +134,9 @@ impl Mesh {
             Outcome::Refused(Refusal::Down | Refusal::Busy) => true,
             // Reading twice does no harm. Anything else may have been carried out already.
             Outcome::LinkLost => matches!(request.method, "GET" | "HEAD"),
-            Outcome::Refused(Refusal::TooLarge) | Outcome::Timeout => false,
+            Outcome::Refused(Refusal::TooLarge | Refusal::Ring) | Outcome::Timeout => false,
         };
-        let second =
-            another.then(|| self.shared.pick(request.method, request.uri, Some(first.address()))).flatten();
+        let second = another.then(|| self.pick(request.method, request.uri, Some(first.address()))).flatten();
         match second {
             Some(second) => {
                 log::info!(
@@ -103,29 +152,54 @@ impl Mesh {
         }
     }
 
+    /// Sends a request whose reply may be a stream to one instance of its route.
+    ///
+    /// # Errors
+    /// [`Outcome::Refused`] if it was not sent.
+    pub fn open_stream(&self, request: &Outgoing<'_>, deadline: Instant) -> Result<ReplyStream, Outcome> {
+        if self.is_closing() {
+            return Err(Outcome::Refused(Refusal::Down));
+        }
+        let link = self.pick(request.method, request.uri, None);
+        link.ok_or(Outcome::Refused(Refusal::Down))?.open_stream(request, deadline)
+    }
+
+    /// Ends all streams: this process is about to end. Whoever reads one is told.
+    pub fn close_streams(&self) {
+        self.closing.store(true, Ordering::SeqCst);
+        let links: Vec<Arc<Link>> = read(&self.table).links.values().cloned().collect();
+        for link in links {
+            link.end_streams();
+        }
+    }
+
+    /// Whether this process is about to end.
+    #[must_use]
+    pub fn is_closing(&self) -> bool {
+        self.closing.load(Ordering::SeqCst)
+    }
+
     /// Sends a request to which no reply is wanted to one instance of its route.
     ///
     /// # Errors
     /// [`Outcome::Refused`] if it was not sent.
     pub fn notify(&self, request: &Outgoing<'_>) -> Result<(), Outcome> {
-        let link = self.shared.pick(request.method, request.uri, None);
+        let link = self.pick(request.method, request.uri, None);
         link.ok_or(Outcome::Refused(Refusal::Down))?.notify(request)
     }
 
     /// Whether at least one route has an instance that takes requests.
     #[must_use]
     pub fn ready(&self) -> bool {
-        read(&self.shared.table).routes.any(|link| link.load().is_some())
+        read(&self.table).routes.any(|link| link.load().is_some())
     }
 
     /// The route table, with the instances that take requests.
     #[must_use]
     pub fn routes(&self) -> Vec<Row> {
-        read(&self.shared.table).routes.rows(|link| link.load().is_some())
+        read(&self.table).routes.rows(|link| link.load().is_some())
     }
-}
 
-impl Shared {
     fn pick(&self, method: &str, path: &str, not: Option<&str>) -> Option<Arc<Link>> {
         let usable = |address: &str, link: &Arc<Link>| if not == Some(address) { None } else { link.load() };
         read(&self.table).routes.pick(method, path, usable)
@@ -173,8 +247,8 @@ impl Shared {
         // Weak: the link belongs to the table, and its thread must not keep the table alive.
         let weak: Weak<Self> = Arc::downgrade(self);
         let on_change = move |address: &str, up: bool| {
-            if let Some(shared) = weak.upgrade() {
-                shared.changed(address, up);
+            if let Some(mesh) = weak.upgrade() {
+                mesh.changed(address, up);
             }
         };
         Link::open(address, dialect, self.limits, Box::new(on_change)).map(Arc::new)
@@ -214,5 +288,35 @@ impl Table {
 fn log_changes(name: &str, address: &str, changes: &[String]) {
     if !changes.is_empty() {
         log::info!("{name} at {address}: {}", changes.join(", "));
+    }
+}
+
+/// The one table of outcomes and the statuses that they have, in HTTP and between services.
+#[must_use]
+pub fn failure_of(outcome: Outcome, uri: &str) -> Failure {
+    let (status, what_now) = match outcome {
+        Outcome::Timeout => (504, "look before you repeat it"),
+        Outcome::LinkLost => (502, "look before you repeat it"),
+        Outcome::Refused(Refusal::TooLarge) => (413, "send less"),
+        Outcome::Refused(Refusal::Down) => (503, "start an instance, or try again in a moment"),
+        Outcome::Refused(Refusal::Busy) => (503, "try again in a moment"),
+        Outcome::Refused(Refusal::Ring) => (508, "break the ring of services that call each other"),
+    };
+    Failure::new(status, format!("{uri}: {outcome}; {what_now}"))
+}
+
+/// A reply packet unpacked, or what it refuses.
+///
+/// # Errors
+/// The failure that the reply tells of.
+pub(crate) fn read_reply(reply: &ReplyFrame) -> Result<Value, Failure> {
+    let packet: Value = serde_json::from_str(&reply.json)
+        .map_err(|error| Failure::new(502, format!("the reply cannot be read: {error}")))?;
+    match reply.errorcode.unwrap_or(0) {
+        0 => Ok(packet),
+        code => {
+            let message = packet.get("errormessage").and_then(Value::as_str).unwrap_or("the service refused");
+            Err(Failure::new(u16::try_from(code).unwrap_or(500), message))
+        }
     }
 }

@@ -17,7 +17,7 @@ use std::io;
 
 use serde::de::{self, Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde::{Deserialize, Serialize};
-use serde_json::value::RawValue;
+use serde_json::value::{RawValue, Value};
 
 /// The bytes of `¶` (U+00B6), which end every frame and stand nowhere else on the wire.
 pub const DELIMITER: [u8; 2] = [0xC2, 0xB6];
@@ -96,6 +96,12 @@ impl Key {
     pub fn is_notice(&self) -> bool {
         self.0.get() == NOTICE
     }
+
+    /// The key as the JSON text that came.
+    #[must_use]
+    pub fn json(&self) -> &str {
+        self.0.get()
+    }
 }
 
 impl fmt::Display for Key {
@@ -124,8 +130,18 @@ pub struct Head<'a> {
     pub errorcode: Option<i64>,
     /// The HTTP status of a success other than 200.
     pub status: Option<u16>,
+    /// What a success brings, in the frame's own text.
+    pub results: Option<&'a RawValue>,
+    /// Whether more replies with this key follow: this one is part of a stream.
+    pub more: bool,
+    /// The number of the change that the reply tells of, or up to which it is complete.
+    pub seq: Option<u64>,
+    /// What tells this state of a thing from every other, for `ETag`.
+    pub etag: Option<Cow<'a, str>>,
     /// How many milliseconds the asker still waits (sent to `pilcrow/1` nodes only).
     pub deadline_ms: Option<u64>,
+    /// Through how many services the request has come (sent to `pilcrow/1` nodes only).
+    pub hops: Option<u32>,
 }
 
 #[derive(Deserialize)]
@@ -138,7 +154,12 @@ enum Field {
     #[serde(alias = "errorCode")]
     Errorcode,
     Status,
+    Results,
+    More,
+    Seq,
+    Etag,
     DeadlineMs,
+    Hops,
     #[serde(other)]
     Other,
 }
@@ -216,6 +237,11 @@ impl<'de> Visitor<'de> for HeadVisitor {
                 Field::Params => head.params = Some(raw),
                 Field::Errorcode => head.errorcode = raw.get().parse().ok(),
                 Field::Status => head.status = raw.get().parse().ok(),
+                Field::Results => head.results = Some(raw),
+                Field::More => head.more = raw.get() == "true",
+                Field::Seq => head.seq = raw.get().parse().ok(),
+                Field::Etag => head.etag = text(raw)?,
+                Field::Hops => head.hops = raw.get().parse().ok(),
                 Field::DeadlineMs => head.deadline_ms = raw.get().parse().ok(),
                 Field::Other => {}
             }
@@ -256,6 +282,15 @@ pub enum Dialect {
     Course,
 }
 
+/// What travels with a request from service to service, to `pilcrow/1` nodes only.
+#[derive(Debug, Clone, Copy)]
+pub struct Travel {
+    /// How long the answer is waited for.
+    pub deadline_ms: u64,
+    /// Through how many services the request has come.
+    pub hops: u32,
+}
+
 #[derive(Serialize)]
 struct WireRequest<'a> {
     uri: &'a str,
@@ -264,11 +299,32 @@ struct WireRequest<'a> {
     params: &'a RawValue,
     #[serde(skip_serializing_if = "Option::is_none")]
     deadline_ms: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    hops: Option<u32>,
+}
+
+/// Ends the stream that was asked for under `key`.
+#[derive(Debug, Serialize)]
+pub struct Cancel<'a> {
+    uri: &'a str,
+    method: &'static str,
+    key: u64,
+}
+
+/// The method of a packet that ends a stream.
+pub const CANCEL: &str = "CANCEL";
+
+impl<'a> Cancel<'a> {
+    /// Ends the stream that was asked for at `uri` under `key`.
+    #[must_use]
+    pub fn of(uri: &'a str, key: u64) -> Self {
+        Self { uri, method: CANCEL, key }
+    }
 }
 
 impl Outgoing<'_> {
-    /// Appends this request to `buffer` as a frame. Key 0 makes it a notice. `deadline_ms` tells a `pilcrow/1`
-    /// node how long its answer is waited for.
+    /// Appends this request to `buffer` as a frame. Key 0 makes it a notice. What travels with it is told to
+    /// `pilcrow/1` nodes alone.
     ///
     /// # Errors
     /// As [`encode`], which `params` of valid JSON never meets.
@@ -277,14 +333,15 @@ impl Outgoing<'_> {
         buffer: &mut Vec<u8>,
         key: u64,
         dialect: Dialect,
-        deadline_ms: u64,
+        travel: Travel,
     ) -> serde_json::Result<()> {
         let mut wire = WireRequest {
             uri: self.uri,
             method: self.method,
             key,
             params: self.params,
-            deadline_ms: Some(deadline_ms),
+            deadline_ms: Some(travel.deadline_ms),
+            hops: (travel.hops > 0).then_some(travel.hops),
         };
         if dialect == Dialect::Pilcrow {
             return encode_into(buffer, &wire);
@@ -293,6 +350,7 @@ impl Outgoing<'_> {
         let params = with_key(self.params, key)?;
         wire.params = params.as_deref().unwrap_or(self.params);
         wire.deadline_ms = None;
+        wire.hops = None;
         encode_into(buffer, &wire)
     }
 }
@@ -310,7 +368,7 @@ fn with_key(params: &RawValue, key: u64) -> serde_json::Result<Option<Box<RawVal
 #[derive(Debug)]
 pub struct Reply {
     status: Option<u16>,
-    results: Box<RawValue>,
+    results: Option<Box<RawValue>>,
     extra: Vec<(&'static str, Box<RawValue>)>,
 }
 
@@ -321,6 +379,8 @@ pub struct Failure {
     pub errorcode: u16,
     /// What happened and what to do.
     pub errormessage: String,
+    /// Further top-level fields, for programs that read more than the code.
+    pub details: Vec<(&'static str, Value)>,
 }
 
 impl Reply {
@@ -329,7 +389,13 @@ impl Reply {
     /// # Errors
     /// If `results` has no JSON form, such as a map with keys that are no strings.
     pub fn ok<T: Serialize>(results: T) -> Result<Self, Failure> {
-        Ok(Self { status: None, results: to_raw(&results)?, extra: Vec::new() })
+        Ok(Self { status: None, results: Some(to_raw(&results)?), extra: Vec::new() })
+    }
+
+    /// Success that has nothing to show yet: the first reply of a stream that waits for news.
+    #[must_use]
+    pub fn empty() -> Self {
+        Self { status: None, results: None, extra: Vec::new() }
     }
 
     /// The HTTP status of this success, where 200 does not fit.
@@ -357,7 +423,14 @@ fn to_raw<T: Serialize>(value: &T) -> Result<Box<RawValue>, Failure> {
 impl Failure {
     /// A refusal with the HTTP status that fits and words that say what to do.
     pub fn new(errorcode: u16, errormessage: impl Into<String>) -> Self {
-        Self { errorcode, errormessage: errormessage.into() }
+        Self { errorcode, errormessage: errormessage.into(), details: Vec::new() }
+    }
+
+    /// The same refusal with one more top-level field.
+    #[must_use]
+    pub fn with(mut self, name: &'static str, value: impl Into<Value>) -> Self {
+        self.details.push((name, value.into()));
+        self
     }
 
     /// The request breaks a rule: name the field and the rule.
@@ -386,6 +459,8 @@ pub struct Answer<'a> {
     pub key: Option<&'a Key>,
     /// What to say.
     pub outcome: &'a Result<Reply, Failure>,
+    /// Whether more replies with this key follow.
+    pub more: bool,
 }
 
 impl Serialize for Answer<'_> {
@@ -402,7 +477,9 @@ impl Serialize for Answer<'_> {
                 if let Some(status) = reply.status {
                     map.serialize_entry("status", &status)?;
                 }
-                map.serialize_entry("results", &reply.results)?;
+                if let Some(results) = &reply.results {
+                    map.serialize_entry("results", results)?;
+                }
                 for (name, value) in &reply.extra {
                     map.serialize_entry(name, value)?;
                 }
@@ -410,7 +487,13 @@ impl Serialize for Answer<'_> {
             Err(failure) => {
                 map.serialize_entry("errorcode", &failure.errorcode)?;
                 map.serialize_entry("errormessage", &failure.errormessage)?;
+                for (name, value) in &failure.details {
+                    map.serialize_entry(name, value)?;
+                }
             }
+        }
+        if self.more {
+            map.serialize_entry("more", &true)?;
         }
         map.end()
     }

@@ -12,8 +12,11 @@
 //!
 //! The story of one request: the gateway's packet arrives on a connection's thread ([`crate::net::peer`]), is
 //! looked up here among the routes, and handed to its handler. A handler of [`Service::route`] answers at once,
-//! on that thread. One of [`Service::route_later`] takes a [`Responder`] with it to whichever thread does the
-//! work, so that slow work delays nobody else's packet.
+//! on that thread. One of [`Service::route_slow`] does so on a thread of a pool, so that it may wait, for instance
+//! for another service ([`crate::mesh`]), and delays nobody else's packet. One of [`Service::route_later`] takes a
+//! [`Responder`] with it to whichever thread does the work, and may answer with a stream.
+
+pub mod streams;
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
@@ -26,14 +29,23 @@ use std::time::{Duration, Instant};
 use clap::Parser;
 use serde_json::{Map, Value};
 
+use crate::context::{Context, MAX_HOPS};
+use crate::mesh::Mesh;
 use crate::net::listener::{Listener, Serving, Work};
 use crate::net::membership::{Membership, OnList};
 use crate::net::peer::{Answerer, PacketServer, Peer};
 use crate::node::{GATE, Node};
-use crate::packet::{COURSE_MAX_BYTES, Dialect, Head, Key};
+use crate::packet::{CANCEL, COURSE_MAX_BYTES, Dialect, Head, Key};
 pub use crate::packet::{Failure, Reply};
+use crate::pool::{Admission, Pool};
 use crate::process::{self, Common, Identity, Join};
 use crate::sync::lock;
+use streams::StreamTable;
+pub use streams::{SharedReply, StreamSender};
+
+/// How many slow handlers run at a time, and how many requests may wait for them.
+const WORKERS: usize = 16;
+const MAX_WAITING: usize = 1024;
 
 /// How long, after this service has said that it leaves, requests may still come that were on their way.
 const SETTLE: Duration = Duration::from_millis(300);
@@ -42,19 +54,22 @@ const SETTLE: Duration = Duration::from_millis(300);
 pub struct Service {
     identity: Identity,
     routes: RouteTable,
+    mesh: Option<Arc<Mesh>>,
 }
 
 /// A running service.
 pub struct Running {
     serving: Serving,
     membership: Membership,
+    streams: Arc<StreamTable>,
+    mesh: Option<Arc<Mesh>>,
 }
 
 /// A request as a handler sees it.
 #[derive(Debug)]
 pub struct Request {
     params: Value,
-    deadline: Option<Instant>,
+    context: Context,
 }
 
 /// The duty to answer one request, exactly once, from any thread.
@@ -64,6 +79,7 @@ pub struct Responder {
     key: Option<Key>,
     limit_bytes: usize,
     answered: bool,
+    streams: Arc<StreamTable>,
     _work: Work,
 }
 
@@ -73,6 +89,7 @@ type AnswerLater = dyn Fn(Request, Responder) + Send + Sync;
 
 enum Handler {
     Now(Box<AnswerNow>),
+    Slow(Arc<AnswerNow>),
     Later(Box<AnswerLater>),
 }
 
@@ -97,7 +114,14 @@ impl Service {
     /// A service whose port also has an environment variable of its own.
     #[must_use]
     pub fn with_identity(identity: Identity) -> Self {
-        Self { identity, routes: HashMap::new() }
+        Self { identity, routes: HashMap::new(), mesh: None }
+    }
+
+    /// Shows this mesh the lists that the service gets, so that its handlers can call other services.
+    #[must_use]
+    pub fn mesh(mut self, mesh: &Arc<Mesh>) -> Self {
+        self.mesh = Some(mesh.clone());
+        self
     }
 
     /// Answers `method uri` with `handler`, on the thread that reads the packet: for handlers that are quick.
@@ -107,6 +131,16 @@ impl Service {
         H: Fn(&Request) -> Result<Reply, Failure> + Send + Sync + 'static,
     {
         self.add(method, uri, Handler::Now(Box::new(handler)))
+    }
+
+    /// Answers `method uri` with `handler`, on a thread of a pool: for handlers that wait, such as for another
+    /// service.
+    #[must_use]
+    pub fn route_slow<H>(self, method: &str, uri: &str, handler: H) -> Self
+    where
+        H: Fn(&Request) -> Result<Reply, Failure> + Send + Sync + 'static,
+    {
+        self.add(method, uri, Handler::Slow(Arc::new(handler)))
     }
 
     /// Answers `method uri` with `handler`, which may pass the [`Responder`] on to another thread: for work that
@@ -154,17 +188,26 @@ impl Service {
         let no_thread = |error| format!("the operating system starts no further thread: {error}");
         let urls = self.urls();
         let course_gates = Arc::new(CourseGates::default());
-        let desk = Desk { routes: self.routes, course_gates: course_gates.clone() };
+        let streams = Arc::new(StreamTable::default());
+        let slow = self.routes.values().flat_map(HashMap::values).any(|one| matches!(one, Handler::Slow(_)));
+        let pool = if slow { Some(Pool::start("work", WORKERS, MAX_WAITING)?) } else { None };
+        let (routes, gates) = (self.routes, course_gates.clone());
+        let desk = Desk { routes, course_gates: gates, pool, streams: streams.clone() };
         let server = PacketServer::new(Arc::new(desk), common.max_frame);
         let serving = listener
             .serve(self.identity.name, common.max_connections, Arc::new(server))
             .map_err(no_thread)?;
         let node = Node::ours(self.identity.name, serving.address().port(), urls, &process::new_id()?);
-        let on_list: Arc<OnList> =
-            Arc::new(move |place, nodes: Vec<Node>| course_gates.follow(place, &nodes));
+        let followed = self.mesh.as_ref().map(Mesh::on_list);
+        let on_list: Arc<OnList> = Arc::new(move |place, nodes: Vec<Node>| {
+            course_gates.follow(place, &nodes);
+            if let Some(followed) = &followed {
+                followed(place, nodes);
+            }
+        });
         let membership =
             Membership::join(&join.distributor, node, common.max_frame, &on_list).map_err(no_thread)?;
-        Ok(Running { serving, membership })
+        Ok(Running { serving, membership, streams, mesh: self.mesh })
     }
 
     fn urls(&self) -> Vec<String> {
@@ -182,7 +225,11 @@ impl Running {
     /// Ends the service: says that it leaves, finishes what has begun, and waits no longer than `limit`.
     pub fn stop(self, limit: Duration) {
         self.membership.leave();
+        self.streams.end_all(&Failure::new(503, "this instance is ending; ask another for what comes after"));
         self.serving.drain(SETTLE, limit);
+        if let Some(mesh) = self.mesh {
+            mesh.close_streams();
+        }
     }
 }
 
@@ -190,6 +237,9 @@ impl Running {
 struct Desk {
     routes: RouteTable,
     course_gates: Arc<CourseGates>,
+    /// Where slow handlers run; none if there are none.
+    pool: Option<Pool>,
+    streams: Arc<StreamTable>,
 }
 
 /// Whether a gateway of the course is about, which dies of a long packet.
@@ -220,17 +270,23 @@ impl Answerer for Desk {
 
     fn gone(&self, peer: &Arc<Peer>) {
         log::info!("{} gone", peer.address());
+        self.streams.forget(peer.id());
     }
 
     fn packet(&self, peer: &Arc<Peer>, head: &Head<'_>) {
         let (Some(method), Some(uri)) = (head.method.as_deref(), head.uri.as_deref()) else {
             return log::debug!("{} sent what is no request; ignored", peer.address());
         };
+        let key = head.answer_key();
+        if method == CANCEL {
+            return self.streams.cancel(peer.id(), key.as_ref());
+        }
         let responder = Responder {
             peer: peer.clone(),
-            key: head.answer_key(),
+            key,
             limit_bytes: self.limit_bytes(head),
             answered: false,
+            streams: self.streams.clone(),
             _work: peer.work(),
         };
         let (handler, request) =
@@ -241,8 +297,9 @@ impl Answerer for Desk {
         // A handler that panics has failed one request: its dropped responder says so. It must not take along
         // the connection, over which other people's requests come.
         let caught = catch_unwind(AssertUnwindSafe(|| match handler {
-            Handler::Now(answer) => responder.answer(&answer(&request)),
-            Handler::Later(begin) => begin(request, responder),
+            Handler::Now(answer) => responder.answer(&request.context.run(|| answer(&request))),
+            Handler::Later(begin) => request.context.run(|| begin(request, responder)),
+            Handler::Slow(answer) => self.answer_on_pool(answer.clone(), request, responder),
         }));
         if caught.is_err() {
             log::error!("the handler of {method} {uri} panicked");
@@ -260,6 +317,17 @@ impl Desk {
             let known: Vec<&str> = methods.keys().map(String::as_str).collect();
             Failure::new(405, format!("{uri} takes {}, not {method}", known.join(", ")))
         })
+    }
+
+    fn answer_on_pool(&self, answer: Arc<AnswerNow>, request: Request, responder: Responder) {
+        let Some(pool) = &self.pool else { return };
+        pool.submit(move |admission| match admission {
+            Admission::Admitted => responder.answer(&request.context.run(|| answer(&request))),
+            Admission::Refused => {
+                responder
+                    .answer(&Err(Failure::new(503, "too many requests wait here; try again in a moment")));
+            }
+        });
     }
 
     /// Course gateways die of a long reply. Nodes of ours give themselves away by `deadline_ms`; of the others
@@ -283,7 +351,14 @@ impl Request {
         }
         let deadline =
             head.deadline_ms.map(|left| Instant::now() + Duration::from_millis(left.min(3_600_000)));
-        Ok(Self { params, deadline })
+        let hops = head.hops.unwrap_or(0).saturating_add(1);
+        if hops > MAX_HOPS + 1 {
+            return Err(Failure::new(
+                508,
+                "this request has come through too many services: they call each other in a ring",
+            ));
+        }
+        Ok(Self { params, context: Context { deadline, hops } })
     }
 
     /// The arguments by name: from the query, the body and the path, or whatever a caller sent.
@@ -315,11 +390,32 @@ impl Request {
     /// Until when the asker waits, if it said so. What is not done by then is done in vain.
     #[must_use]
     pub fn deadline(&self) -> Option<Instant> {
-        self.deadline
+        self.context.deadline
     }
 }
 
 impl Responder {
+    /// Whether the asker can take several replies. Course gateways cannot.
+    #[must_use]
+    pub fn can_stream(&self) -> bool {
+        self.limit_bytes > COURSE_MAX_BYTES && self.key.as_ref().is_some_and(|key| !key.is_notice())
+    }
+
+    /// Answers with a stream. It stands until it is ended, here or by the asker, or their connection ends.
+    ///
+    /// # Errors
+    /// 503 if too many streams are open; the responder is given back to say so.
+    pub fn into_stream(mut self) -> Result<StreamSender, Self> {
+        let Some(key) = self.key.clone().filter(|_| self.can_stream()) else { return Err(self) };
+        match self.streams.open(&self.peer, key) {
+            Some(stream) => {
+                self.answered = true;
+                Ok(stream)
+            }
+            None => Err(self),
+        }
+    }
+
     /// Answers the request.
     pub fn answer(mut self, outcome: &Result<Reply, Failure>) {
         self.send(outcome);
@@ -345,6 +441,9 @@ impl Drop for Responder {
 
 impl fmt::Debug for Service {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Service").field("identity", &self.identity).field("routes", &self.urls()).finish()
+        f.debug_struct("Service")
+            .field("identity", &self.identity)
+            .field("routes", &self.urls())
+            .finish_non_exhaustive()
     }
 }

@@ -5,12 +5,15 @@
 //! | this file | the routes: what each one reads, does and answers |
 //! | [`input`] | the rules about fields |
 //! | [`model`] | users and tokens as rows, the SQL |
+//! | [`changes`], [`bell`] | the change feed, and how processes on one database tell each other of a commit |
 //! | [`store`] | connections, the writer thread, group commit |
 //! | [`passwords`] | hashing and tokens |
 //!
 //! Reads answer at once, on the thread that read the packet. Writes go to the writer thread and are answered
 //! after their commit. Whatever hashes a password goes to the pool first.
 
+pub mod bell;
+pub mod changes;
 pub mod input;
 pub mod model;
 pub mod passwords;
@@ -18,12 +21,14 @@ pub mod store;
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
+use crate::net::link::DEFAULT_TIMEOUT;
 use crate::process::Identity;
 use crate::service::{Failure, Reply, Request, Responder, Service};
+use changes::Feed;
 use input::Fields;
 use model::{Changes, NewUser, User};
 use passwords::{HashingPool, Password, PasswordHash, Token};
@@ -35,18 +40,26 @@ pub const USERS: Identity = Identity { name: "users", port: 9020, port_variable:
 /// How long a login token is valid, in seconds.
 const TOKEN_SECONDS: u64 = 24 * 60 * 60;
 
+/// How long before its deadline a reader that waits for a change is told that it has not come.
+const ANSWER_IN_TIME: Duration = Duration::from_millis(50);
+
 /// What the handlers share.
 struct Users {
-    store: Store,
+    store: Arc<Store>,
+    feed: Arc<Feed>,
     hashing: HashingPool,
+    /// How many changes the feed keeps.
+    keep: u64,
 }
 
 /// Builds the users service on a database file.
 ///
 /// # Errors
 /// A sentence that says why the database cannot be opened.
-pub fn service(database: &Path) -> Result<Service, String> {
-    let users = Arc::new(Users { store: Store::open(database)?, hashing: HashingPool::start()? });
+pub fn service(database: &Path, keep_changes: u64) -> Result<Service, String> {
+    let store = Arc::new(Store::open(database)?);
+    let feed = Feed::start(store.clone())?;
+    let users = Arc::new(Users { store, feed, hashing: HashingPool::start()?, keep: keep_changes.max(1) });
     let handler = |begin: fn(&Arc<Users>, &Request) -> Result<Begun, Failure>| {
         let users = users.clone();
         move |request: Request, responder: Responder| match begin(&users, &request) {
@@ -54,9 +67,9 @@ pub fn service(database: &Path) -> Result<Service, String> {
             Err(failure) => responder.answer(&Err(failure)),
         }
     };
-    let reading = users.clone();
     Ok(Service::with_identity(USERS)
-        .route("GET", "/users", move |request| reading.read(request))
+        .route_later("GET", "/users", handler(Users::read))
+        .route_later("GET", "/users/changes", handler(Users::changes))
         .route_later("POST", "/users", handler(Users::create))
         .route_later("PATCH", "/users", handler(Users::update))
         .route_later("DELETE", "/users", handler(Users::delete))
@@ -65,6 +78,15 @@ pub fn service(database: &Path) -> Result<Service, String> {
 
 /// What is left to do once the input is known to be good: the responder goes along with it.
 type Begun = Box<dyn FnOnce(Responder)>;
+
+/// The arguments of a read.
+const READ_FIELDS: [&str; 6] = ["id", "params", "limit", "after", "email", "at_least"];
+
+/// What a read asks for, once its input is known to be good.
+enum Query {
+    One(i64),
+    Page { limit: usize, after: i64, email: Option<String> },
+}
 
 #[derive(Serialize)]
 struct LoggedIn {
@@ -75,19 +97,63 @@ struct LoggedIn {
 }
 
 impl Users {
-    /// `GET /users`, `GET /users/1`.
-    fn read(&self, request: &Request) -> Result<Reply, Failure> {
-        let fields = request.params()?;
-        if Fields::among(fields, &["id", "params", "limit", "after", "email"])?.names_one() {
-            let id = Fields::among(fields, &["id", "params"])?.id()?;
-            let user = self.store.read(|db| model::get(db, id)).map_err(|error| about(id, error))?;
-            return Reply::ok(user);
+    /// `GET /users`, `GET /users/1`. With `at_least`, only once that change has happened.
+    fn read(self: &Arc<Self>, request: &Request) -> Result<Begun, Failure> {
+        let query = Self::query(request)?;
+        let seq = Fields::among(request.params()?, &READ_FIELDS)?.at_least()?;
+        let deadline = request.deadline().unwrap_or_else(|| Instant::now() + DEFAULT_TIMEOUT);
+        // The refusal must be there while the asker still waits for it.
+        let deadline = deadline.checked_sub(ANSWER_IN_TIME).unwrap_or(deadline);
+        let users = self.clone();
+        Ok(Box::new(move |responder| {
+            let Some(seq) = seq else { return responder.answer(&users.run(&query)) };
+            // What another process has committed is seen by reading, before the feed has told of it.
+            match users.store.read(model::last_seq) {
+                Ok(last) if last >= seq => responder.answer(&users.run(&query)),
+                Ok(_) => users.feed.clone().wait_for(seq, deadline, move |happened| {
+                    responder.answer(&happened.and_then(|()| users.run(&query)));
+                }),
+                Err(error) => responder.answer(&Err(error.into())),
+            }
+        }))
+    }
+
+    fn query(request: &Request) -> Result<Query, Failure> {
+        let fields = Fields::among(request.params()?, &READ_FIELDS)?;
+        if fields.names_one() {
+            let fields = Fields::among(request.params()?, &["id", "params", "at_least"])?;
+            return Ok(Query::One(fields.id()?));
         }
-        let fields = Fields::among(fields, &["limit", "after", "email"])?;
-        let (limit, after, email) = (fields.limit()?, fields.after()?, fields.email()?);
-        let (users, more) = self.store.read(|db| model::list(db, limit, after, email.as_deref()))?;
-        let next = users.last().filter(|_| more).map(|last| last.id);
-        Reply::ok(users)?.with("next", next)
+        Ok(Query::Page { limit: fields.limit()?, after: fields.after()?, email: fields.email()? })
+    }
+
+    fn run(&self, query: &Query) -> Result<Reply, Failure> {
+        match query {
+            Query::One(id) => {
+                let read = self.store.read(|db| model::get(db, *id));
+                let (user, seq) = read.map_err(|error| about(*id, error))?;
+                Reply::ok(&user)?.with("seq", seq)?.with("etag", user.changed_seq.to_string())
+            }
+            Query::Page { limit, after, email } => {
+                let page = self.store.read(|db| model::list(db, *limit, *after, email.as_deref()))?;
+                let next = page.users.last().filter(|_| page.more).map(|last| last.id);
+                Reply::ok(page.users)?.with("next", next)?.with("seq", page.seq)
+            }
+        }
+    }
+
+    /// `GET /users/changes`: with `limit` a page, without it a stream.
+    fn changes(self: &Arc<Self>, request: &Request) -> Result<Begun, Failure> {
+        let fields = Fields::among(request.params()?, &["after", "limit"])?;
+        let (after, limit) = (fields.change_after()?, fields.limit()?);
+        let (users, wants_page) = (self.clone(), fields.has("limit"));
+        Ok(Box::new(move |responder| {
+            if wants_page || !responder.can_stream() {
+                responder.answer(&users.feed.page(after.unwrap_or(0), limit));
+            } else {
+                users.feed.stream(after, responder);
+            }
+        }))
     }
 
     /// `POST /users`.
@@ -96,18 +162,15 @@ impl Users {
         let email = Fields::required(fields.email()?, "email")?;
         let name = Fields::required(fields.name()?, "name")?;
         let password = fields.new_password()?;
-        let (users, deadline) = (self.clone(), request.deadline());
+        let (users, deadline, keep) = (self.clone(), request.deadline(), self.keep);
         Ok(Box::new(move |responder| {
             users.clone().with_hash(password, responder, move |password, responder| {
                 let new = NewUser { email, name, password };
                 users.write(
                     deadline,
                     responder,
-                    move |db| model::create(db, &new),
-                    |outcome| {
-                        let user = outcome.map_err(email_taken)?;
-                        Ok(Reply::ok(user)?.with_status(201))
-                    },
+                    move |db| model::create(db, &new, keep),
+                    |outcome| Ok(written(&outcome.map_err(email_taken)?)?.with_status(201)),
                 );
             });
         }))
@@ -115,21 +178,23 @@ impl Users {
 
     /// `PATCH /users/1`.
     fn update(self: &Arc<Self>, request: &Request) -> Result<Begun, Failure> {
-        let fields = Fields::among(request.params()?, &["id", "params", "email", "name", "password"])?;
+        let fields =
+            Fields::among(request.params()?, &["id", "params", "email", "name", "password", "if_match"])?;
         let id = fields.id()?;
         let (email, name, password) = (fields.email()?, fields.name()?, fields.new_password()?);
         if email.is_none() && name.is_none() && password.is_none() {
             return Err(Failure::bad_request("name what is to change: email, name or password"));
         }
-        let (users, deadline) = (self.clone(), request.deadline());
+        let expected = fields.if_match()?;
+        let (users, deadline, keep) = (self.clone(), request.deadline(), self.keep);
         Ok(Box::new(move |responder| {
             users.clone().with_hash(password, responder, move |password, responder| {
                 let changes = Changes { email, name, password };
                 users.write(
                     deadline,
                     responder,
-                    move |db| model::update(db, id, &changes),
-                    move |outcome| Reply::ok(outcome.map_err(|error| about(id, error))?),
+                    move |db| model::update(db, id, &changes, expected.as_deref(), keep),
+                    move |outcome| written(&outcome.map_err(|error| about(id, error))?),
                 );
             });
         }))
@@ -137,14 +202,15 @@ impl Users {
 
     /// `DELETE /users/1`.
     fn delete(self: &Arc<Self>, request: &Request) -> Result<Begun, Failure> {
-        let id = Fields::among(request.params()?, &["id", "params"])?.id()?;
-        let (users, deadline) = (self.clone(), request.deadline());
+        let fields = Fields::among(request.params()?, &["id", "params", "if_match"])?;
+        let (id, expected) = (fields.id()?, fields.if_match()?);
+        let (users, deadline, keep) = (self.clone(), request.deadline(), self.keep);
         Ok(Box::new(move |responder| {
             users.write(
                 deadline,
                 responder,
-                move |db| model::delete(db, id),
-                move |outcome| Reply::ok(outcome.map_err(|error| about(id, error))?),
+                move |db| model::delete(db, id, expected.as_deref(), keep),
+                move |outcome| written(&outcome.map_err(|error| about(id, error))?),
             );
         }))
     }
@@ -220,10 +286,19 @@ impl Users {
     }
 }
 
+/// The answer to a write: the user, its version, and the number of the change.
+fn written(user: &User) -> Result<Reply, Failure> {
+    let seq = user.changed_seq;
+    Reply::ok(user)?.with("seq", seq)?.with("etag", seq.to_string())
+}
+
 /// A store error that concerns the user with this id.
 fn about(id: i64, error: StoreError) -> Failure {
     match error {
         StoreError::NotFound => Failure::not_found(format!("no user has id {id}")),
+        StoreError::Changed => {
+            Failure::new(412, format!("user {id} has been changed since you read it; read it again"))
+        }
         other => email_taken(other),
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use clap::{Parser, ValueEnum};
 use pilcrow::gateway::http::Front;
-use pilcrow::gateway::{GATEWAY, Gateway, tiny_front};
+use pilcrow::gateway::{GATEWAY, Gateway, Settings, tiny_front};
 use pilcrow::mesh::Mesh;
 use pilcrow::net::link::LinkLimits;
 use pilcrow::node::{GATE, Node};
@@ -29,6 +29,10 @@ struct Args {
     #[arg(long, env = "GATEWAY_MAX_IN_FLIGHT", value_name = "N", default_value_t = 2048)]
     #[arg(value_parser = process::at_least_one)]
     max_in_flight: usize,
+
+    /// How many streams of events may be open; the next is answered 503
+    #[arg(long, env = "GATEWAY_MAX_STREAMS", value_name = "N", default_value_t = 1000)]
+    max_streams: usize,
 
     /// What reads HTTP
     #[arg(long, env = "GATEWAY_FRONT", value_enum, default_value_t = FrontKind::Own)]
@@ -65,8 +69,10 @@ fn serve(args: &Args) -> Result<(), String> {
     let node = Node::ours(GATE, address.port(), Vec::new(), &id);
     let limits = LinkLimits { max_frame_bytes: args.common.max_frame, max_pending: args.max_in_flight };
     let no_thread = |error| format!("the operating system starts no further thread: {error}");
-    let mesh = Mesh::join(&args.join.distributor, node, limits).map_err(no_thread)?;
-    let gateway = Arc::new(Gateway::new(mesh, args.timeout, args.max_in_flight, id));
+    let (mesh, membership) = Mesh::join(&args.join.distributor, node, limits).map_err(no_thread)?;
+    let Args { timeout, max_in_flight, max_streams, .. } = *args;
+    let settings = Settings { timeout, max_in_flight, max_streams };
+    let gateway = Arc::new(Gateway::new(mesh, membership, settings, id));
     match args.front {
         FrontKind::Own => {
             let front = Arc::new(Front::new(gateway.clone()));

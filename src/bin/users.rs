@@ -19,8 +19,14 @@ struct Args {
     /// The database file; made if it is not there. Several users processes may share one
     #[arg(long, env = "USERS_DATABASE", value_name = "FILE", default_value = "data/users.db")]
     database: PathBuf,
+
+    /// How many changes the feed keeps for those who come back
+    #[arg(long, env = "USERS_KEEP_CHANGES", value_name = "N", default_value_t = 100_000)]
+    keep_changes: u64,
 }
 
 fn main() -> ExitCode {
-    process::run(USERS, |args: Args| users::service(&args.database)?.serve(&args.common, &args.join))
+    process::run(USERS, |args: Args| {
+        users::service(&args.database, args.keep_changes)?.serve(&args.common, &args.join)
+    })
 }

@@ -19,7 +19,7 @@ use chunked_transfer::Decoder;
 use tiny_http::{HTTPVersion, Header, Method};
 
 use super::translate::HttpAnswer;
-use super::{Gateway, HttpRequest, MAX_BODY_BYTES};
+use super::{Answer, Gateway, HttpRequest, MAX_BODY_BYTES};
 use crate::net::is_timeout;
 use crate::net::listener::{Connection, Serve};
 use crate::net::outbox::write_by;
@@ -58,7 +58,8 @@ const MAX_CHUNKED_BYTES: usize = 4 * MAX_BODY_BYTES;
 const MAX_CHUNK_LINE_BYTES: usize = 256;
 
 /// The headers that the gateway or this front looks at; all others are read and passed over.
-const KEPT_HEADERS: [&str; 2] = ["Content-Type", "X-Request-Id"];
+const KEPT_HEADERS: [&str; 6] =
+    ["Content-Type", "X-Request-Id", "Accept", "Last-Event-ID", "If-Match", "If-None-Match"];
 
 /// The HTTP front of a gateway.
 pub struct Front {
@@ -81,7 +82,10 @@ impl Front {
             let (answer, how) = match Self::read(&mut reader) {
                 Ok((request, mut how)) => {
                     how.keep_alive &= !connection.draining();
-                    (self.gateway.answer(&request), how)
+                    match self.gateway.answer(&request) {
+                        Answer::Whole(answer) => (answer, how),
+                        Answer::Stream(events) => return events.send(stream),
+                    }
                 }
                 Err(Broken::Refused(answer)) => {
                     (self.gateway.refuse(*answer, &reader.headers), Manner::CLOSING)

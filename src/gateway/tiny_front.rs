@@ -11,7 +11,7 @@ use std::thread;
 use tiny_http::{Request, Server};
 
 use super::translate::HttpAnswer;
-use super::{Gateway, HttpRequest, MAX_BODY_BYTES};
+use super::{Answer, Gateway, HttpRequest, MAX_BODY_BYTES};
 use crate::packet::Failure;
 
 /// How many requests are worked on at a time. Each waits for its reply on its own thread.
@@ -48,13 +48,23 @@ pub fn stop(server: &Server) {
 fn work(server: &Server, gateway: &Gateway) {
     while let Ok(mut request) = server.recv() {
         let answer = match read(&mut request) {
-            Ok(read) => gateway.answer(&read),
+            Ok(read) => match gateway.answer(&read) {
+                Answer::Whole(answer) => answer,
+                Answer::Stream(_) => no_streams(),
+            },
             Err(refusal) => gateway.refuse(refusal, request.headers()),
         };
         if let Err(error) = request.respond(answer.into_response()) {
             log::debug!("a client was gone before its answer: {error}");
         }
     }
+}
+
+fn no_streams() -> HttpAnswer {
+    HttpAnswer::failure(&Failure::new(
+        501,
+        "this front holds back what it streams: start the gateway without --front",
+    ))
 }
 
 fn read(request: &mut Request) -> Result<HttpRequest, HttpAnswer> {

@@ -10,7 +10,8 @@ use serde_json::value::{RawValue, to_raw_value};
 use tiny_http::{Header, Method, Response, StatusCode};
 
 use super::HttpRequest;
-use crate::net::link::{Outcome, Refusal, ReplyFrame};
+use crate::mesh;
+use crate::net::link::{Outcome, ReplyFrame};
 use crate::packet::Failure;
 
 /// How deep the JSON of a body may be nested. Readers behind us stop at 128.
@@ -36,6 +37,8 @@ pub struct HttpAnswer {
     pub status: u16,
     /// JSON.
     pub body: Vec<u8>,
+    /// What tells this state of the thing from every other.
+    etag: Option<String>,
     headers: Vec<(&'static str, Cow<'static, str>)>,
 }
 
@@ -112,11 +115,48 @@ pub fn params(
     if !matches!(request.method, Method::Get | Method::Head) && !request.body.is_empty() {
         arguments.extend(body_arguments(request)?);
     }
+    for (header, name) in [("Last-Event-ID", "after"), ("If-Match", "if_match")] {
+        if let Some(value) = request.header(header).filter(|_| passes_on(&request.method, header)) {
+            arguments.insert(Cow::Borrowed(name), Argument::Text(Cow::Borrowed(value)));
+        }
+    }
     if let Some(segment) = segment {
         arguments.insert(Cow::Borrowed("params"), Argument::Text(segment));
     }
     to_raw_value(&arguments)
         .map_err(|error| bad_request(&format!("the arguments cannot be passed on: {error}")))
+}
+
+/// Which of the headers that become arguments mean something to this method.
+fn passes_on(method: &Method, header: &str) -> bool {
+    match header {
+        "Last-Event-ID" => *method == Method::Get,
+        _ => !matches!(method, Method::Get | Method::Head | Method::Post),
+    }
+}
+
+/// Whether the client takes Server-Sent Events.
+#[must_use]
+pub fn wants_events(request: &HttpRequest) -> bool {
+    let accepts = request.header("Accept").unwrap_or_default();
+    let types = accepts.split(',').map(|range| range.split(';').next().unwrap_or_default().trim());
+    request.method == Method::Get
+        && types.into_iter().any(|kind| kind.eq_ignore_ascii_case("text/event-stream"))
+}
+
+/// The answer, or 304 if the client has this state already.
+#[must_use]
+pub fn conditional(request: &HttpRequest, answer: HttpAnswer) -> HttpAnswer {
+    let Some(etag) = answer.etag.clone().filter(|_| answer.status < 300) else { return answer };
+    let known = request.header("If-None-Match").is_some_and(|known| {
+        known.split(',').map(str::trim).any(|one| one == "*" || one.trim_start_matches("W/") == etag)
+    });
+    let reads = matches!(request.method, Method::Get | Method::Head);
+    if reads && known {
+        HttpAnswer::empty(304).with_header("ETag", etag)
+    } else {
+        answer.with_header("ETag", etag)
+    }
 }
 
 /// `params` that are one text, as the course's log service takes them.
@@ -213,18 +253,12 @@ fn bad_request(message: &str) -> HttpAnswer {
     HttpAnswer::failure(&Failure::bad_request(message))
 }
 
-/// The one table of outcomes and HTTP statuses: what a client is told when a call had no reply.
+/// What a client is told when a call had no reply; the table is [`mesh::failure_of`].
 #[must_use]
 pub fn failure_of(outcome: Outcome, uri: &str) -> HttpAnswer {
-    let (status, what_now) = match outcome {
-        Outcome::Timeout => (504, "look before you repeat it"),
-        Outcome::LinkLost => (502, "look before you repeat it"),
-        Outcome::Refused(Refusal::TooLarge) => (413, "send less"),
-        Outcome::Refused(Refusal::Down) => (503, "start an instance, or try again in a moment"),
-        Outcome::Refused(Refusal::Busy) => (503, "try again in a moment"),
-    };
-    let answer = HttpAnswer::failure(&Failure::new(status, format!("{uri}: {outcome}; {what_now}")));
-    if status == 503 { answer.with_retry_after() } else { answer }
+    let failure = mesh::failure_of(outcome, uri);
+    let answer = HttpAnswer::failure(&failure);
+    if failure.errorcode == 503 { answer.with_retry_after() } else { answer }
 }
 
 impl From<ReplyFrame> for HttpAnswer {
@@ -234,7 +268,10 @@ impl From<ReplyFrame> for HttpAnswer {
         let as_status = |code: i64| u16::try_from(code).ok().filter(|code| (400..600).contains(code));
         let said = reply.status.filter(|status| (200..600).contains(status));
         let status = said.or_else(|| reply.errorcode.and_then(as_status)).unwrap_or(200);
-        Self { status, body: reply.json.into_bytes(), headers: Vec::new() }
+        // A quotation mark or a control character would end the header's value early.
+        let plain = |etag: &String| etag.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'"');
+        let etag = reply.etag.filter(plain).map(|etag| format!("\"{etag}\""));
+        Self { status, body: reply.json.into_bytes(), etag, headers: Vec::new() }
     }
 }
 
@@ -242,18 +279,22 @@ impl HttpAnswer {
     /// An answer with a body of our own.
     #[must_use]
     pub fn json<T: Serialize>(status: u16, body: &T) -> Self {
-        Self { status, body: serde_json::to_vec(body).unwrap_or_default(), headers: Vec::new() }
+        Self { body: serde_json::to_vec(body).unwrap_or_default(), ..Self::empty(status) }
+    }
+
+    /// An answer without a body.
+    #[must_use]
+    pub fn empty(status: u16) -> Self {
+        Self { status, body: Vec::new(), etag: None, headers: Vec::new() }
     }
 
     /// A failure of the gateway itself, in the shape of a reply packet.
     #[must_use]
     pub fn failure(failure: &Failure) -> Self {
-        #[derive(Serialize)]
-        struct Body<'a> {
-            errorcode: u16,
-            errormessage: &'a str,
-        }
-        let body = Body { errorcode: failure.errorcode, errormessage: &failure.errormessage };
+        let mut body = serde_json::Map::new();
+        body.insert("errorcode".to_owned(), failure.errorcode.into());
+        body.insert("errormessage".to_owned(), failure.errormessage.as_str().into());
+        body.extend(failure.details.iter().map(|(name, value)| ((*name).to_owned(), value.clone())));
         Self::json(failure.errorcode, &body)
     }
 

@@ -6,11 +6,15 @@
 //!
 //! Every request ends in exactly one of: its reply, [`Outcome::Timeout`], [`Outcome::LinkLost`], or
 //! [`Outcome::Refused`], which says that it never left.
+//!
+//! A request may also be answered by a *stream*: many replies under one key. They wait in a bounded queue for
+//! whoever reads them ([`ReplyStream`]). A reader that does not keep up loses its stream, not the link's time.
 
 use std::collections::HashMap;
 use std::fmt;
 use std::io;
 use std::net::TcpStream;
+use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, RwLock};
 use std::time::{Duration, Instant};
@@ -21,9 +25,16 @@ use super::dial::{Again, Dialer, Session as DialSession};
 use super::inbound::Inbound;
 use super::outbox::{Batching, Outbox, SendError};
 use super::peer::Described;
+use crate::context::Context;
 use crate::packet::frame::{FrameError, Offence};
-use crate::packet::{COURSE_MAX_BYTES, Dialect, Head, Outgoing};
+use crate::packet::{
+    COURSE_MAX_BYTES, Cancel, DEFAULT_MAX_FRAME_BYTES, Dialect, Head, Outgoing, Travel, encode,
+};
 use crate::sync::{lock, read, write};
+
+/// How many replies of one stream may wait for its reader, and how many bytes they may have.
+const STREAM_QUEUE_REPLIES: usize = 4096;
+const STREAM_QUEUE_BYTES: usize = 1024 * 1024;
 
 /// A reply as it came: its text untouched, and what a caller needs to know of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,6 +45,14 @@ pub struct ReplyFrame {
     pub errorcode: Option<i64>,
     /// The HTTP status of a success other than 200.
     pub status: Option<u16>,
+    /// Where in `json` the results stand.
+    results: Option<Range<usize>>,
+    /// Whether more replies to the same request follow.
+    pub more: bool,
+    /// The number of the change that it tells of, or up to which it is complete.
+    pub seq: Option<u64>,
+    /// What tells this state of a thing from every other.
+    pub etag: Option<String>,
 }
 
 /// How a request ended that got no reply.
@@ -56,6 +75,8 @@ pub enum Refusal {
     Busy,
     /// The packet would be longer than a frame may be.
     TooLarge,
+    /// The request has come through too many services: they call each other in a ring.
+    Ring,
 }
 
 /// Limits that hold for every link of a process.
@@ -65,6 +86,12 @@ pub struct LinkLimits {
     pub max_frame_bytes: usize,
     /// How many requests may be pending on one link.
     pub max_pending: usize,
+}
+
+impl Default for LinkLimits {
+    fn default() -> Self {
+        Self { max_frame_bytes: DEFAULT_MAX_FRAME_BYTES, max_pending: 2048 }
+    }
 }
 
 /// Told when a link comes up (`true`) or goes down (`false`).
@@ -90,6 +117,7 @@ struct Shared {
 
 /// One connection of a link.
 struct Session {
+    dialect: Dialect,
     outbox: Outbox,
     pending: Mutex<Pending>,
     /// Close this connection as soon as nothing is pending.
@@ -98,10 +126,46 @@ struct Session {
 
 #[derive(Default)]
 struct Pending {
-    waiting: HashMap<u64, Sender<ReplyFrame>>,
+    waiting: HashMap<u64, Waiting>,
     last_key: u64,
     /// Inside the lock: nobody can register after the table was emptied.
     closed: bool,
+}
+
+/// Who waits for the replies under a key.
+enum Waiting {
+    /// A caller, for one reply.
+    Caller(Sender<ReplyFrame>),
+    /// A reader of a stream.
+    Reader(Sender<ReplyFrame>, Arc<Flow>),
+}
+
+/// How much of a stream waits for its reader.
+#[derive(Debug)]
+struct Flow {
+    uri: String,
+    waiting_bytes: AtomicUsize,
+    lagging: AtomicBool,
+}
+
+/// The reading end of a stream of replies. Dropping it ends the stream at its source.
+pub struct ReplyStream {
+    session: Arc<Session>,
+    key: u64,
+    replies: Receiver<ReplyFrame>,
+    flow: Arc<Flow>,
+    finished: bool,
+}
+
+/// Why a stream has no further reply.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StreamEnd {
+    /// The last reply has been read.
+    Finished,
+    /// The connection ended.
+    LinkLost,
+    /// More replies waited than a stream may hold: its reader is too slow.
+    Lagging,
 }
 
 impl Link {
@@ -169,6 +233,13 @@ impl Link {
         }
     }
 
+    /// Ends every stream over this link, here and at its source: this process is about to end.
+    pub fn end_streams(&self) {
+        if let Some(session) = self.session() {
+            session.end_streams();
+        }
+    }
+
     /// Dials at once if the link is down: there is news that the instance is there.
     pub fn dial_now(&self) {
         if !self.is_up() {
@@ -183,8 +254,46 @@ impl Link {
     pub fn call(&self, request: &Outgoing<'_>, deadline: Instant) -> Result<ReplyFrame, Outcome> {
         let session = self.session().ok_or(Outcome::Refused(Refusal::Down))?;
         let _in_flight = InFlight::count(&self.shared.in_flight);
-        let (key, reply) = session.register(self.shared.limits.max_pending)?;
-        let _pending = Place { session: &session, key };
+        let (sender, reply) = bounded(1);
+        let key = session.register(Waiting::Caller(sender), self.shared.limits.max_pending)?;
+        let mut place = Place { session: &session, key, taken: false };
+        self.send(&session, request, key, deadline)?;
+        let reply = reply.recv_deadline(deadline).map_err(|error| match error {
+            RecvTimeoutError::Timeout => Outcome::Timeout,
+            RecvTimeoutError::Disconnected => Outcome::LinkLost,
+        })?;
+        place.taken = true;
+        if reply.more {
+            session.cancel(request.uri, key);
+        }
+        Ok(reply)
+    }
+
+    /// Sends a request whose reply may be a stream. `deadline` is what the other side is told; how long to wait
+    /// is the reader's decision.
+    ///
+    /// # Errors
+    /// [`Outcome::Refused`] if the request was not sent.
+    pub fn open_stream(&self, request: &Outgoing<'_>, deadline: Instant) -> Result<ReplyStream, Outcome> {
+        let session = self.session().ok_or(Outcome::Refused(Refusal::Down))?;
+        let (waiting_bytes, lagging) = (AtomicUsize::new(0), AtomicBool::new(false));
+        let flow = Arc::new(Flow { uri: request.uri.to_owned(), waiting_bytes, lagging });
+        let (sender, replies) = bounded(STREAM_QUEUE_REPLIES);
+        let waiting = Waiting::Reader(sender, flow.clone());
+        let key = session.register(waiting, self.shared.limits.max_pending)?;
+        // From here on its drop gives the place in the pending table back.
+        let stream = ReplyStream { session, key, replies, flow, finished: false };
+        self.send(&stream.session, request, key, deadline)?;
+        Ok(stream)
+    }
+
+    fn send(
+        &self,
+        session: &Session,
+        request: &Outgoing<'_>,
+        key: u64,
+        deadline: Instant,
+    ) -> Result<(), Outcome> {
         let frame = self.frame(request, key, deadline)?;
         // Told before it leaves, or its reply might be told first.
         self.log_sent(request, key, frame.len());
@@ -198,10 +307,7 @@ impl Link {
             // A course node's reader is out of step after so long a packet: it gets a new connection.
             session.retire.store(true, Ordering::SeqCst);
         }
-        reply.recv_deadline(deadline).map_err(|error| match error {
-            RecvTimeoutError::Timeout => Outcome::Timeout,
-            RecvTimeoutError::Disconnected => Outcome::LinkLost,
-        })
+        Ok(())
     }
 
     /// Sends a request to which no reply is wanted.
@@ -222,8 +328,9 @@ impl Link {
     fn frame(&self, request: &Outgoing<'_>, key: u64, deadline: Instant) -> Result<Vec<u8>, Outcome> {
         let mut frame = Vec::with_capacity(request.params.get().len() + 128);
         let left = deadline.saturating_duration_since(Instant::now()).as_millis();
-        let left = u64::try_from(left).unwrap_or(u64::MAX);
-        let written = request.write(&mut frame, key, self.dialect(), left);
+        let deadline_ms = u64::try_from(left).unwrap_or(u64::MAX);
+        let travel = Travel { deadline_ms, hops: Context::current().hops };
+        let written = request.write(&mut frame, key, self.dialect(), travel);
         if written.is_err() || frame.len() > self.shared.limits.max_frame_bytes {
             return Err(Outcome::Refused(Refusal::TooLarge));
         }
@@ -259,11 +366,15 @@ impl Drop for InFlight<'_> {
 struct Place<'a> {
     session: &'a Session,
     key: u64,
+    /// The reader has taken the place out of the table, with the reply.
+    taken: bool,
 }
 
 impl Drop for Place<'_> {
     fn drop(&mut self) {
-        lock(&self.session.pending).waiting.remove(&self.key);
+        if !self.taken {
+            lock(&self.session.pending).waiting.remove(&self.key);
+        }
         if self.session.retire.load(Ordering::SeqCst) {
             self.session.retire();
         }
@@ -271,8 +382,7 @@ impl Drop for Place<'_> {
 }
 
 impl Session {
-    fn register(&self, max_pending: usize) -> Result<(u64, Receiver<ReplyFrame>), Outcome> {
-        let (sender, receiver) = bounded(1);
+    fn register(&self, waiting: Waiting, max_pending: usize) -> Result<u64, Outcome> {
         let mut pending = lock(&self.pending);
         if pending.closed {
             return Err(Outcome::Refused(Refusal::Down));
@@ -282,8 +392,32 @@ impl Session {
         }
         pending.last_key += 1;
         let key = pending.last_key;
-        pending.waiting.insert(key, sender);
-        Ok((key, receiver))
+        pending.waiting.insert(key, waiting);
+        Ok(key)
+    }
+
+    fn end_streams(&self) {
+        let mut ended = Vec::new();
+        lock(&self.pending).waiting.retain(|key, waiting| match waiting {
+            Waiting::Caller(_) => true,
+            Waiting::Reader(_, flow) => {
+                ended.push((*key, flow.uri.clone()));
+                false
+            }
+        });
+        for (key, uri) in ended {
+            self.cancel(&uri, key);
+        }
+    }
+
+    /// Tells the other side that nobody reads the stream under this key any more.
+    fn cancel(&self, uri: &str, key: u64) {
+        if self.dialect == Dialect::Pilcrow
+            && let Ok(frame) = encode(&Cancel::of(uri, key))
+        {
+            // If it does not arrive, the connection has ended, and the stream with it.
+            let _ = self.outbox.send(&frame);
+        }
     }
 
     /// Closes the connection if nothing is pending, else leaves word to do so when that is so.
@@ -311,17 +445,91 @@ impl Session {
         drop(waiting); // woken only now, outside the lock
     }
 
-    /// Whose reply this is. A course node may leave the key out, or say `null`; with a single request pending
-    /// there is no doubt all the same.
-    fn claim(&self, key: Option<u64>) -> Option<Sender<ReplyFrame>> {
+    /// Hands a reply to whoever waits for it. A course node may leave the key out, or say `null`; with a single
+    /// request pending there is no doubt all the same.
+    fn deliver(&self, key: Option<u64>, reply: ReplyFrame) -> Delivery {
         let mut pending = lock(&self.pending);
-        match key {
-            Some(key) => pending.waiting.remove(&key),
-            None if pending.waiting.len() == 1 => {
-                let only = pending.waiting.keys().next().copied()?;
-                pending.waiting.remove(&only)
+        let only = || (pending.waiting.len() == 1).then(|| pending.waiting.keys().next().copied()).flatten();
+        let Some(key) = key.or_else(only) else { return Delivery::Orphan };
+        match pending.waiting.remove(&key) {
+            None => Delivery::Orphan,
+            Some(Waiting::Caller(sender)) => {
+                drop(pending); // whoever is woken now wants this lock next
+                // The room for one reply is free: this is the first use of the sender.
+                if sender.try_send(reply).is_ok() { Delivery::Delivered } else { Delivery::Orphan }
             }
-            None => None,
+            Some(Waiting::Reader(sender, flow)) => {
+                let more = reply.more;
+                if !flow.pass(&sender, reply) {
+                    return Delivery::Lagging(key, flow);
+                }
+                if more {
+                    pending.waiting.insert(key, Waiting::Reader(sender, flow));
+                }
+                Delivery::Delivered
+            }
+        }
+    }
+}
+
+/// What became of a reply.
+enum Delivery {
+    Delivered,
+    /// Nobody waits for it any more.
+    Orphan,
+    /// The reader of this stream has lost it, since too much waited for it.
+    Lagging(u64, Arc<Flow>),
+}
+
+impl Flow {
+    /// Queues a reply for the stream's reader; false if too much waits already.
+    fn pass(&self, sender: &Sender<ReplyFrame>, reply: ReplyFrame) -> bool {
+        let size = reply.json.len();
+        let waiting = self.waiting_bytes.fetch_add(size, Ordering::Relaxed);
+        let passed = waiting + size <= STREAM_QUEUE_BYTES && sender.try_send(reply).is_ok();
+        if !passed {
+            self.lagging.store(true, Ordering::SeqCst);
+        }
+        passed
+    }
+}
+
+impl ReplyStream {
+    /// The next reply; nothing if none came until `deadline`.
+    ///
+    /// # Errors
+    /// Why there will be none.
+    pub fn next(&mut self, deadline: Instant) -> Result<Option<ReplyFrame>, StreamEnd> {
+        match self.replies.recv_deadline(deadline) {
+            Ok(reply) => {
+                self.flow.waiting_bytes.fetch_sub(reply.json.len(), Ordering::Relaxed);
+                self.finished = !reply.more;
+                Ok(Some(reply))
+            }
+            Err(RecvTimeoutError::Timeout) => Ok(None),
+            Err(RecvTimeoutError::Disconnected) if self.finished => Err(StreamEnd::Finished),
+            Err(RecvTimeoutError::Disconnected) if self.flow.lagging.load(Ordering::SeqCst) => {
+                Err(StreamEnd::Lagging)
+            }
+            Err(RecvTimeoutError::Disconnected) => Err(StreamEnd::LinkLost),
+        }
+    }
+
+    /// Whether a reply is here already.
+    #[must_use]
+    pub fn has_next(&self) -> bool {
+        !self.replies.is_empty()
+    }
+}
+
+impl Drop for ReplyStream {
+    fn drop(&mut self) {
+        let unfinished = lock(&self.session.pending).waiting.remove(&self.key).is_some();
+        if unfinished {
+            self.session.cancel(&self.flow.uri, self.key);
+        }
+        if self.session.retire.load(Ordering::SeqCst) {
+            self.session.retire();
         }
     }
 }
@@ -337,6 +545,7 @@ impl DialSession for Reader {
             Dialect::Course => Batching::OneByOne,
         };
         let session = Arc::new(Session {
+            dialect: shared.dialect,
             outbox: Outbox::new(stream.clone(), batching),
             pending: Mutex::new(Pending::default()),
             retire: AtomicBool::new(false),
@@ -370,21 +579,55 @@ impl Shared {
                 FrameError::NotAnObject(offence, error.to_string())
             })?;
             log::debug!("{} → {}, {} bytes", self.address, Described(&head), frame.len());
-            let reply = ReplyFrame { json: frame.to_owned(), errorcode: head.errorcode, status: head.status };
-            self.deliver(session, head.number(), reply);
+            self.deliver(session, head.number(), ReplyFrame::of(&head, frame));
         }
         Ok(())
     }
 
     fn deliver(&self, session: &Session, key: Option<u64>, reply: ReplyFrame) {
-        // The room for one reply is free: a sender is taken out of the table with its first use.
-        let delivered = session.claim(key).is_some_and(|waiting| waiting.try_send(reply).is_ok());
-        if !delivered {
-            self.orphans.fetch_add(1, Ordering::Relaxed);
-            let key = key.map_or_else(|| "none".to_owned(), |key| key.to_string());
-            log::debug!("{} → orphan reply, key {key}: nobody waits for it any more", self.address);
+        match session.deliver(key, reply) {
+            Delivery::Delivered => {}
+            Delivery::Orphan => {
+                self.orphans.fetch_add(1, Ordering::Relaxed);
+                let key = key.map_or_else(|| "none".to_owned(), |key| key.to_string());
+                log::debug!("{} → orphan reply, key {key}: nobody waits for it any more", self.address);
+            }
+            Delivery::Lagging(key, flow) => {
+                log::info!(
+                    "{}: stream {} with key {key} ended: its reader does not keep up",
+                    self.address,
+                    flow.uri
+                );
+                session.cancel(&flow.uri, key);
+            }
         }
     }
+}
+
+impl ReplyFrame {
+    fn of(head: &Head<'_>, frame: &str) -> Self {
+        Self {
+            json: frame.to_owned(),
+            errorcode: head.errorcode,
+            status: head.status,
+            results: head.results.map(|results| place_in(frame, results.get())),
+            more: head.more,
+            seq: head.seq,
+            etag: head.etag.as_deref().map(str::to_owned),
+        }
+    }
+
+    /// The JSON text of the results, if there are any.
+    #[must_use]
+    pub fn results(&self) -> Option<&str> {
+        self.json.get(self.results.clone()?)
+    }
+}
+
+/// Where `part`, which was borrowed from `whole`, stands in it.
+fn place_in(whole: &str, part: &str) -> Range<usize> {
+    let start = part.as_ptr().addr() - whole.as_ptr().addr();
+    start..start + part.len()
 }
 
 /// What a course node means by `null`: it has no handler for this method.
@@ -394,6 +637,10 @@ fn not_implemented() -> ReplyFrame {
         json: format!(r#"{{"errorcode":501,"errormessage":"{message}"}}"#),
         errorcode: Some(501),
         status: None,
+        results: None,
+        more: false,
+        seq: None,
+        etag: None,
     }
 }
 
@@ -413,6 +660,7 @@ impl fmt::Display for Outcome {
             }
             Self::Refused(Refusal::Down) => "there is no connection to the service",
             Self::Refused(Refusal::Busy) => "too many requests are in flight",
+            Self::Refused(Refusal::Ring) => "the request has come through too many services",
             Self::Refused(Refusal::TooLarge) => "the request is longer than one packet may be",
         })
     }

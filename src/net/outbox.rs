@@ -110,6 +110,28 @@ impl Outbox {
         Ok(())
     }
 
+    /// How many bytes wait to be written. Many bytes mean a peer that does not keep up.
+    #[must_use]
+    pub fn waiting_bytes(&self) -> usize {
+        lock(&self.state).queue.len()
+    }
+
+    /// Waits until no more than `bytes` wait to be written; false if they still do at `deadline`, or the connection
+    /// has ended.
+    #[must_use]
+    pub fn await_room(&self, bytes: usize, deadline: Instant) -> bool {
+        let mut state = lock(&self.state);
+        while !state.closed && state.queue.len() > bytes {
+            if Instant::now() >= deadline {
+                return false;
+            }
+            // The writer wakes nobody when it is done: those who wait here are few, and look again soon.
+            let waited = self.wake.wait_timeout(state, Duration::from_millis(2));
+            state = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+        !state.closed
+    }
+
     /// Leaves a frame to the writer thread that replaces the one left before, if that has not gone yet: a slow
     /// reader of the list skips the lists that are already out of date.
     pub fn post_latest(&self, frame: Arc<[u8]>) {

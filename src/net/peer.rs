@@ -134,7 +134,7 @@ impl Peer {
             return;
         }
         let limit = limit_bytes.min(self.max_frame_bytes);
-        let frame = match encode(&Answer { key, outcome }) {
+        let frame = match encode(&Answer { key, outcome, more: false }) {
             Ok(frame) if frame.len() <= limit => frame,
             Ok(frame) => self.instead(
                 key,
@@ -162,7 +162,7 @@ impl Peer {
     fn instead(&self, key: Option<&Key>, message: String) -> Vec<u8> {
         log::warn!("{}: {message}", self.address());
         let outcome = Err(Failure::new(500, message));
-        encode(&Answer { key, outcome: &outcome }).unwrap_or_default()
+        encode(&Answer { key, outcome: &outcome, more: false }).unwrap_or_default()
     }
 
     fn log_answer(&self, key: Option<&Key>, outcome: &Result<Reply, Failure>, size: usize) {

@@ -206,7 +206,7 @@ proptest! {
         let key = key.to_string();
         let frame = format!(r#"{{"uri":"/users","method":"GET","key":{key}}}"#);
         let key_of_answer = Head::parse(&frame).unwrap().answer_key().unwrap();
-        let answer = encode(&Answer { key: Some(&key_of_answer), outcome: &Reply::ok(1) }).unwrap();
+        let answer = encode(&Answer { key: Some(&key_of_answer), outcome: &Reply::ok(1), more: false }).unwrap();
         let expected = format!(r#"{{"key":{key},"errorcode":0,"errormessage":"success","results":1}}"#);
         prop_assert_eq!(answer, [expected.replace('¶', "\\u00b6").as_bytes(), &DELIMITER].concat());
     }
@@ -224,7 +224,7 @@ proptest! {
 /// What a request is to its receiver.
 fn written(request: &Outgoing<'_>, key: u64, dialect: Dialect) -> Value {
     let mut frame = Vec::new();
-    request.write(&mut frame, key, dialect, 5000).unwrap();
+    request.write(&mut frame, key, dialect, Travel { deadline_ms: 5000, hops: 0 }).unwrap();
     let (frames, error) = read_all(frame.as_slice(), LIMIT);
     assert!(error.is_none() && frames.len() == 1, "{frames:?}");
     serde_json::from_str(&frames[0]).unwrap()
@@ -452,8 +452,11 @@ fn a_key_that_is_no_number_is_echoed_untouched() {
         let frame = format!(r#"{{"key": {key} ,"uri":"/users","method":"GET"}}"#);
         let head = Head::parse(&frame).unwrap();
         assert_eq!(head.number(), None, "{key}");
-        let answer =
-            encode(&Answer { key: head.answer_key().as_ref(), outcome: &Err(Failure::not_found("no")) });
+        let answer = encode(&Answer {
+            key: head.answer_key().as_ref(),
+            outcome: &Err(Failure::not_found("no")),
+            more: false,
+        });
         let expected =
             format!(r#"{{"key":{key},"errorcode":404,"errormessage":"no"}}"#).replace('¶', "\\u00b6");
         assert_eq!(String::from_utf8(answer.unwrap()).unwrap(), format!("{expected}¶"));
@@ -498,7 +501,7 @@ fn a_request_is_written_in_the_dialect_of_its_receiver() {
         let params = raw(params);
         let mut frame = b"before".to_vec();
         Outgoing { uri: "/goods", method: "GET", params: &params }
-            .write(&mut frame, 17, dialect, 5000)
+            .write(&mut frame, 17, dialect, Travel { deadline_ms: 5000, hops: 0 })
             .unwrap();
         String::from_utf8(frame).unwrap()
     };
@@ -524,7 +527,7 @@ fn a_reply_says_what_the_protocol_says() {
     let answer = |key: &str, outcome: &Result<Reply, Failure>| {
         let frame = format!(r#"{{"key":{key}}}"#);
         let key = Head::parse(&frame).unwrap().answer_key();
-        String::from_utf8(encode(&Answer { key: key.as_ref(), outcome }).unwrap()).unwrap()
+        String::from_utf8(encode(&Answer { key: key.as_ref(), outcome, more: false }).unwrap()).unwrap()
     };
     let created =
         Reply::ok("a¶b").map(|reply| reply.with_status(201)).and_then(|reply| reply.with("next", Some(5)));
@@ -534,7 +537,7 @@ fn a_reply_says_what_the_protocol_says() {
     );
     let refused = Err(Failure::not_found("no user has id 99"));
     assert_eq!(answer("18", &refused), r#"{"key":18,"errorcode":404,"errormessage":"no user has id 99"}¶"#);
-    let without = encode(&Answer { key: None, outcome: &refused }).unwrap();
+    let without = encode(&Answer { key: None, outcome: &refused, more: false }).unwrap();
     assert_eq!(without, r#"{"errorcode":404,"errormessage":"no user has id 99"}¶"#.as_bytes());
 }
 

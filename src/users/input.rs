@@ -90,6 +90,50 @@ impl<'a> Fields<'a> {
         })
     }
 
+    /// The number of the change after which a feed begins, if one is named.
+    ///
+    /// # Errors
+    /// 400 if it is no integer from 0 up.
+    pub fn change_after(self) -> Result<Option<u64>, Failure> {
+        self.number("after")
+    }
+
+    /// The number of the change that a read must contain, if one is named.
+    ///
+    /// # Errors
+    /// 400 if it is no integer from 0 up.
+    pub fn at_least(self) -> Result<Option<u64>, Failure> {
+        self.number("at_least")
+    }
+
+    /// The versions of which the user must have one, from the entity tags of `If-Match`; nothing if any will do.
+    /// A tag that is none of ours fits no version.
+    ///
+    /// # Errors
+    /// 400 if it is no text.
+    pub fn if_match(self) -> Result<Option<Vec<u64>>, Failure> {
+        let Some(tags) = self.text("if_match")? else { return Ok(None) };
+        if tags.trim() == "*" {
+            return Ok(None);
+        }
+        let version = |tag: &str| tag.trim().trim_matches('"').parse().ok();
+        Ok(Some(tags.split(',').filter_map(version).collect()))
+    }
+
+    /// Whether there is a field of this name.
+    #[must_use]
+    pub fn has(self, name: &str) -> bool {
+        self.0.contains_key(name)
+    }
+
+    fn number(self, name: &str) -> Result<Option<u64>, Failure> {
+        let Some(value) = self.0.get(name) else { return Ok(None) };
+        let number = integer(value).and_then(|number| u64::try_from(number).ok());
+        number.map(Some).ok_or_else(|| {
+            Failure::bad_request(format!("{name} must be an integer from 0 up, the seq of a change"))
+        })
+    }
+
     /// A field that must be there.
     ///
     /// # Errors

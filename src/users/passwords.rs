@@ -4,15 +4,14 @@
 //! and never takes more than half of the machine.
 
 use std::fmt;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::thread;
 
 use argon2::Argon2;
 use argon2::password_hash::{PasswordHasher, PasswordVerifier, phc};
-use crossbeam_channel::{Receiver, Sender, bounded};
 use sha2::{Digest, Sha256};
 
 use crate::packet::Failure;
+use crate::pool::{Admission, Pool};
 
 /// How many passwords may wait to be hashed. The next is refused: whoever waits longer has given up anyway.
 const MAX_WAITING: usize = 64;
@@ -33,13 +32,11 @@ pub struct Token {
 
 /// The threads that hash.
 pub struct HashingPool {
-    jobs: Sender<Job>,
+    pool: Pool,
     /// The hash of a password that nobody has: checked when there is no other, so that an unknown e-mail takes as
     /// long to refuse as a wrong password.
     nobodys: String,
 }
-
-type Job = Box<dyn FnOnce(Result<(), Failure>) + Send>;
 
 impl Password {
     /// Wraps the text of a password.
@@ -86,27 +83,22 @@ impl HashingPool {
     /// # Errors
     /// A sentence, if the operating system starts no further thread.
     pub fn start() -> Result<Self, String> {
-        let (jobs, waiting) = bounded::<Job>(MAX_WAITING);
         let threads = thread::available_parallelism().map_or(1, |count| (count.get() / 2).max(1));
-        for number in 1..=threads {
-            let waiting: Receiver<Job> = waiting.clone();
-            thread::Builder::new()
-                .name(format!("hash {number}"))
-                .spawn(move || run_jobs(&waiting))
-                .map_err(|error| format!("the operating system starts no further thread: {error}"))?;
-        }
+        let pool = Pool::start("hash", threads, MAX_WAITING)?;
         let nobodys = Password(new_secret().map_err(|failure| failure.errormessage)?);
         let nobodys = nobodys.hash().map_err(|failure| failure.errormessage)?.0;
-        Ok(Self { jobs, nobodys })
+        Ok(Self { pool, nobodys })
     }
 
     /// Runs `job` on a thread of the pool, soon. If too many wait already, it is called here and now with the
     /// 503 that its client is to be told.
     pub fn submit(&self, job: impl FnOnce(Result<(), Failure>) + Send + 'static) {
-        if let Err(refused) = self.jobs.try_send(Box::new(job)) {
-            let busy = "too many passwords are being checked; try again in a moment";
-            refused.into_inner()(Err(Failure::new(503, busy)));
-        }
+        self.pool.submit(|admission| match admission {
+            Admission::Admitted => job(Ok(())),
+            Admission::Refused => {
+                job(Err(Failure::new(503, "too many passwords are being checked; try again in a moment")));
+            }
+        });
     }
 
     /// Whether `password` is the one with this hash. With no hash it is not, after the same time.
@@ -114,14 +106,6 @@ impl HashingPool {
     pub fn check(&self, password: &Password, hash: Option<&PasswordHash>) -> bool {
         let matches = password.matches(hash.map_or(&self.nobodys, |hash| &hash.0));
         matches && hash.is_some()
-    }
-}
-
-fn run_jobs(jobs: &Receiver<Job>) {
-    while let Ok(job) = jobs.recv() {
-        if catch_unwind(AssertUnwindSafe(|| job(Ok(())))).is_err() {
-            log::error!("a hashing job panicked");
-        }
     }
 }
 

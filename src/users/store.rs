@@ -18,11 +18,13 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 use rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior};
 
+use super::bell::Ringer;
 use crate::packet::Failure;
 use crate::sync::lock;
 
 /// The migrations, in order: the first makes version 1 out of an empty file. Each one is applied once.
-const MIGRATIONS: [&str; 1] = [include_str!("../../data/schema.sql")];
+const MIGRATIONS: [&str; 2] =
+    [include_str!("../../data/schema.sql"), include_str!("../../data/schema-2.sql")];
 
 /// How long to wait for another process that is writing.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
@@ -64,6 +66,8 @@ pub enum StoreError {
     NotFound,
     /// The value must be unique and another row has it.
     Taken,
+    /// The row is not what the writer took it for.
+    Changed,
     /// Whatever else SQLite says.
     Sqlite(rusqlite::Error),
 }
@@ -124,6 +128,19 @@ impl Store {
         {
             job.refuse(StoreError::Busy);
         }
+    }
+
+    /// Writes and waits until it is committed: for starting up, before anybody else waits for anything.
+    ///
+    /// # Errors
+    /// Those of `work` and of the commit.
+    pub fn write_now<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Connection) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let (done, outcome) = bounded(1);
+        self.write(None, work, move |written| drop(done.try_send(written)));
+        outcome.recv_timeout(2 * BUSY_TIMEOUT).unwrap_or(Err(StoreError::Busy))
     }
 
     fn reader(&self) -> Result<Connection, StoreError> {
@@ -209,13 +226,14 @@ where
 
 /// The writer thread: ends when the store is gone.
 fn write_all(connection: &mut Connection, queue: &Receiver<Box<dyn Write>>) {
+    let mut ringer = Ringer::default();
     while let Ok(first) = queue.recv() {
         let batch = std::iter::once(first).chain(queue.try_iter().take(MAX_BATCH - 1)).collect();
-        write_batch(connection, batch);
+        write_batch(connection, batch, &mut ringer);
     }
 }
 
-fn write_batch(connection: &mut Connection, batch: Vec<Box<dyn Write>>) {
+fn write_batch(connection: &mut Connection, batch: Vec<Box<dyn Write>>, ringer: &mut Ringer) {
     let mut transaction = match connection.transaction_with_behavior(TransactionBehavior::Immediate) {
         Ok(transaction) => transaction,
         Err(error) => {
@@ -231,7 +249,9 @@ fn write_batch(connection: &mut Connection, batch: Vec<Box<dyn Write>>) {
             Err(error) => log::error!("a savepoint failed: {error}"),
         }
     }
+    let bells = ringer.bells(&transaction).unwrap_or_default();
     let committed = transaction.commit().map_err(StoreError::from);
+    ringer.ring(&bells);
     if let Err(why) = &committed {
         log::warn!("{} writes were not committed: {why}", completions.len());
     }
@@ -330,6 +350,7 @@ impl StoreError {
             Self::ReadOnly => Self::ReadOnly,
             Self::NotFound => Self::NotFound,
             Self::Taken => Self::Taken,
+            Self::Changed => Self::Changed,
             Self::Sqlite(error) => {
                 Self::Sqlite(rusqlite::Error::ToSqlConversionFailure(error.to_string().into()))
             }
@@ -361,6 +382,7 @@ impl From<StoreError> for Failure {
         let status = match &error {
             StoreError::NotFound => 404,
             StoreError::Taken => 409,
+            StoreError::Changed => 412,
             StoreError::Busy | StoreError::TooLate | StoreError::DiskFull => 503,
             StoreError::ReadOnly => 500,
             StoreError::Sqlite(detail) => {
@@ -382,6 +404,7 @@ impl fmt::Display for StoreError {
             Self::ReadOnly => f.write_str("the database file may not be written; nothing was written"),
             Self::NotFound => f.write_str("there is no such row"),
             Self::Taken => f.write_str("another row has this value"),
+            Self::Changed => f.write_str("it has been changed since you read it; read it again"),
             Self::Sqlite(error) => write!(f, "{error}"),
         }
     }

@@ -1,0 +1,56 @@
+//! A few threads for work that waits or takes its time, behind a queue that is bounded.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::thread;
+
+use crossbeam_channel::{Receiver, Sender, bounded};
+
+/// Threads that run jobs. They end when the pool is dropped and its queue is empty.
+#[derive(Debug)]
+pub struct Pool {
+    jobs: Sender<Job>,
+}
+
+/// Whether a job runs on the pool, or is told that it does not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Admission {
+    /// Runs on a thread of the pool.
+    Admitted,
+    /// The queue is full. Runs here and now, only to say so to whoever waits.
+    Refused,
+}
+
+type Job = Box<dyn FnOnce(Admission) + Send>;
+
+impl Pool {
+    /// Starts `threads` threads called `name`, with room for `waiting` jobs in the queue.
+    ///
+    /// # Errors
+    /// A sentence, if the operating system starts no further thread.
+    pub fn start(name: &str, threads: usize, waiting: usize) -> Result<Self, String> {
+        let (jobs, queue) = bounded::<Job>(waiting);
+        for number in 1..=threads {
+            let queue: Receiver<Job> = queue.clone();
+            thread::Builder::new()
+                .name(format!("{name} {number}"))
+                .spawn(move || run_jobs(&queue))
+                .map_err(|error| format!("the operating system starts no further thread: {error}"))?;
+        }
+        Ok(Self { jobs })
+    }
+
+    /// Runs `job` on a thread of the pool, soon. It is called in any case, exactly once, and told which.
+    pub fn submit(&self, job: impl FnOnce(Admission) + Send + 'static) {
+        if let Err(refused) = self.jobs.try_send(Box::new(job)) {
+            refused.into_inner()(Admission::Refused);
+        }
+    }
+}
+
+fn run_jobs(queue: &Receiver<Job>) {
+    while let Ok(job) = queue.recv() {
+        if catch_unwind(AssertUnwindSafe(|| job(Admission::Admitted))).is_err() {
+            log::error!("a job of {:?} panicked", thread::current().name().unwrap_or("a pool"));
+        }
+    }
+}

@@ -1,0 +1,176 @@
+//! The answering side of streams: many replies under one key.
+//!
+//! Sending never waits. What a peer has not read is limited; a subscriber that falls behind is told so in a last
+//! reply and may resume, and nobody else notices.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use crate::net::peer::Peer;
+use crate::packet::{Answer, Failure, Key, Reply, encode};
+use crate::sync::lock;
+
+/// How many streams a service keeps open.
+const MAX_STREAMS: usize = 4096;
+
+/// How many bytes may wait for a peer that has streams. One that lets more pile up does not keep up.
+const LAG_BYTES: usize = 1024 * 1024;
+
+/// Below this, a peer has room for more of what is replayed to it.
+const ROOM_BYTES: usize = 64 * 1024;
+
+/// Who streams to whom, by the peer's number and the text of the key.
+#[derive(Debug, Default)]
+pub struct StreamTable {
+    open: Mutex<HashMap<(u64, String), Arc<Stream>>>,
+}
+
+/// The sending end of a stream. Dropping it ends the stream.
+#[derive(Debug)]
+pub struct StreamSender {
+    stream: Arc<Stream>,
+    table: Arc<StreamTable>,
+}
+
+/// One reply for many subscribers: written once, sent under each one's key.
+#[derive(Debug)]
+pub struct SharedReply {
+    /// The frame without its opening brace and key.
+    rest: Vec<u8>,
+}
+
+#[derive(Debug)]
+struct Stream {
+    /// The peer's number, kept when the peer is gone.
+    peer_id: u64,
+    key: Key,
+    /// Nobody once the stream has ended: it must not keep a connection alive.
+    peer: Mutex<Option<Arc<Peer>>>,
+}
+
+impl StreamTable {
+    pub(super) fn open(self: &Arc<Self>, peer: &Arc<Peer>, key: Key) -> Option<StreamSender> {
+        let place = (peer.id(), key.json().to_owned());
+        let mut open = lock(&self.open);
+        if open.len() >= MAX_STREAMS || open.contains_key(&place) {
+            return None;
+        }
+        let stream = Arc::new(Stream { peer_id: peer.id(), key, peer: Mutex::new(Some(peer.clone())) });
+        open.insert(place, stream.clone());
+        Some(StreamSender { stream, table: self.clone() })
+    }
+
+    /// The asker has had enough of the stream under this key.
+    pub(super) fn cancel(&self, peer_id: u64, key: Option<&Key>) {
+        let Some(key) = key else { return };
+        if let Some(stream) = lock(&self.open).remove(&(peer_id, key.json().to_owned())) {
+            stream.detach();
+        }
+    }
+
+    /// The asker is gone.
+    pub(super) fn forget(&self, peer_id: u64) {
+        lock(&self.open).retain(|(peer, _), stream| {
+            let stays = *peer != peer_id;
+            if !stays {
+                stream.detach();
+            }
+            stays
+        });
+    }
+
+    /// Ends every stream with this as its last reply.
+    pub(super) fn end_all(&self, why: &Failure) {
+        let streams: Vec<Arc<Stream>> = lock(&self.open).drain().map(|(_, stream)| stream).collect();
+        for stream in streams {
+            stream.end(why);
+        }
+    }
+}
+
+impl SharedReply {
+    /// Writes a reply of a stream.
+    ///
+    /// # Errors
+    /// 500 if it has no JSON form.
+    pub fn new(reply: Reply) -> Result<Self, Failure> {
+        let outcome = Ok(reply);
+        let frame = encode(&Answer { key: None, outcome: &outcome, more: true });
+        let rest =
+            frame.map_err(|error| Failure::new(500, format!("the reply has no JSON form: {error}")))?;
+        Ok(Self { rest: rest.get(1..).unwrap_or_default().to_vec() })
+    }
+}
+
+impl StreamSender {
+    /// Sends one reply without waiting. False if the stream has ended: cancelled, its peer gone, or too far behind.
+    #[must_use]
+    pub fn send(&self, reply: &SharedReply) -> bool {
+        let Some(peer) = self.stream.peer() else { return false };
+        if peer.outbox().waiting_bytes() > LAG_BYTES {
+            self.end(&Failure::new(
+                503,
+                "you do not keep up with this stream; ask for what comes after the last",
+            ));
+            return false;
+        }
+        let mut frame = format!("{{\"key\":{},", self.stream.key.json()).into_bytes();
+        frame.extend_from_slice(&reply.rest);
+        peer.outbox().post(&frame).is_ok()
+    }
+
+    /// Waits until the peer has read most of what it was sent; false if it does not by `limit`, or is gone.
+    #[must_use]
+    pub fn await_room(&self, limit: Duration) -> bool {
+        let deadline = Instant::now() + limit;
+        match self.stream.peer() {
+            Some(peer) => peer.outbox().await_room(ROOM_BYTES, deadline),
+            None => false,
+        }
+    }
+
+    /// Whether anybody still reads it.
+    #[must_use]
+    pub fn is_open(&self) -> bool {
+        self.stream.peer().is_some()
+    }
+
+    /// Ends the stream, with the reason as its last reply.
+    pub fn end(&self, why: &Failure) {
+        self.forget();
+        self.stream.end(why);
+    }
+
+    fn forget(&self) {
+        let place = (self.stream.peer_id, self.stream.key.json().to_owned());
+        let mut open = lock(&self.table.open);
+        // The key may have been given to another stream since.
+        if open.get(&place).is_some_and(|one| Arc::ptr_eq(one, &self.stream)) {
+            open.remove(&place);
+        }
+    }
+}
+
+impl Drop for StreamSender {
+    fn drop(&mut self) {
+        self.end(&Failure::new(503, "the service has ended this stream"));
+    }
+}
+
+impl Stream {
+    fn peer(&self) -> Option<Arc<Peer>> {
+        lock(&self.peer).clone()
+    }
+
+    fn detach(&self) {
+        lock(&self.peer).take();
+    }
+
+    fn end(&self, why: &Failure) {
+        let peer = lock(&self.peer).take();
+        if let Some(peer) = peer {
+            peer.answer(Some(&self.key), &Err(why.clone()), usize::MAX);
+        }
+    }
+}

@@ -1,0 +1,153 @@
+//! A stream of replies that survives its links: the reading end of a change feed.
+//!
+//! A subscription asks a route for a stream and reads it. When the link is lost, the instance ends, or the reader
+//! has been too slow, it asks again, on whichever instance there is, for what comes `after` the last number that
+//! it has seen. So a reader sees every change once and in order, whatever happens between.
+
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use serde_json::value::to_raw_value;
+use serde_json::{Map, Value};
+
+use crate::mesh::{self, Mesh, read_reply};
+use crate::net::link::{DEFAULT_TIMEOUT, Outcome, ReplyFrame, ReplyStream, StreamEnd};
+use crate::packet::{Failure, Outgoing};
+
+/// How long to wait before a lost stream is asked for again.
+const RETRY_AFTER: Duration = Duration::from_millis(50);
+
+/// A stream that resumes.
+pub struct Subscription {
+    mesh: Arc<Mesh>,
+    uri: String,
+    params: Map<String, Value>,
+    after: Option<u64>,
+    stream: Option<ReplyStream>,
+    opened: bool,
+}
+
+impl Subscription {
+    /// A subscription to `GET uri`, which opens its stream when it is first read. `params` may name where to
+    /// begin, as `after`; without it, only what happens from now on is sent.
+    #[must_use]
+    pub fn new(mesh: &Arc<Mesh>, uri: &str, params: Map<String, Value>) -> Self {
+        let after = params.get("after").and_then(|after| match after {
+            Value::String(text) => text.parse().ok(),
+            other => other.as_u64(),
+        });
+        Self { mesh: mesh.clone(), uri: uri.to_owned(), params, after, stream: None, opened: false }
+    }
+
+    /// The number of the last change that was read: where another subscription would go on.
+    #[must_use]
+    pub fn after(&self) -> Option<u64> {
+        self.after
+    }
+
+    /// Whether a reply is here already.
+    #[must_use]
+    pub fn has_next(&self) -> bool {
+        self.stream.as_ref().is_some_and(ReplyStream::has_next)
+    }
+
+    /// The next reply; nothing if none came until `deadline`. A reply without results says only that the stream
+    /// stands and up to where it is complete.
+    ///
+    /// # Errors
+    /// What ends the subscription for good: the service refuses (410 if what comes `after` is gone), nobody
+    /// serves the route when it is first asked for, or the stream has no numbers to resume by.
+    pub fn next(&mut self, deadline: Instant) -> Result<Option<ReplyFrame>, Failure> {
+        loop {
+            let read = match &mut self.stream {
+                Some(stream) => stream.next(deadline),
+                None => match self.open() {
+                    Ok(stream) => {
+                        self.stream = Some(stream);
+                        continue;
+                    }
+                    Err(outcome) => {
+                        self.wait(outcome, deadline)?;
+                        if Instant::now() >= deadline {
+                            return Ok(None);
+                        }
+                        continue;
+                    }
+                },
+            };
+            match read {
+                Ok(None) => return Ok(None),
+                Ok(Some(reply)) => {
+                    if let Some(reply) = self.take(reply)? {
+                        return Ok(Some(reply));
+                    }
+                }
+                Err(StreamEnd::Finished) => return Err(Failure::new(410, "the stream has ended")),
+                Err(StreamEnd::LinkLost) => self.lose(Outcome::LinkLost)?,
+                Err(StreamEnd::Lagging) if self.after.is_some() => self.stream = None,
+                Err(StreamEnd::Lagging) => {
+                    return Err(Failure::new(503, "the reader does not keep up with the stream"));
+                }
+            }
+        }
+    }
+
+    fn open(&self) -> Result<ReplyStream, Outcome> {
+        let mut params = self.params.clone();
+        if let Some(after) = self.after {
+            params.insert("after".to_owned(), after.into());
+        }
+        let params = to_raw_value(&params).map_err(|_| Outcome::LinkLost)?;
+        let request = Outgoing { uri: &self.uri, method: "GET", params: &params };
+        self.mesh.open_stream(&request, Instant::now() + DEFAULT_TIMEOUT)
+    }
+
+    /// A reply that is to be read; nothing for one that only means that the stream is to be opened again, or that
+    /// tells of a change which was read before.
+    fn take(&mut self, reply: ReplyFrame) -> Result<Option<ReplyFrame>, Failure> {
+        if reply.errorcode.is_some_and(|code| code != 0) {
+            // 503 is "not here, not now": an instance that ends, or one that we were too slow for.
+            if reply.errorcode == Some(503) && self.opened && self.after.is_some() {
+                self.stream = None;
+                thread::sleep(RETRY_AFTER);
+                return Ok(None);
+            }
+            return Err(refusal(&reply));
+        }
+        self.opened = true;
+        if let Some(seq) = reply.seq {
+            let seen = self.after.is_some_and(|after| seq <= after);
+            if seen && reply.results().is_some() {
+                return Ok(None);
+            }
+            self.after = self.after.max(Some(seq));
+        }
+        Ok(Some(reply))
+    }
+
+    fn lose(&mut self, outcome: Outcome) -> Result<(), Failure> {
+        self.stream = None;
+        if self.mesh.is_closing() {
+            return Err(Failure::new(503, "this process is ending; ask again elsewhere or later"));
+        }
+        if self.after.is_none() {
+            return Err(mesh::failure_of(outcome, &self.uri));
+        }
+        Ok(())
+    }
+
+    /// After a stream could not be opened: an error if it never was, else a short pause.
+    fn wait(&mut self, outcome: Outcome, deadline: Instant) -> Result<(), Failure> {
+        if !self.opened {
+            return Err(mesh::failure_of(outcome, &self.uri));
+        }
+        self.lose(outcome)?;
+        thread::sleep(RETRY_AFTER.min(deadline.saturating_duration_since(Instant::now())));
+        Ok(())
+    }
+}
+
+fn refusal(reply: &ReplyFrame) -> Failure {
+    read_reply(reply).err().unwrap_or_else(|| Failure::new(502, "the reply cannot be read"))
+}
