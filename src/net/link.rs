@@ -605,6 +605,14 @@ impl Shared {
 }
 
 impl ReplyFrame {
+    /// Looks into the text of a reply.
+    ///
+    /// # Errors
+    /// If it is not one JSON object.
+    pub fn parse(frame: &str) -> serde_json::Result<Self> {
+        Head::parse(frame).map(|head| Self::of(&head, frame))
+    }
+
     fn of(head: &Head<'_>, frame: &str) -> Self {
         Self {
             json: frame.to_owned(),

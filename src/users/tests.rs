@@ -15,6 +15,9 @@ use super::*;
 /// Far more than anything here takes.
 const PATIENCE: Duration = Duration::from_secs(20);
 
+/// How many changes the feed keeps here.
+const KEEP: u64 = 1000;
+
 type Outcome = Result<User, StoreError>;
 
 /// A database in a directory of its own, removed with it.
@@ -66,7 +69,7 @@ impl Scratch {
     }
 
     fn emails(&self) -> Vec<String> {
-        let (users, _) = self.store().read(|db| model::list(db, 500, 0, None)).unwrap();
+        let users = self.store().read(|db| model::list(db, 500, 0, None)).unwrap().users;
         users.into_iter().map(|user| user.email).collect()
     }
 }
@@ -79,7 +82,7 @@ impl Drop for Scratch {
 }
 
 fn create(db: &Connection, email: &str) -> Outcome {
-    model::create(db, &NewUser { email: email.to_owned(), name: "Kim".to_owned(), password: None })
+    model::create(db, &NewUser { email: email.to_owned(), name: "Kim".to_owned(), password: None }, KEEP)
 }
 
 #[test]
@@ -193,7 +196,7 @@ fn a_second_store_on_the_same_file_reads_what_the_first_has_reported() {
     for number in 1..=20 {
         let written = scratch.write(move |db| create(db, &format!("{number}@example.com")));
         let user = written.recv_timeout(PATIENCE).unwrap().unwrap();
-        assert_eq!(second.read(|db| model::get(db, user.id)).unwrap(), user);
+        assert_eq!(second.read(|db| model::get(db, user.id)).unwrap().0, user);
     }
 }
 
@@ -206,13 +209,13 @@ fn a_token_is_given_only_for_the_password_that_was_checked() {
     let work = move |db: &Connection| {
         let new_user =
             NewUser { email: "kim@example.com".to_owned(), name: "Kim".to_owned(), password: Some(old) };
-        let id = model::create(db, &new_user)?.id;
+        let id = model::create(db, &new_user, KEEP)?.id;
         let old = PasswordHash::from_stored("$argon2id$old".to_owned());
         model::add_token(db, id, &old, b"first", 60)?;
         let count =
             |db: &Connection| db.query_row("SELECT count(*) FROM tokens", [], |row| row.get::<_, u32>(0));
         assert_eq!(count(db)?, 1);
-        model::update(db, id, &Changes { password: Some(new), ..Changes::default() })?;
+        model::update(db, id, &Changes { password: Some(new), ..Changes::default() }, None, KEEP)?;
         assert_eq!(count(db)?, 0, "a new password ends the tokens of the old one");
         Ok(matches!(model::add_token(db, id, &old, b"second", 60), Err(StoreError::NotFound)))
     };

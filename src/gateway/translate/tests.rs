@@ -8,6 +8,7 @@ use serde_json::{Map, Value, json};
 use tiny_http::HTTPVersion;
 
 use super::*;
+use crate::net::link::Refusal;
 
 const JSON: &str = "application/json";
 const FORM: &str = "application/x-www-form-urlencoded";
@@ -120,6 +121,7 @@ fn every_outcome_has_its_status() {
         (Outcome::Refused(Refusal::Down), 503, true),
         (Outcome::Refused(Refusal::Busy), 503, true),
         (Outcome::Refused(Refusal::TooLarge), 413, false),
+        (Outcome::Refused(Refusal::Ring), 508, false),
     ] {
         let answer = failure_of(outcome, "/users");
         assert_eq!(answer.status, status, "{outcome:?}");
@@ -148,7 +150,8 @@ fn a_reply_has_its_status_else_its_errorcode_else_200() {
         (Some(404), Some(600), 404),
         (Some(0), Some(65_535), 200),
     ] {
-        let answer = HttpAnswer::from(ReplyFrame { json: "{}".to_owned(), errorcode, status: said });
+        let packet = json!({ "errorcode": errorcode, "status": said });
+        let answer = HttpAnswer::from(ReplyFrame::parse(&packet.to_string()).unwrap());
         assert_eq!(answer.status, status, "{errorcode:?} {said:?}");
     }
 }
@@ -279,7 +282,8 @@ proptest! {
 
     #[test]
     fn any_reply_has_a_status_that_http_has(errorcode in any::<Option<i64>>(), said in any::<Option<u16>>()) {
-        let answer = HttpAnswer::from(ReplyFrame { json: "{}".to_owned(), errorcode, status: said });
+        let packet = json!({ "errorcode": errorcode, "status": said });
+        let answer = HttpAnswer::from(ReplyFrame::parse(&packet.to_string()).unwrap());
         prop_assert!((200..600).contains(&answer.status));
     }
 }
