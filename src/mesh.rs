@@ -305,6 +305,9 @@ pub fn failure_of(outcome: Outcome, uri: &str) -> Failure {
     Failure::new(status, format!("{uri}: {outcome}; {what_now}"))
 }
 
+/// What a refusal says in its own words; all other fields belong to whoever refuses, such as `oldest`.
+const FIELDS_OF_ITS_OWN: [&str; 5] = ["key", "errorcode", "errorCode", "errormessage", "more"];
+
 /// A reply packet unpacked, or what it refuses.
 ///
 /// # Errors
@@ -316,7 +319,13 @@ pub(crate) fn read_reply(reply: &ReplyFrame) -> Result<Value, Failure> {
         0 => Ok(packet),
         code => {
             let message = packet.get("errormessage").and_then(Value::as_str).unwrap_or("the service refused");
-            Err(Failure::new(u16::try_from(code).unwrap_or(500), message))
+            let mut failure = Failure::new(u16::try_from(code).unwrap_or(500), message);
+            if let Value::Object(fields) = packet {
+                let further =
+                    fields.into_iter().filter(|(name, _)| !FIELDS_OF_ITS_OWN.contains(&name.as_str()));
+                failure.details = further.map(|(name, value)| (name.into(), value)).collect();
+            }
+            Err(failure)
         }
     }
 }
