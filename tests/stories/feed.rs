@@ -1,0 +1,95 @@
+//! The change feed of `users`: what it tells, to whom, and that it tells everybody everything once and in order.
+//!
+//! | file | what it shows |
+//! | --- | --- |
+//! | [`told`] | what a change looks like, as an event, in a page and in a packet; what is refused |
+//! | [`resume`] | going on after a number, without a gap and without anything twice |
+//! | [`packets`] | streams by raw packets |
+//! | [`processes`] | several users processes on one database, and the end of any process |
+//! | [`limits`] | clients that go away, that do not read, and one too many |
+//! | [`reading`] | reads that know which change they reflect; entity tags |
+
+mod limits;
+mod packets;
+mod processes;
+mod reading;
+mod resume;
+mod told;
+
+use serde_json::{Value, json};
+
+use crate::harness::{Events, Http, Packets};
+
+/// Follows the changes through the gateway.
+fn follow(http: &Http, query: &str) -> Events {
+    let path = format!("/users/changes{query}");
+    http.events(&path, &[]).unwrap_or_else(|refused| panic!("{path}: {} {}", refused.status, refused.text()))
+}
+
+/// Asks for the changes as a stream, under this key.
+fn subscribe(packets: &mut Packets, key: &Value, after: Option<u64>) {
+    let params = after.map_or_else(|| json!({}), |after| json!({ "after": after }));
+    packets.send(&json!({ "uri": "/users/changes", "method": "GET", "key": key, "params": params }));
+}
+
+/// Asks for the changes as a stream that begins with what comes next, and waits until it stands. The number after
+/// which it goes on.
+fn subscribe_from_now_on(packets: &mut Packets, key: u64) -> u64 {
+    subscribe(packets, &json!(key), None);
+    let standing = packets.receive().unwrap();
+    assert_eq!((&standing["key"], &standing["more"]), (&json!(key), &json!(true)), "{standing}");
+    standing["seq"].as_u64().unwrap()
+}
+
+/// The next reply of a stream: the change that it tells of, which is part of a stream under this key.
+fn next_change(packets: &mut Packets, key: u64) -> Value {
+    loop {
+        let reply = packets.receive().expect("a reply before the connection ends");
+        let expected = (&json!(key), &json!(0), &json!(true));
+        assert_eq!((&reply["key"], &reply["errorcode"], &reply["more"]), expected, "{reply}");
+        if let Some(change) = reply.get("results") {
+            assert_eq!(reply["seq"], change["seq"], "{reply}");
+            return change.clone();
+        }
+    }
+}
+
+/// Creates a user through the gateway; the number of the change.
+fn create(http: &Http, name: &str) -> u64 {
+    let answer = http.post("/users", &json!({ "email": format!("{name}@example.com"), "name": name }));
+    assert_eq!(answer.status, 201, "{}", answer.text());
+    answer.reply()["seq"].as_u64().unwrap()
+}
+
+/// Creates a user at this very instance; the number of the change.
+fn create_at(packets: &mut Packets, name: &str) -> u64 {
+    let params = json!({ "email": format!("{name}@example.com"), "name": name });
+    let reply = packets.call("POST", "/users", &params, 1);
+    assert_eq!(reply["errorcode"], 0, "{reply}");
+    reply["seq"].as_u64().unwrap()
+}
+
+/// Renames a user so often, as fast as the instance goes along.
+fn rename_many(packets: &mut Packets, id: &Value, names: impl Iterator<Item = String>) {
+    let requests: Vec<_> =
+        names.map(|name| ("PATCH", "/users", json!({ "params": id.to_string(), "name": name }))).collect();
+    for reply in packets.call_all(&requests) {
+        assert_eq!(reply["errorcode"], 0, "{reply}");
+    }
+}
+
+/// All changes, read page by page.
+fn all_changes(http: &Http) -> Vec<Value> {
+    let (mut all, mut after) = (Vec::new(), json!(0));
+    while !after.is_null() {
+        let page = http.get(&format!("/users/changes?limit=500&after={after}"));
+        assert_eq!(page.status, 200, "{}", page.text());
+        all.extend(page.results().as_array().unwrap().iter().cloned());
+        after = page.reply()["next"].clone();
+    }
+    all
+}
+
+fn seqs(changes: &[Value]) -> Vec<u64> {
+    changes.iter().map(|change| change["seq"].as_u64().unwrap()).collect()
+}
