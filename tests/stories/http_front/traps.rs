@@ -162,9 +162,14 @@ fn trap_6_what_is_not_complete_in_ten_seconds_is_answered_408() {
                 assert!(began.elapsed() > Duration::from_secs(9), "{what} was given up too early");
             });
         }
-        // Now and then a byte does not help.
-        for start in ["GET /", "POST /echo HTTP/1.1\r\nContent-Length: 5000\r\n\r\n{}"] {
-            scope.spawn(move || drip_until_408(http, start));
+        // Now and then a byte does not help, nor does one after the other.
+        for (start, every_ms) in [
+            ("GET /", 200),
+            ("POST /echo HTTP/1.1\r\nContent-Length: 5000\r\n\r\n{}", 200),
+            ("POST /echo HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nfffff\r\n", 200),
+            ("POST /echo HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nfffff\r\n", 1),
+        ] {
+            scope.spawn(move || drip_until_408(http, start, Duration::from_millis(every_ms)));
         }
         // Nobody else notices.
         scope.spawn(move || assert_eq!(http.get("/echo/1").status, 200));
@@ -172,12 +177,12 @@ fn trap_6_what_is_not_complete_in_ten_seconds_is_answered_408() {
     stage.assert_unharmed();
 }
 
-fn drip_until_408(http: Http, start: &str) {
+fn drip_until_408(http: Http, start: &str, every: Duration) {
     let mut connection = http.connect();
     connection.send(start.as_bytes());
     let began = Instant::now();
     let nothing_yet = |connection: &Connection| {
-        connection.stream().set_read_timeout(Some(Duration::from_millis(200))).unwrap();
+        connection.stream().set_read_timeout(Some(every)).unwrap();
         connection.stream().peek(&mut [0]).is_err()
     };
     while nothing_yet(&connection) {
