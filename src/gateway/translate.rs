@@ -288,14 +288,16 @@ impl HttpAnswer {
         Self { status, body: Vec::new(), etag: None, headers: Vec::new() }
     }
 
-    /// A failure of the gateway itself, in the shape of a reply packet.
+    /// A failure in the shape of a reply packet: the gateway's own, or that of a stream which did not begin, whose
+    /// error code may be one that means nothing to HTTP.
     #[must_use]
     pub fn failure(failure: &Failure) -> Self {
         let mut body = serde_json::Map::new();
         body.insert("errorcode".to_owned(), failure.errorcode.into());
         body.insert("errormessage".to_owned(), failure.errormessage.as_str().into());
         body.extend(failure.details.iter().map(|(name, value)| ((*name).to_owned(), value.clone())));
-        Self::json(failure.errorcode, &body)
+        let fits = (400..600).contains(&failure.errorcode);
+        Self::json(if fits { failure.errorcode } else { 200 }, &body)
     }
 
     /// The same answer with one more header.

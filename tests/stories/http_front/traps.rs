@@ -4,6 +4,8 @@ use std::io::Read;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use serde_json::json;
+
 use super::{Stage, assert_complete, assert_ends, assert_failure, assert_refused};
 use crate::harness::{Connection, Http, PATIENCE, Process, eventually};
 
@@ -310,9 +312,33 @@ fn trap_7_connection_close_is_honoured_and_sent() {
     }
 }
 
-/// The other half of this trap, an answer that goes on, belongs to the change feed.
 #[test]
-fn trap_8_every_answer_says_how_long_it_is() {
+fn trap_8_an_answer_that_goes_on_is_sent_as_it_comes() {
+    let stage = Stage::start();
+    let mut connection = stage.http().connect();
+    connection.send_request("GET", "/silence", &[("Accept", "text/event-stream")], b"");
+    let asked = stage.echo.await_asked(1).remove(0);
+    let mut seen = String::new();
+    for seq in 1..=20 {
+        asked.reply(&json!({ "errorcode": 0, "more": true, "seq": seq, "results": { "number": seq } }));
+        // The next one is sent only once this one has reached the client.
+        let event = format!("id: {seq}\ndata: {{\"number\":{seq}}}\n\n");
+        while !seen.ends_with(&event) {
+            let mut piece = [0; 4096];
+            let count = connection.stream().read(&mut piece).expect("the event comes");
+            assert!(count > 0, "the stream ended after {seen}");
+            seen.push_str(std::str::from_utf8(&piece[..count]).unwrap());
+        }
+    }
+    assert!(seen.starts_with("HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n"), "{seen}");
+    // A stream occupies no place that others need, and its end is the end of its connection.
+    assert_eq!(stage.http().get("/echo/1").status, 200);
+    asked.reply(&json!({ "errorcode": 0 }));
+    connection.stream().read_to_string(&mut seen).expect("the end comes");
+}
+
+#[test]
+fn trap_8_every_other_answer_says_how_long_it_is() {
     let stage = Stage::start();
     let word = "w".repeat(12 * 1024);
     for target in ["/echo", "/echo?word=", "/healthz", "/routes", "/nowhere", "/say"] {
