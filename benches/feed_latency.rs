@@ -7,7 +7,7 @@
 //!
 //! `cargo bench --bench feed_latency`
 
-#![allow(missing_docs, dead_code, clippy::unwrap_used, clippy::expect_used, clippy::pedantic)]
+#![allow(missing_docs, dead_code, unused_imports, clippy::unwrap_used, clippy::expect_used, clippy::pedantic)]
 
 #[path = "../tests/stories/harness/mod.rs"]
 mod harness;

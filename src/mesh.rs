@@ -316,7 +316,11 @@ pub(crate) fn read_reply(reply: &ReplyFrame) -> Result<Value, Failure> {
         0 => Ok(packet),
         code => {
             let message = packet.get("errormessage").and_then(Value::as_str).unwrap_or("the service refused");
-            Err(Failure::new(u16::try_from(code).unwrap_or(500), message))
+            let failure = Failure::new(u16::try_from(code).unwrap_or(500), message);
+            let told = ["key", "errorcode", "errormessage"];
+            let rest =
+                packet.as_object().into_iter().flatten().filter(|(name, _)| !told.contains(&name.as_str()));
+            Err(rest.fold(failure, |failure, (name, value)| failure.with(name, value.clone())))
         }
     }
 }

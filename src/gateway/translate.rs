@@ -295,7 +295,7 @@ impl HttpAnswer {
         let mut body = serde_json::Map::new();
         body.insert("errorcode".to_owned(), failure.errorcode.into());
         body.insert("errormessage".to_owned(), failure.errormessage.as_str().into());
-        body.extend(failure.details.iter().map(|(name, value)| ((*name).to_owned(), value.clone())));
+        body.extend(failure.details.iter().cloned());
         let fits = (400..600).contains(&failure.errorcode);
         Self::json(if fits { failure.errorcode } else { 200 }, &body)
     }
