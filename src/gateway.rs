@@ -180,7 +180,8 @@ impl Gateway {
             Ok(Some(first)) if first.more => Ok(Answer::Stream(EventStream::new(subscription, first, place))),
             Ok(Some(whole)) => Ok(Answer::Whole(HttpAnswer::from(whole))),
             Ok(None) => Err(translate::failure_of(Outcome::Timeout, uri)),
-            Err(failure) => Err(HttpAnswer::failure(&failure)),
+            Err(failure) if failure.errorcode == 503 => Err(HttpAnswer::failure(&failure).with_retry_after()),
+            Err(failure) => Err(translate::refusal(&failure)),
         }
     }
 

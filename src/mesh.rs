@@ -319,13 +319,13 @@ pub(crate) fn read_reply(reply: &ReplyFrame) -> Result<Value, Failure> {
         0 => Ok(packet),
         code => {
             let message = packet.get("errormessage").and_then(Value::as_str).unwrap_or("the service refused");
-            let mut failure = Failure::new(u16::try_from(code).unwrap_or(500), message);
-            if let Value::Object(fields) = packet {
-                let further =
-                    fields.into_iter().filter(|(name, _)| !FIELDS_OF_ITS_OWN.contains(&name.as_str()));
-                failure.details = further.map(|(name, value)| (name.into(), value)).collect();
-            }
-            Err(failure)
+            let failure = Failure::new(u16::try_from(code).unwrap_or(500), message);
+            let rest = packet
+                .as_object()
+                .into_iter()
+                .flatten()
+                .filter(|(name, _)| !FIELDS_OF_ITS_OWN.contains(&name.as_str()));
+            Err(rest.fold(failure, |failure, (name, value)| failure.with(name, value.clone())))
         }
     }
 }

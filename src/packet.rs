@@ -380,7 +380,7 @@ pub struct Failure {
     /// What happened and what to do.
     pub errormessage: String,
     /// Further top-level fields, for programs that read more than the code.
-    pub details: Vec<(Cow<'static, str>, Value)>,
+    pub details: Vec<(String, Value)>,
 }
 
 impl Reply {
@@ -428,8 +428,8 @@ impl Failure {
 
     /// The same refusal with one more top-level field.
     #[must_use]
-    pub fn with(mut self, name: impl Into<Cow<'static, str>>, value: impl Into<Value>) -> Self {
-        self.details.push((name.into(), value.into()));
+    pub fn with(mut self, name: &str, value: impl Into<Value>) -> Self {
+        self.details.push((name.to_owned(), value.into()));
         self
     }
 

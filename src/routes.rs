@@ -216,8 +216,11 @@ impl<T> Route<T> {
 
 /// `GET/users` as `GET` and `/users`.
 fn split(url: &str) -> Option<(&str, &str)> {
-    let slash = url.find('/').filter(|at| *at > 0)?;
-    Some(url.split_at(slash))
+    let (method, path) = url.split_at(url.find('/')?);
+    // Both stand in answers and in the log: a node's text must not be able to forge either.
+    let is_method =
+        !method.is_empty() && method.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
+    (is_method && !path.contains(char::is_control)).then_some((method, path))
 }
 
 /// A path without its last segment, and that segment; nothing if either would be empty.

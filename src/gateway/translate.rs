@@ -256,8 +256,13 @@ fn bad_request(message: &str) -> HttpAnswer {
 /// What a client is told when a call had no reply; the table is [`mesh::failure_of`].
 #[must_use]
 pub fn failure_of(outcome: Outcome, uri: &str) -> HttpAnswer {
-    let failure = mesh::failure_of(outcome, uri);
-    let answer = HttpAnswer::failure(&failure);
+    refusal(&mesh::failure_of(outcome, uri))
+}
+
+/// A failure as an answer; one that passes says when to try again.
+#[must_use]
+pub fn refusal(failure: &Failure) -> HttpAnswer {
+    let answer = HttpAnswer::failure(failure);
     if failure.errorcode == 503 { answer.with_retry_after() } else { answer }
 }
 
@@ -288,14 +293,16 @@ impl HttpAnswer {
         Self { status, body: Vec::new(), etag: None, headers: Vec::new() }
     }
 
-    /// A failure of the gateway itself, in the shape of a reply packet.
+    /// A failure in the shape of a reply packet: the gateway's own, or that of a stream which did not begin, whose
+    /// error code may be one that means nothing to HTTP.
     #[must_use]
     pub fn failure(failure: &Failure) -> Self {
         let mut body = serde_json::Map::new();
         body.insert("errorcode".to_owned(), failure.errorcode.into());
         body.insert("errormessage".to_owned(), failure.errormessage.as_str().into());
-        body.extend(failure.details.iter().map(|(name, value)| (name.to_string(), value.clone())));
-        Self::json(failure.errorcode, &body)
+        body.extend(failure.details.iter().cloned());
+        let fits = (400..600).contains(&failure.errorcode);
+        Self::json(if fits { failure.errorcode } else { 200 }, &body)
     }
 
     /// The same answer with one more header.

@@ -24,7 +24,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use super::dial::{Again, Dialer, Session as DialSession};
 use super::inbound::Inbound;
 use super::outbox::{Batching, Outbox, SendError};
-use super::peer::Described;
+use super::peer::{Described, wire_len};
 use crate::context::Context;
 use crate::packet::frame::{FrameError, Offence};
 use crate::packet::{
@@ -578,7 +578,7 @@ impl Shared {
                 let offence = Offence::of(frame.as_bytes(), self.limits.max_frame_bytes);
                 FrameError::NotAnObject(offence, error.to_string())
             })?;
-            log::debug!("{} → {}, {} bytes", self.address, Described(&head), frame.len());
+            log::debug!("{} → {}, {} bytes", self.address, Described(&head), wire_len(frame));
             self.deliver(session, head.number(), ReplyFrame::of(&head, frame));
         }
         Ok(())

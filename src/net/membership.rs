@@ -10,6 +10,7 @@ use serde_json::Value;
 use super::dial::{Again, Dialer, Session};
 use super::inbound::Inbound;
 use super::outbox::{Batching, Outbox};
+use super::peer::wire_len;
 use crate::node::Node;
 use crate::packet::frame::FrameError;
 use crate::packet::{Head, encode};
@@ -100,9 +101,7 @@ impl Session for Follow {
         let outbox = Arc::new(Outbox::new(stream.clone(), Batching::OneByOne));
         lock(&self.me.connected).push((self.address.clone(), outbox.clone()));
         // Registered first of all: one copy of the course distributor dies of a connection that says nothing.
-        let node = lock(&self.me.node).clone();
-        register(&outbox, &node, &self.address);
-        log::info!("registered as {} with distributor {}", node.name, self.address);
+        self.register(&outbox);
         let ended = self.follow(stream);
         outbox.close();
         lock(&self.me.connected).retain(|(_, one)| !Arc::ptr_eq(one, &outbox));
@@ -115,15 +114,34 @@ impl Session for Follow {
 }
 
 impl Follow {
+    /// Registers; once more if, meanwhile, this node has decided to leave and what was just sent is out of date.
+    fn register(&self, outbox: &Outbox) {
+        let mut node = lock(&self.me.node).clone();
+        loop {
+            register(outbox, &node, &self.address);
+            let now = lock(&self.me.node).clone();
+            if now == node {
+                break;
+            }
+            node = now;
+        }
+        log::info!("registered as {} with distributor {}", node.name, self.address);
+    }
+
     fn follow(&self, stream: Arc<TcpStream>) -> Result<(), FrameError> {
         let mut inbound = Inbound::new(stream, self.max_frame_bytes);
         while let Some(frame) = inbound.next_frame()? {
             match list_in(frame) {
                 Some(nodes) => {
-                    log::debug!("{} → list of {} nodes, {} bytes", self.address, nodes.len(), frame.len());
+                    log::debug!(
+                        "{} → list of {} nodes, {} bytes",
+                        self.address,
+                        nodes.len(),
+                        wire_len(frame)
+                    );
                     (self.on_list)(self.place, nodes);
                 }
-                None => log::debug!("{} → not a list, ignored, {} bytes", self.address, frame.len()),
+                None => log::debug!("{} → not a list, ignored, {} bytes", self.address, wire_len(frame)),
             }
         }
         Ok(())

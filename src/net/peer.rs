@@ -10,7 +10,7 @@ use super::listener::{Connection, Serve, Work};
 use super::outbox::{Batching, Outbox, SendError};
 use super::spawn;
 use crate::packet::frame::{FrameError, Offence};
-use crate::packet::{Answer, Failure, Head, Key, Reply, encode};
+use crate::packet::{Answer, DELIMITER, Failure, Head, Key, Reply, encode};
 
 /// How long answers that are still being worked out are waited for after the asker has stopped sending.
 const LINGER: Duration = Duration::from_secs(10);
@@ -57,7 +57,7 @@ impl<A: Answerer> PacketServer<A> {
                 let offence = Offence::of(frame.as_bytes(), self.max_frame_bytes);
                 FrameError::NotAnObject(offence, error.to_string())
             })?;
-            log::debug!("{} → {}, {} bytes", peer.address(), Described(&head), frame.len());
+            log::debug!("{} → {}, {} bytes", peer.address(), Described(&head), wire_len(frame));
             self.answerer.packet(peer, &head);
             // Answers to packets that came together leave together.
             if !inbound.has_frame() {
@@ -181,6 +181,11 @@ impl Peer {
             self.connection.await_change(Duration::from_millis(50));
         }
     }
+}
+
+/// The size of a frame as it was on the wire, delimiter included: what its sender logs.
+pub(crate) fn wire_len(frame: &str) -> usize {
+    frame.len() + DELIMITER.len()
 }
 
 /// A packet in the words of a log line. Its contents stay out: they may hold passwords.

@@ -149,7 +149,9 @@ impl<'a> Fields<'a> {
     pub fn name(self) -> Result<Option<String>, Failure> {
         let Some(name) = self.text("name")? else { return Ok(None) };
         if name.trim().is_empty() || name.chars().count() > MAX_NAME_CHARS {
-            return Err(Failure::bad_request(format!("name must have 1 to {MAX_NAME_CHARS} characters")));
+            return Err(Failure::bad_request(format!(
+                "name must have 1 to {MAX_NAME_CHARS} characters, not all of them blank"
+            )));
         }
         Ok(Some(name.to_owned()))
     }

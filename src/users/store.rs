@@ -26,8 +26,9 @@ use crate::sync::lock;
 const MIGRATIONS: [&str; 2] =
     [include_str!("../../data/schema.sql"), include_str!("../../data/schema-2.sql")];
 
-/// How long to wait for another process that is writing.
-const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long to wait for another process that is writing. Less than a gateway waits, so that its client is told what
+/// happened and not only that nothing came.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// How many connections there are for reading. Reads are short: more would only cost memory.
 const MAX_READERS: usize = 8;

@@ -69,11 +69,24 @@ fn create_at(packets: &mut Packets, name: &str) -> u64 {
     reply["seq"].as_u64().unwrap()
 }
 
-/// Renames a user so often, as fast as the instance goes along.
-fn rename_many(packets: &mut Packets, id: &Value, names: impl Iterator<Item = String>) {
-    let requests: Vec<_> =
-        names.map(|name| ("PATCH", "/users", json!({ "params": id.to_string(), "name": name }))).collect();
-    for reply in packets.call_all(&requests) {
+/// Creates users 1 to `count` at this very instance.
+fn create_many(packets: &mut Packets, count: u64) {
+    let user = |id: u64| json!({ "email": format!("{id}@example.com"), "name": id.to_string() });
+    let requests: Vec<_> = (1..=count).map(|id| ("POST", "/users", user(id))).collect();
+    all_succeed(&packets.call_all(&requests));
+}
+
+/// Gives user 1 so many long names, one after the other.
+fn rename_often(packets: &mut Packets, count: u64) {
+    let name = |number: u64| format!("{number:06}{}", "🦀".repeat(90));
+    let requests: Vec<_> = (1..=count)
+        .map(|number| ("PATCH", "/users", json!({ "params": "1", "name": name(number) })))
+        .collect();
+    all_succeed(&packets.call_all(&requests));
+}
+
+fn all_succeed(replies: &[Value]) {
+    for reply in replies {
         assert_eq!(reply["errorcode"], 0, "{reply}");
     }
 }

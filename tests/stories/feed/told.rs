@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::{all_changes, create, follow, next_change, seqs, subscribe, subscribe_from_now_on};
+use super::{all_changes, create, create_many, follow, next_change, seqs, subscribe, subscribe_from_now_on};
 use crate::harness::{Piece, System};
 
 #[test]
@@ -107,7 +107,7 @@ fn the_head_of_a_stream_says_what_comes_and_that_nobody_may_keep_it() {
 fn with_a_limit_the_changes_are_a_plain_list() {
     let system = System::start();
     let http = system.http();
-    (0..5).for_each(|number| drop(create(&http, &number.to_string())));
+    create_many(&mut system.users[0].packets(), 5);
     let pages = [
         ("?limit=2", vec![1, 2], json!(2)),
         ("?after=2&limit=2", vec![3, 4], json!(4)),
@@ -171,7 +171,7 @@ fn who_asks_for_neither_events_nor_a_limit_is_told_in_words() {
 fn what_is_forgotten_is_refused_with_410_and_the_oldest_number_there_is() {
     let system = System::of(&[&["--keep-changes", "10"]], &[]);
     let http = system.http();
-    (1..=25).for_each(|number| drop(create(&http, &number.to_string())));
+    create_many(&mut system.users[0].packets(), 25);
     for after in [0, 3, 14] {
         let page = http.get(&format!("/users/changes?limit=5&after={after}"));
         let events = http.events(&format!("/users/changes?after={after}"), &[]).err().expect("no stream");

@@ -4,6 +4,7 @@ mod echo;
 mod http;
 mod packets;
 mod process;
+mod random;
 mod sse;
 
 use std::fs;
@@ -16,6 +17,7 @@ pub use echo::{Asked, Echo};
 pub use http::{Connection, Http, Response};
 pub use packets::{Frames, Packets};
 pub use process::{Process, Watched};
+pub use random::Random;
 use serde_json::Value;
 pub use sse::{Event, Events, Piece};
 

@@ -121,7 +121,7 @@ impl Process {
         let status = await_exit(&mut child.0);
         let out: Vec<String> = out.iter().collect();
         // The pipe may be read a moment after its writer has ended.
-        let _ = eventually("stderr is closed", || (Arc::strong_count(&log) == 1).then_some(()));
+        eventually("stderr is closed", || (Arc::strong_count(&log) == 1).then_some(()));
         let told = log.lock().unwrap().join("\n");
         (status.code(), out.join("\n"), told)
     }

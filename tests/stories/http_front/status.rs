@@ -77,6 +77,36 @@ fn the_error_codes_of_a_course_service_mean_nothing_to_http() {
 }
 
 #[test]
+fn a_client_that_takes_events_is_told_the_same_when_there_is_no_stream() {
+    let stage = Stage::start();
+    let _service = Echo::answering(&stage.distributor, "codes", &["GET/codes"], |asked| {
+        let code: i64 = asked.params()["code"].as_str().unwrap().parse().unwrap();
+        asked.reply(&json!({ "errorcode": code, "errormessage": "as the service says" }));
+    });
+    let other = Echo::start(&stage.distributor, "other", &["GET/other"]);
+    await_instances(&stage.gateway, "GET", "/codes", 1);
+    await_instances(&stage.gateway, "GET", "/other", 1);
+    drop(other);
+    await_instances(&stage.gateway, "GET", "/other", 0);
+    let events = [("Accept", "text/event-stream")];
+    for (code, status) in [(0, 200), (1, 200), (399, 200), (404, 404), (503, 503), (600, 200)] {
+        let target = format!("/codes?code={code}");
+        let answer = stage.http().request("GET", &target, &events, b"");
+        assert_eq!(answer.status, status, "{code}: {}", answer.text());
+        assert_eq!(answer.reply()["errorcode"], code);
+        assert_eq!(answer.message(), "as the service says");
+        assert_complete(&answer, &target);
+    }
+    let answer = stage.http().request("GET", "/other", &events, b"");
+    assert_failure(&answer, 503, "nobody serves it");
+    assert!(answer.header("Retry-After").is_some());
+    assert_failure(&stage.http().request("GET", "/nowhere", &events, b""), 404, "no such route");
+    assert_failure(&stage.http().request("GET", "/say", &events, b""), 405, "no such method");
+    let answer = stage.http().request("HEAD", "/echo", &events, b"");
+    assert_eq!((answer.status, answer.body.len()), (200, 0), "HEAD streams nothing");
+}
+
+#[test]
 fn a_status_without_a_body_leaves_the_connection_in_step() {
     let stage = Stage::start();
     let mut connection = stage.http().connect();

@@ -4,6 +4,8 @@ use std::io::Read;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use serde_json::json;
+
 use super::{Stage, assert_complete, assert_ends, assert_failure, assert_refused};
 use crate::harness::{Connection, Http, PATIENCE, Process, eventually};
 
@@ -162,9 +164,14 @@ fn trap_6_what_is_not_complete_in_ten_seconds_is_answered_408() {
                 assert!(began.elapsed() > Duration::from_secs(9), "{what} was given up too early");
             });
         }
-        // Now and then a byte does not help.
-        for start in ["GET /", "POST /echo HTTP/1.1\r\nContent-Length: 5000\r\n\r\n{}"] {
-            scope.spawn(move || drip_until_408(http, start));
+        // Now and then a byte does not help, nor does one after the other.
+        for (start, every_ms) in [
+            ("GET /", 200),
+            ("POST /echo HTTP/1.1\r\nContent-Length: 5000\r\n\r\n{}", 200),
+            ("POST /echo HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nfffff\r\n", 200),
+            ("POST /echo HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nfffff\r\n", 1),
+        ] {
+            scope.spawn(move || drip_until_408(http, start, Duration::from_millis(every_ms)));
         }
         // Nobody else notices.
         scope.spawn(move || assert_eq!(http.get("/echo/1").status, 200));
@@ -172,12 +179,12 @@ fn trap_6_what_is_not_complete_in_ten_seconds_is_answered_408() {
     stage.assert_unharmed();
 }
 
-fn drip_until_408(http: Http, start: &str) {
+fn drip_until_408(http: Http, start: &str, every: Duration) {
     let mut connection = http.connect();
     connection.send(start.as_bytes());
     let began = Instant::now();
     let nothing_yet = |connection: &Connection| {
-        connection.stream().set_read_timeout(Some(Duration::from_millis(200))).unwrap();
+        connection.stream().set_read_timeout(Some(every)).unwrap();
         connection.stream().peek(&mut [0]).is_err()
     };
     while nothing_yet(&connection) {
@@ -305,9 +312,33 @@ fn trap_7_connection_close_is_honoured_and_sent() {
     }
 }
 
-/// The other half of this trap, an answer that goes on, belongs to the change feed.
 #[test]
-fn trap_8_every_answer_says_how_long_it_is() {
+fn trap_8_an_answer_that_goes_on_is_sent_as_it_comes() {
+    let stage = Stage::start();
+    let mut connection = stage.http().connect();
+    connection.send_request("GET", "/silence", &[("Accept", "text/event-stream")], b"");
+    let asked = stage.echo.await_asked(1).remove(0);
+    let mut seen = String::new();
+    for seq in 1..=20 {
+        asked.reply(&json!({ "errorcode": 0, "more": true, "seq": seq, "results": { "number": seq } }));
+        // The next one is sent only once this one has reached the client.
+        let event = format!("id: {seq}\ndata: {{\"number\":{seq}}}\n\n");
+        while !seen.ends_with(&event) {
+            let mut piece = [0; 4096];
+            let count = connection.stream().read(&mut piece).expect("the event comes");
+            assert!(count > 0, "the stream ended after {seen}");
+            seen.push_str(std::str::from_utf8(&piece[..count]).unwrap());
+        }
+    }
+    assert!(seen.starts_with("HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n"), "{seen}");
+    // A stream occupies no place that others need, and its end is the end of its connection.
+    assert_eq!(stage.http().get("/echo/1").status, 200);
+    asked.reply(&json!({ "errorcode": 0 }));
+    connection.stream().read_to_string(&mut seen).expect("the end comes");
+}
+
+#[test]
+fn trap_8_every_other_answer_says_how_long_it_is() {
     let stage = Stage::start();
     let word = "w".repeat(12 * 1024);
     for target in ["/echo", "/echo?word=", "/healthz", "/routes", "/nowhere", "/say"] {

@@ -1,0 +1,17 @@
+//! A complete service: `cargo run --example greetings`, then `curl 'http://127.0.0.1:8000/greetings?name=Kim'`.
+
+use std::process::ExitCode;
+
+use pilcrow::service::{Failure, Reply, Request, Service};
+
+fn main() -> ExitCode {
+    Service::new("greetings", 9040).route("GET", "/greetings", greet).run()
+}
+
+/// The query's `name` arrives in `params`; what is returned goes back as `results`, or as a refusal in words.
+fn greet(request: &Request) -> Result<Reply, Failure> {
+    match request.text("name")?.trim() {
+        "" => Err(Failure::bad_request("name is empty: say who is to be greeted")),
+        name => Reply::ok(format!("Hello, {name}!")),
+    }
+}
