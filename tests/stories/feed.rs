@@ -76,12 +76,20 @@ fn create_many(packets: &mut Packets, count: u64) {
     all_succeed(&packets.call_all(&requests));
 }
 
-/// Gives user 1 so many long names, one after the other.
+/// So many changes of one user, as fast as the instance goes along, and each as long as one can be.
 fn rename_often(packets: &mut Packets, count: u64) {
-    let name = |number: u64| format!("{number:06}{}", "🦀".repeat(90));
-    let requests: Vec<_> = (1..=count)
-        .map(|number| ("PATCH", "/users", json!({ "params": "1", "name": name(number) })))
-        .collect();
+    let email = format!("{}@{}.{}", "e".repeat(40), "f".repeat(60), "g".repeat(60));
+    let user = packets.call("GET", "/users", &json!({ "email": email }), 1)["results"][0].clone();
+    let (id, count) = match user["id"].as_u64() {
+        Some(id) => (id, count),
+        None => {
+            let created = packets.call("POST", "/users", &json!({ "email": email, "name": "Kim" }), 1);
+            (created["results"]["id"].as_u64().unwrap(), count - 1)
+        }
+    };
+    let name = |number: u64| format!("{number:06}{}", "🦀".repeat(94));
+    let requests: Vec<_> =
+        (1..=count).map(|number| ("PATCH", "/users", json!({ "id": id, "name": name(number) }))).collect();
     all_succeed(&packets.call_all(&requests));
 }
 
