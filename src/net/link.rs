@@ -588,7 +588,10 @@ impl Shared {
                 FrameError::NotAnObject(offence, error.to_string())
             })?;
             log::debug!("{} → {}, {} bytes", self.address, Described(&head), wire_len(frame));
-            self.deliver(session, head.number(), ReplyFrame::of(&head, frame));
+            let mut reply = ReplyFrame::of(&head, frame);
+            // Course nodes know no streams: what they mean by `more` is for whoever asked them.
+            reply.more &= self.dialect == Dialect::Pilcrow;
+            self.deliver(session, head.number(), reply);
         }
         Ok(())
     }
