@@ -1,1 +1,48 @@
-//! To be written.
+//! Services that call each other and follow each other, without gateway or distributor between them.
+//!
+//! | file | what it shows |
+//! | --- | --- |
+//! | [`calls`] | calls from service to service: what travels with them, how they fail, rings |
+//! | [`streams`] | a service of one's own that streams |
+//! | [`examples`] | the programs in `examples/` |
+
+mod calls;
+mod examples;
+mod streams;
+
+use std::sync::Arc;
+
+use pilcrow::mesh::Mesh;
+use pilcrow::net::link::LinkLimits;
+use pilcrow::net::listener::Listener;
+use pilcrow::net::membership::Membership;
+use pilcrow::node::Node;
+use pilcrow::packet::DEFAULT_MAX_FRAME_BYTES;
+use pilcrow::process::{Common, Join};
+use pilcrow::service::{Running, Service};
+
+use crate::harness::{Process, eventually};
+
+/// Starts a service in this process.
+fn serve(service: Service, distributor: &Process) -> Running {
+    let listen = "127.0.0.1:0".to_owned();
+    let common = Common { listen, max_connections: 100, max_frame: DEFAULT_MAX_FRAME_BYTES, drain: 10 };
+    let join = Join { distributor: vec![distributor.address().to_string()] };
+    service.start(common.bind().unwrap(), &common, &join).unwrap()
+}
+
+/// A mesh of this process. It is a member until the membership is dropped.
+fn join(distributor: &Process) -> (Arc<Mesh>, Membership) {
+    let listener = Listener::bind("127.0.0.1:0").unwrap();
+    let node = Node::ours("story", listener.address().port(), Vec::new(), "story");
+    Mesh::join(&[distributor.address().to_string()], node, LinkLimits::default()).unwrap()
+}
+
+/// Waits until so many instances of a route take calls of this mesh.
+fn await_route(mesh: &Mesh, method: &str, path: &str, count: usize) {
+    eventually(&format!("{count} instances of {method} {path} are linked"), || {
+        let rows = mesh.routes();
+        let row = rows.iter().find(|row| row.method == method && row.path == path)?;
+        (row.instances.len() == count).then_some(())
+    });
+}

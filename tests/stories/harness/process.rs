@@ -23,7 +23,7 @@ pub struct Process {
 
 /// A program that prints line after line, until it is dropped.
 pub struct Watched {
-    child: Expected,
+    _child: Expected,
     lines: Receiver<String>,
 }
 
@@ -226,7 +226,7 @@ impl Watched {
         let mut child = Expected(spawn(program, &arguments, &[]));
         collect(child.0.stderr.take().unwrap());
         let lines = lines(child.0.stdout.take().unwrap());
-        Self { child, lines }
+        Self { _child: child, lines }
     }
 
     /// The next line that it prints; `None` when it has ended.
@@ -238,9 +238,9 @@ impl Watched {
         }
     }
 
-    /// Waits until it has ended by itself.
-    pub fn end(mut self) -> ExitStatus {
-        await_exit(&mut self.child.0)
+    /// The next line, if it has printed one already.
+    pub fn try_line(&mut self) -> Option<String> {
+        self.lines.try_recv().ok()
     }
 }
 

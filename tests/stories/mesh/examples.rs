@@ -1,0 +1,212 @@
+//! The programs in `examples/`: what they teach holds.
+
+use std::path::PathBuf;
+use std::time::Instant;
+
+use serde_json::{Value, json};
+
+use crate::harness::{Packets, Process, Response, System, Watched, eventually};
+
+/// An example's program, which Cargo builds together with the tests.
+fn example(name: &str) -> String {
+    let tests = std::env::current_exe().unwrap();
+    let built: PathBuf = tests.ancestors().nth(2).unwrap().join("examples");
+    let program = built.join(format!("{name}{}", std::env::consts::EXE_SUFFIX));
+    assert!(program.exists(), "{program:?} is not built; cargo build --examples does it");
+    program.to_str().unwrap().to_owned()
+}
+
+/// Starts an example that is a service, and waits until the gateway knows it.
+fn start(system: &System, name: &str) -> Process {
+    let distributor = system.distributor.address().to_string();
+    let flags = ["--distributor", &distributor, "--listen", "127.0.0.1:0"].map(str::to_owned);
+    let process = Process::start(&example(name), &flags, &[]);
+    system.await_instances("GET", &format!("/{name}"), 1);
+    process
+}
+
+#[test]
+fn greetings_greets() {
+    let system = System::start();
+    let _greetings = start(&system, "greetings");
+    let http = system.http();
+    assert_eq!(http.get("/greetings?name=Kim").results(), "Hello, Kim!");
+    for path in ["/greetings", "/greetings?name=%20"] {
+        let refused = http.get(path);
+        assert_eq!(refused.status, 400, "{path}");
+        assert!(refused.message().contains("name"), "{}", refused.message());
+    }
+}
+
+/// Orders something; once the service knows where users are.
+fn order(system: &System, user_id: u64, item: &str) -> Response {
+    let order = json!({ "user_id": user_id, "item": item });
+    eventually("orders reaches users", || {
+        Some(system.http().post("/orders", &order)).filter(|answer| answer.status != 503)
+    })
+}
+
+/// The names in the list of orders.
+fn names(system: &System) -> Vec<Value> {
+    let answer = system.http().get("/orders");
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    answer.results().as_array().unwrap().iter().map(|order| order["user"].clone()).collect()
+}
+
+fn await_names(system: &System, expected: &[Value]) {
+    eventually(&format!("the names of those who ordered are {expected:?}"), || {
+        (names(system) == expected).then_some(())
+    });
+}
+
+/// A system in which Kim and Lee have ordered something, and Max nothing.
+fn shop() -> (System, Process) {
+    let system = System::start();
+    for name in ["Kim", "Lee", "Max"] {
+        system.create_user(&format!("{name}@example.com"), name);
+    }
+    let orders = start(&system, "orders");
+    // Until it has the list, it knows nobody.
+    eventually("Kim's order is taken", || (order(&system, 1, "tea").status == 201).then_some(()));
+    assert_eq!(order(&system, 2, "milk").status, 201);
+    await_names(&system, &[json!("Kim"), json!("Lee")]);
+    (system, orders)
+}
+
+#[test]
+fn orders_are_taken_from_users_who_exist_and_listed_with_their_names() {
+    let (system, _orders) = shop();
+    let taken = order(&system, 1, "bread");
+    assert_eq!((taken.status, taken.results()), (201, json!({ "id": 3, "user": "Kim", "item": "bread" })));
+    let refused = order(&system, 99, "bread");
+    assert_eq!(refused.status, 422, "{}", refused.text());
+    assert!(refused.message().contains("99"), "{}", refused.message());
+    for wrong in [json!({ "user_id": 1 }), json!({ "item": "tea" }), json!({ "user_id": "x", "item": "tea" })]
+    {
+        assert_eq!(system.http().post("/orders", &wrong).status, 400, "{wrong}");
+    }
+    let all = system.http().get("/orders").results();
+    assert_eq!(all[2], json!({ "id": 3, "user_id": 1, "user": "Kim", "item": "bread" }));
+    assert_eq!(all.as_array().unwrap().len(), 3);
+}
+
+#[test]
+fn a_new_name_is_seen_in_the_list_of_orders_which_asks_nobody() {
+    let (system, _orders) = shop();
+    let asked =
+        |users: &Process| users.log().iter().filter(|line| line.contains("request GET /users,")).count();
+    let before = asked(&system.users[0]);
+    let mut times = Vec::new();
+    for round in 0..20 {
+        let name = json!(format!("Kim {round}"));
+        let began = Instant::now();
+        assert_eq!(system.http().patch("/users/1", &json!({ "name": name })).status, 200);
+        await_names(&system, &[name, json!("Lee")]);
+        times.push(began.elapsed());
+    }
+    times.sort();
+    println!(
+        "from PATCH to GET /orders: median {:?}, longest {:?} (polled every 5 ms)",
+        times[10], times[19]
+    );
+    assert_eq!(system.http().delete("/users/2").status, 200);
+    await_names(&system, &[json!("Kim 19"), Value::Null]);
+    assert_eq!(asked(&system.users[0]), before);
+}
+
+#[test]
+fn orders_misses_nothing_that_happened_while_it_could_not_reach_users() {
+    let (mut system, _orders) = shop();
+    let log = system.users.remove(0);
+    log.kill();
+    // A users process of another world, on the same database: orders cannot see it.
+    let elsewhere = Process::distributor(&[]);
+    let hidden = Process::users(&elsewhere, &system.scratch, &[]);
+    let mut packets: Packets = hidden.packets();
+    for (id, name) in [(1, "Bob"), (2, "Ada"), (1, "Ida")] {
+        let reply = packets.call("PATCH", "/users", &json!({ "id": id, "name": name }), 1);
+        assert_eq!(reply["errorcode"], 0, "{reply}");
+    }
+    assert!(hidden.stop().success());
+    assert_eq!(names(&system), ["Kim", "Lee"], "the last names that it knows");
+    system.users.push(Process::users(&system.distributor, &system.scratch, &[]));
+    await_names(&system, &[json!("Ida"), json!("Ada")]);
+    // It goes on with the new process as with the old one.
+    assert_eq!(order(&system, 3, "salt").status, 201);
+    assert_eq!(system.users[0].packets().call("DELETE", "/users", &json!({ "id": 3 }), 1)["errorcode"], 0);
+    await_names(&system, &[json!("Ida"), json!("Ada"), Value::Null]);
+}
+
+#[test]
+fn orders_still_lists_the_last_known_names_when_users_has_stopped() {
+    let (mut system, _orders) = shop();
+    assert!(system.users.remove(0).stop().success());
+    for _ in 0..5 {
+        assert_eq!(names(&system), ["Kim", "Lee"]);
+    }
+    let refused = system.http().post("/orders", &json!({ "user_id": 1, "item": "tea" }));
+    assert_eq!(refused.status, 503, "{}", refused.text());
+}
+
+/// The numbers that `watch` prints, for so many lines.
+fn numbers(watch: &mut Watched, count: usize) -> Vec<u64> {
+    let number = |line: String| {
+        let (_, rest) = line.split_once('#').unwrap_or_else(|| panic!("no number: {line}"));
+        rest.split(' ').next().unwrap().parse().unwrap()
+    };
+    (0..count).map(|_| number(watch.line().expect("a further line"))).collect()
+}
+
+#[test]
+fn watch_prints_each_change_once_whatever_becomes_of_users() {
+    let mut system = System::start();
+    let distributor = system.distributor.address().to_string();
+    system.create_user("kim@example.com", "Kim");
+    let mut watch = Watched::start(&example("watch"), &["--distributor", &distributor, "--after", "0"]);
+    let line = watch.line().unwrap();
+    assert!(["#1 ", "created", "user 1", "\"Kim\""].iter().all(|word| line.contains(word)), "{line}");
+    let mut expected = 2;
+    for round in 0..3 {
+        for _ in 0..5 {
+            assert_eq!(
+                system.users[0].packets().call("PATCH", "/users", &json!({ "id": 1, "name": "Lee" }), 1)["seq"],
+                expected
+            );
+            expected += 1;
+        }
+        assert_eq!(numbers(&mut watch, 4), (expected - 5..expected - 1).collect::<Vec<_>>(), "round {round}");
+        system.users.remove(0).kill();
+        system.users.push(Process::users(&system.distributor, &system.scratch, &[]));
+        assert_eq!(numbers(&mut watch, 1), [expected - 1], "round {round}");
+    }
+    system.users[0].packets().call("DELETE", "/users", &json!({ "id": 1 }), 1);
+    let line = watch.line().unwrap();
+    assert!(line.contains(&format!("#{expected} ")) && line.contains("deleted"), "{line}");
+}
+
+#[test]
+fn watch_from_now_on_prints_only_what_is_new() {
+    let system = System::start();
+    let distributor = system.distributor.address().to_string();
+    let watch = example("watch");
+    let mut watch = Watched::start(&watch, &["--distributor", &distributor]);
+    system.users[0].await_log(&["request GET /users/changes"]);
+    // It follows a moment after it has asked.
+    let mut first = 0;
+    eventually("a change is printed", || {
+        first += 1;
+        system.create_user(&format!("{first}@example.com"), "Kim");
+        watch.try_line()
+    });
+}
+
+#[test]
+fn watch_says_so_and_ends_when_what_it_asks_for_is_gone() {
+    let system = System::of(&[&["--keep-changes", "2"]], &[]);
+    (0..5).for_each(|number| drop(system.create_user(&format!("{number}@example.com"), "Kim")));
+    let distributor = system.distributor.address().to_string();
+    let flags = ["--distributor", &distributor, "--after", "1"];
+    let (status, out, told) = Process::run(&example("watch"), &flags, &[]);
+    assert_eq!((status, out.as_str()), (Some(1), ""), "{told}");
+    assert!(told.contains("watch: changes up to 3 are gone"), "{told}");
+}
