@@ -152,3 +152,6 @@ impl Subscription {
 fn refusal(reply: &ReplyFrame) -> Failure {
     read_reply(reply).err().unwrap_or_else(|| Failure::new(502, "the reply cannot be read"))
 }
+
+#[cfg(test)]
+mod tests;

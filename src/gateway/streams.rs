@@ -147,3 +147,6 @@ fn is_gone(client: &TcpStream) -> io::Result<bool> {
         Err(error) => Ok(error.kind() != io::ErrorKind::WouldBlock),
     }
 }
+
+#[cfg(test)]
+mod tests;
