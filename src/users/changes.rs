@@ -32,6 +32,9 @@ const REPLAYS_WAITING: usize = 1024;
 /// How long a subscriber may take to read a page of what is replayed to it.
 const REPLAY_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// How long a thread that brings subscribers up to date waits for one of them before it turns to the next.
+const REPLAY_TURN: Duration = Duration::from_millis(10);
+
 /// How many readers may wait for a state that is not there yet (`at_least`).
 const MAX_WAITERS: usize = 1024;
 
@@ -136,9 +139,13 @@ impl Feed {
                 }
             }
         };
+        self.replay_soon(stream, after, Instant::now());
+    }
+
+    fn replay_soon(self: &Arc<Self>, stream: StreamSender, after: u64, since: Instant) {
         let feed = self.clone();
         self.replays.submit(move |admission| match admission {
-            Admission::Admitted => feed.replay(stream, after),
+            Admission::Admitted => feed.replay(stream, after, since),
             Admission::Refused => {
                 stream.end(&Failure::new(503, "too many streams are being replayed; try again in a moment"));
             }
@@ -215,9 +222,17 @@ impl Feed {
         pause
     }
 
-    /// Sends an old subscriber what it has missed, then lets it join.
-    fn replay(&self, stream: StreamSender, mut after: u64) {
+    /// Sends an old subscriber what it has missed, then lets it join. `since` is when it last read something.
+    fn replay(self: &Arc<Self>, stream: StreamSender, mut after: u64, mut since: Instant) {
         while stream.is_open() {
+            if !stream.await_room(REPLAY_TURN) {
+                if since.elapsed() < REPLAY_TIMEOUT {
+                    return self.replay_soon(stream, after, since); // behind those who wait meanwhile
+                }
+                let slow = "you do not keep up with this stream; ask for what comes after the last";
+                return stream.end(&Failure::new(503, slow));
+            }
+            since = Instant::now();
             let page = match self.next_page(after) {
                 Ok(page) => page,
                 Err(failure) => return stream.end(&failure),
@@ -226,13 +241,6 @@ impl Feed {
                 return;
             }
             if page.len() == PAGE {
-                if !stream.await_room(REPLAY_TIMEOUT) {
-                    let slow = Failure::new(
-                        503,
-                        "you do not keep up with this stream; ask for what comes after the last",
-                    );
-                    return stream.end(&slow);
-                }
                 continue;
             }
             // Nearly there: the rest is read while no broadcast can come between.
