@@ -30,9 +30,7 @@ impl Asker {
                 let method = packet["method"].as_str().unwrap().to_owned();
                 return Some((method, packet["key"].clone(), packet["params"]["after"].as_u64()));
             }
-            if self.frames.fill().ok().filter(|count| *count > 0).is_none() {
-                return None;
-            }
+            self.frames.fill().ok().filter(|count| *count > 0)?;
         }
     }
 
@@ -89,7 +87,7 @@ fn play<F: FnOnce(Asker) + Send + 'static>(scripts: Vec<F>) -> (Arc<Mesh>, Recei
     (mesh, ends)
 }
 
-fn follow(mesh: &Arc<Mesh>, params: Value) -> Subscription {
+fn follow(mesh: &Arc<Mesh>, params: &Value) -> Subscription {
     Subscription::new(mesh, "/feed", params.as_object().cloned().unwrap_or_default())
 }
 
@@ -123,7 +121,7 @@ fn when_a_link_is_lost_another_instance_is_asked_for_what_comes_after() {
         (after + 1..=after + 3).for_each(|seq| asker.change(&key, seq));
     };
     let (mesh, _ends) = play(vec![script; 3]);
-    let mut feed = follow(&mesh, json!({ "after": 10, "kind": "any" }));
+    let mut feed = follow(&mesh, &json!({ "after": 10, "kind": "any" }));
     for seq in 11..=19 {
         assert_eq!(next(&mut feed), Ok(seq));
         assert_eq!(feed.after(), Some(seq));
@@ -143,7 +141,7 @@ fn without_after_the_first_reply_says_where_to_go_on() {
         }
     };
     let (mesh, _ends) = play(vec![script.clone(), script]);
-    let mut feed = follow(&mesh, json!({}));
+    let mut feed = follow(&mesh, &json!({}));
     assert_eq!(next(&mut feed), Ok(8));
     assert_eq!(all_asked.try_iter().collect::<Vec<_>>(), [None, Some(7)]);
 }
@@ -160,7 +158,7 @@ fn an_instance_that_ends_is_left_and_asked_again_for_what_comes_after() {
         }
     };
     let (mesh, _ends) = play(vec![script]);
-    let mut feed = follow(&mesh, json!({ "after": 0 }));
+    let mut feed = follow(&mesh, &json!({ "after": 0 }));
     assert_eq!((1..=8).map(|_| next(&mut feed)).collect::<Vec<_>>(), (1..=8).map(Ok).collect::<Vec<_>>());
 }
 
@@ -175,7 +173,7 @@ fn what_is_gone_ends_a_subscription_also_in_its_midst() {
             assert_eq!(asker.next(), None, "nothing is asked again");
         };
         let (mesh, ends) = play(vec![script]);
-        let mut feed = follow(&mesh, json!({ "after": 0 }));
+        let mut feed = follow(&mesh, &json!({ "after": 0 }));
         (1..=before).for_each(|seq| assert_eq!(next(&mut feed), Ok(seq)));
         let failure = feed.next(Instant::now() + PATIENCE).unwrap_err();
         assert_eq!((failure.errorcode, failure.errormessage.as_str()), (errorcode, "because"));
@@ -190,11 +188,13 @@ fn what_was_read_before_is_not_read_again() {
     let script = |mut asker: Asker| {
         let (key, _) = asker.request().unwrap();
         asker.standing(&key, 5);
-        [3, 4, 5, 6, 6, 5, 7, 7, 8].iter().for_each(|seq| asker.change(&key, *seq));
+        for seq in [3, 4, 5, 6, 6, 5, 7, 7, 8] {
+            asker.change(&key, seq);
+        }
         asker.request();
     };
     let (mesh, _ends) = play(vec![script]);
-    let mut feed = follow(&mesh, json!({ "after": "5" }));
+    let mut feed = follow(&mesh, &json!({ "after": "5" }));
     assert_eq!([next(&mut feed), next(&mut feed), next(&mut feed)], [Ok(6), Ok(7), Ok(8)]);
 }
 
@@ -207,7 +207,7 @@ fn a_whole_answer_is_read_whatever_number_it_has() {
     };
     let (mesh, _ends) = play(vec![script]);
     for params in [json!({}), json!({ "after": 3 }), json!({ "after": 99 }), json!({ "after": "x" })] {
-        let mut feed = follow(&mesh, params);
+        let mut feed = follow(&mesh, &params);
         assert_eq!(next(&mut feed), Ok(3));
         assert_eq!(next(&mut feed), Err(410), "after it there is nothing more");
     }
@@ -233,7 +233,7 @@ fn a_reader_that_is_too_slow_loses_its_stream_and_misses_nothing() {
         assert!(asked > 1, "it was never too slow");
     };
     let (mesh, ends) = play(vec![script]);
-    let mut feed = follow(&mesh, json!({ "after": 0 }));
+    let mut feed = follow(&mesh, &json!({ "after": 0 }));
     assert_eq!(next(&mut feed), Ok(1));
     // Nothing is read until everything has been sent: more than a stream may hold.
     all_sent.recv_timeout(PATIENCE).unwrap();
@@ -255,7 +255,7 @@ fn whoever_waits_is_told_in_time_that_nothing_came() {
         }
     };
     let (mesh, _ends) = play(vec![script]);
-    let mut feed = follow(&mesh, json!({}));
+    let mut feed = follow(&mesh, &json!({}));
     assert!(feed.next(Instant::now() + PATIENCE).unwrap().is_some());
     let (told, answer) = channel();
     let soon = Duration::from_millis(200);
@@ -267,14 +267,14 @@ fn whoever_waits_is_told_in_time_that_nothing_came() {
 #[test]
 fn a_route_that_nobody_serves_is_refused_at_first_and_awaited_later() {
     let mesh = Mesh::new(LinkLimits::default());
-    assert_eq!(next(&mut follow(&mesh, json!({ "after": 0 }))), Err(503));
+    assert_eq!(next(&mut follow(&mesh, &json!({ "after": 0 }))), Err(503));
 
     let script = |mut asker: Asker| {
         let (key, _) = asker.request().unwrap();
         asker.change(&key, 1);
     };
     let (mesh, ends) = play(vec![script]);
-    let mut feed = follow(&mesh, json!({ "after": 0 }));
+    let mut feed = follow(&mesh, &json!({ "after": 0 }));
     assert_eq!(next(&mut feed), Ok(1));
     ends.recv_timeout(PATIENCE).unwrap();
     assert_eq!(feed.next(Instant::now() + Duration::from_millis(100)), Ok(None));
@@ -290,7 +290,7 @@ fn a_stream_without_numbers_ends_with_its_link() {
         asker.say(&json!({ "key": key, "errorcode": 0, "results": 1, "more": true }));
     };
     let (mesh, _ends) = play(vec![script, script]);
-    let mut feed = follow(&mesh, json!({}));
+    let mut feed = follow(&mesh, &json!({}));
     assert!(feed.next(Instant::now() + PATIENCE).unwrap().is_some());
     assert_eq!(next(&mut feed), Err(502));
 }
@@ -303,7 +303,7 @@ fn a_subscription_that_is_dropped_is_cancelled_at_its_source() {
         assert_eq!(asker.next(), Some(("CANCEL".to_owned(), key, None)));
     };
     let (mesh, ends) = play(vec![script]);
-    let mut feed = follow(&mesh, json!({}));
+    let mut feed = follow(&mesh, &json!({}));
     assert!(feed.next(Instant::now() + PATIENCE).unwrap().is_some());
     drop(feed);
     ends.recv_timeout(PATIENCE).unwrap();
@@ -318,12 +318,12 @@ fn a_process_that_ends_ends_its_subscriptions_here_and_at_their_source() {
         assert_eq!(asker.next(), None, "nothing is asked again");
     };
     let (mesh, ends) = play(vec![script]);
-    let mut feed = follow(&mesh, json!({}));
+    let mut feed = follow(&mesh, &json!({}));
     assert!(feed.next(Instant::now() + PATIENCE).unwrap().is_some());
     let waiting = thread::spawn(move || next(&mut feed));
     mesh.close_streams();
     assert_eq!(waiting.join().unwrap(), Err(503));
-    assert_eq!(next(&mut follow(&mesh, json!({ "after": 0 }))), Err(503));
+    assert_eq!(next(&mut follow(&mesh, &json!({ "after": 0 }))), Err(503));
     drop(mesh);
     ends.recv_timeout(PATIENCE).unwrap();
 }

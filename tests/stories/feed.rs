@@ -80,12 +80,11 @@ fn create_many(packets: &mut Packets, count: u64) {
 fn rename_often(packets: &mut Packets, count: u64) {
     let email = format!("{}@{}.{}", "e".repeat(40), "f".repeat(60), "g".repeat(60));
     let user = packets.call("GET", "/users", &json!({ "email": email }), 1)["results"][0].clone();
-    let (id, count) = match user["id"].as_u64() {
-        Some(id) => (id, count),
-        None => {
-            let created = packets.call("POST", "/users", &json!({ "email": email, "name": "Kim" }), 1);
-            (created["results"]["id"].as_u64().unwrap(), count - 1)
-        }
+    let (id, count) = if let Some(id) = user["id"].as_u64() {
+        (id, count)
+    } else {
+        let created = packets.call("POST", "/users", &json!({ "email": email, "name": "Kim" }), 1);
+        (created["results"]["id"].as_u64().unwrap(), count - 1)
     };
     let name = |number: u64| format!("{number:06}{}", "🦀".repeat(94));
     let requests: Vec<_> =

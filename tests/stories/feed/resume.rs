@@ -72,7 +72,9 @@ fn whoever_joins_while_others_write_misses_nothing_and_gets_nothing_twice() {
             }
         })
         .collect();
-    writers.into_iter().for_each(|writer| writer.join().unwrap());
+    for writer in writers {
+        writer.join().unwrap();
+    }
     let all = all_changes(&system.http());
     assert_eq!(seqs(&all), (1..=total).collect::<Vec<_>>());
     for subscriber in subscribers {

@@ -7,9 +7,9 @@ pub struct Random(u64);
 impl Random {
     /// The seed is that of `PILCROW_SEED`, if it is set, else a new one; it is printed.
     pub fn from_env() -> Self {
-        let fresh = || std::time::UNIX_EPOCH.elapsed().map_or(1, |since| since.as_nanos() as u64);
+        let fresh = || std::time::UNIX_EPOCH.elapsed().map_or(1, |since| since.as_micros() % 1_000_000_000);
         let named = std::env::var("PILCROW_SEED").ok().map(|seed| seed.parse().expect("a seed is a number"));
-        let seed = named.unwrap_or_else(fresh);
+        let seed = named.unwrap_or_else(|| u64::try_from(fresh()).unwrap());
         println!("PILCROW_SEED={seed}");
         Self(seed)
     }

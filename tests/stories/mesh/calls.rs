@@ -62,7 +62,7 @@ fn a_call_that_fails_says_why_in_words() {
     let distributor = Process::distributor(&[]);
     let play = |asked: &Asked| match asked.params()["do"].as_str() {
         Some("refuse") => {
-            asked.reply(&json!({ "errorcode": 418, "errormessage": "no tea", "pot": { "tea": 0 } }))
+            asked.reply(&json!({ "errorcode": 418, "errormessage": "no tea", "pot": { "tea": 0 } }));
         }
         Some("stream") => asked.reply(&json!({ "errorcode": 0, "results": 1, "more": true })),
         Some("hang up") => asked.hang_up(),

@@ -12,7 +12,7 @@ fn example(name: &str) -> String {
     let tests = std::env::current_exe().unwrap();
     let built: PathBuf = tests.ancestors().nth(2).unwrap().join("examples");
     let program = built.join(format!("{name}{}", std::env::consts::EXE_SUFFIX));
-    assert!(program.exists(), "{program:?} is not built; cargo build --examples does it");
+    assert!(program.exists(), "{} is not built; cargo build --examples does it", program.display());
     program.to_str().unwrap().to_owned()
 }
 
