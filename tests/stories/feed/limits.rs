@@ -214,6 +214,26 @@ fn subscribers_that_read_nothing_of_the_past_keep_nobody_else_from_it() {
 }
 
 #[test]
+fn many_clients_of_one_gateway_get_a_burst_of_changes_whole() {
+    const LAST: u64 = 1_500;
+    let system = System::start();
+    let clients: Vec<_> = (0..40).map(|_| read_all_events(&system.http(), LAST)).collect();
+    let began = Instant::now();
+    rename_often(&mut system.users[0].packets(), LAST);
+    let written = began.elapsed();
+    for client in clients {
+        client.join().unwrap();
+    }
+    let ended = system.users[0].log().iter().filter(|line| line.contains("reply 503")).count();
+    let kib = (system.gateway.peak_kib(), system.users[0].peak_kib());
+    println!(
+        "{LAST} changes written in {written:?}, read by 40 in {:?}; {ended} streams were ended for lag; peak KiB {kib:?}",
+        began.elapsed()
+    );
+    assert!(kib.0 < MOST_KIB && kib.1 < MOST_KIB, "peak KiB of the gateway and of users: {kib:?}");
+}
+
+#[test]
 fn while_a_gateway_of_the_course_is_about_who_does_not_say_that_it_is_ours_gets_a_page() {
     let system = System::start();
     for number in 1..=3 {
