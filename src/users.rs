@@ -233,7 +233,7 @@ impl Users {
     fn check(&self, email: &str, password: &Password) -> Result<(User, PasswordHash), Failure> {
         let found = self.store.read(|db| model::credentials(db, email))?;
         let (user, hash) = found.map_or((None, None), |(user, hash)| (Some(user), hash));
-        let right = self.hashing.check(password, hash.as_ref());
+        let right = password.matches(hash.as_ref());
         match (right, user, hash) {
             (true, Some(user), Some(hash)) => Ok((user, hash)),
             _ => Err(Failure::new(401, "the e-mail or the password is wrong")),
