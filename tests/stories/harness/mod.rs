@@ -6,7 +6,7 @@ mod packets;
 mod process;
 
 use std::fs;
-use std::net::{Ipv4Addr, TcpListener};
+use std::net::{Ipv4Addr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
@@ -42,7 +42,9 @@ pub fn free_port() -> u16 {
     loop {
         let number = std::process::id().wrapping_mul(61).wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed));
         let port = 12_000 + u16::try_from(number % 20_000).unwrap();
-        if TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
+        // Asked by connecting: a listener, made to try, may live on for a moment in the child that another story
+        // is just starting, and then the port is in use.
+        if TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_err() {
             return port;
         }
     }
@@ -53,9 +55,20 @@ pub struct Scratch(PathBuf);
 
 impl Scratch {
     pub fn new() -> Self {
+        Self::under(Path::new(env!("CARGO_TARGET_TMPDIR")))
+    }
+
+    /// In memory where that can be had: for stories whose writes must not wait for a busy disk, which may take
+    /// seconds while something else is being built.
+    pub fn in_memory() -> Self {
+        let memory = Path::new("/dev/shm");
+        if memory.is_dir() { Self::under(memory) } else { Self::new() }
+    }
+
+    fn under(parent: &Path) -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let name = format!("story-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
-        let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+        let path = parent.join(name);
         fs::create_dir_all(&path).unwrap();
         Self(path)
     }
@@ -93,8 +106,11 @@ impl System {
 
     /// `count` users instances, and further flags for the gateway.
     pub fn with(count: usize, gateway_flags: &[&str]) -> Self {
-        let scratch = Scratch::new();
-        let distributor = Process::distributor(&[]);
+        Self::on(Scratch::new(), Process::distributor(&[]), count, gateway_flags)
+    }
+
+    /// As `with`, on this directory and with this distributor.
+    pub fn on(scratch: Scratch, distributor: Process, count: usize, gateway_flags: &[&str]) -> Self {
         let users: Vec<Process> = (0..count).map(|_| Process::users(&distributor, &scratch, &[])).collect();
         let gateway = Process::gateway(&distributor, gateway_flags);
         let system = Self { gateway, users, distributor, scratch };
