@@ -181,7 +181,7 @@ impl Gateway {
             Ok(Some(whole)) => Ok(Answer::Whole(HttpAnswer::from(whole))),
             Ok(None) => Err(translate::failure_of(Outcome::Timeout, uri)),
             Err(failure) if failure.errorcode == 503 => Err(HttpAnswer::failure(&failure).with_retry_after()),
-            Err(failure) => Err(HttpAnswer::failure(&failure)),
+            Err(failure) => Err(translate::refusal(&failure)),
         }
     }
 

@@ -305,6 +305,9 @@ pub fn failure_of(outcome: Outcome, uri: &str) -> Failure {
     Failure::new(status, format!("{uri}: {outcome}; {what_now}"))
 }
 
+/// What a refusal says in its own words; all other fields belong to whoever refuses, such as `oldest`.
+const FIELDS_OF_ITS_OWN: [&str; 5] = ["key", "errorcode", "errorCode", "errormessage", "more"];
+
 /// A reply packet unpacked, or what it refuses.
 ///
 /// # Errors
@@ -317,9 +320,11 @@ pub(crate) fn read_reply(reply: &ReplyFrame) -> Result<Value, Failure> {
         code => {
             let message = packet.get("errormessage").and_then(Value::as_str).unwrap_or("the service refused");
             let failure = Failure::new(u16::try_from(code).unwrap_or(500), message);
-            let told = ["key", "errorcode", "errormessage"];
-            let rest =
-                packet.as_object().into_iter().flatten().filter(|(name, _)| !told.contains(&name.as_str()));
+            let rest = packet
+                .as_object()
+                .into_iter()
+                .flatten()
+                .filter(|(name, _)| !FIELDS_OF_ITS_OWN.contains(&name.as_str()));
             Err(rest.fold(failure, |failure, (name, value)| failure.with(name, value.clone())))
         }
     }

@@ -118,7 +118,8 @@ impl Subscription {
         self.opened = true;
         if let Some(seq) = reply.seq {
             let seen = self.after.is_some_and(|after| seq <= after);
-            if seen && reply.results().is_some() {
+            // What is no part of a stream, such as a page, is not to be held against `after`.
+            if seen && reply.more && reply.results().is_some() {
                 return Ok(None);
             }
             self.after = self.after.max(Some(seq));

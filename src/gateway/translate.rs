@@ -256,8 +256,13 @@ fn bad_request(message: &str) -> HttpAnswer {
 /// What a client is told when a call had no reply; the table is [`mesh::failure_of`].
 #[must_use]
 pub fn failure_of(outcome: Outcome, uri: &str) -> HttpAnswer {
-    let failure = mesh::failure_of(outcome, uri);
-    let answer = HttpAnswer::failure(&failure);
+    refusal(&mesh::failure_of(outcome, uri))
+}
+
+/// A failure as an answer; one that passes says when to try again.
+#[must_use]
+pub fn refusal(failure: &Failure) -> HttpAnswer {
+    let answer = HttpAnswer::failure(failure);
     if failure.errorcode == 503 { answer.with_retry_after() } else { answer }
 }
 

@@ -32,6 +32,9 @@ use crate::packet::{
 };
 use crate::sync::{lock, read, write};
 
+/// How many streams one link may carry. They have no end of their own, so requests keep their places beside them.
+const MAX_STREAMS: usize = 4096;
+
 /// How many replies of one stream may wait for its reader, and how many bytes they may have.
 const STREAM_QUEUE_REPLIES: usize = 4096;
 const STREAM_QUEUE_BYTES: usize = 1024 * 1024;
@@ -87,7 +90,7 @@ pub enum Refusal {
 pub struct LinkLimits {
     /// The longest frame sent or taken, in bytes.
     pub max_frame_bytes: usize,
-    /// How many requests may be pending on one link.
+    /// How many requests may be pending on one link, streams apart.
     pub max_pending: usize,
 }
 
@@ -256,9 +259,9 @@ impl Link {
     /// The [`Outcome`] that the request had instead of a reply.
     pub fn call(&self, request: &Outgoing<'_>, deadline: Instant) -> Result<ReplyFrame, Outcome> {
         let session = self.session().ok_or(Outcome::Refused(Refusal::Down))?;
-        let _in_flight = InFlight::count(&self.shared.in_flight);
+        let _in_flight = InFlight::take(&self.shared.in_flight, self.shared.limits.max_pending)?;
         let (sender, reply) = bounded(1);
-        let key = session.register(Waiting::Caller(sender), self.shared.limits.max_pending)?;
+        let key = session.register(Waiting::Caller(sender), self.max_waiting())?;
         let mut place = Place { session: &session, key, taken: false };
         self.send(&session, request, key, deadline)?;
         let reply = reply.recv_deadline(deadline).map_err(|error| match error {
@@ -283,7 +286,7 @@ impl Link {
         let flow = Arc::new(Flow { uri: request.uri.to_owned(), waiting_bytes, lagging });
         let (sender, replies) = bounded(STREAM_QUEUE_REPLIES);
         let waiting = Waiting::Reader(sender, flow.clone());
-        let key = session.register(waiting, self.shared.limits.max_pending)?;
+        let key = session.register(waiting, self.max_waiting())?;
         // From here on its drop gives the place in the pending table back.
         let stream = ReplyStream { session, key, replies, flow, finished: false };
         self.send(&stream.session, request, key, deadline)?;
@@ -324,6 +327,10 @@ impl Link {
         session.outbox.send(&frame).map_err(|_| Outcome::Refused(Refusal::Down))
     }
 
+    fn max_waiting(&self) -> usize {
+        self.shared.limits.max_pending.saturating_add(MAX_STREAMS)
+    }
+
     fn session(&self) -> Option<Arc<Session>> {
         read(&self.shared.session).clone()
     }
@@ -350,12 +357,14 @@ impl Link {
     }
 }
 
+/// A place among the requests of a link, given back when it is dropped.
 struct InFlight<'a>(&'a AtomicUsize);
 
 impl<'a> InFlight<'a> {
-    fn count(counter: &'a AtomicUsize) -> Self {
-        counter.fetch_add(1, Ordering::Relaxed);
-        Self(counter)
+    fn take(counter: &'a AtomicUsize, limit: usize) -> Result<Self, Outcome> {
+        let place = Self(counter);
+        let before = counter.fetch_add(1, Ordering::Relaxed);
+        if before < limit { Ok(place) } else { Err(Outcome::Refused(Refusal::Busy)) }
     }
 }
 
@@ -385,12 +394,12 @@ impl Drop for Place<'_> {
 }
 
 impl Session {
-    fn register(&self, waiting: Waiting, max_pending: usize) -> Result<u64, Outcome> {
+    fn register(&self, waiting: Waiting, max_waiting: usize) -> Result<u64, Outcome> {
         let mut pending = lock(&self.pending);
         if pending.closed {
             return Err(Outcome::Refused(Refusal::Down));
         }
-        if pending.waiting.len() >= max_pending {
+        if pending.waiting.len() >= max_waiting {
             return Err(Outcome::Refused(Refusal::Busy));
         }
         pending.last_key += 1;
@@ -581,18 +590,13 @@ impl Shared {
                 let offence = Offence::of(frame.as_bytes(), self.limits.max_frame_bytes);
                 FrameError::NotAnObject(offence, error.to_string())
             })?;
-<<<<<<< Updated upstream
             log::debug!("{} → {}, {} bytes", self.address, Described(&head), wire_len(frame));
-            self.deliver(session, head.number(), ReplyFrame::of(&head, frame));
-=======
-            log::debug!("{} → {}, {} bytes", self.address, Described(&head), frame.len());
             let key = match head.number() {
                 // Only of a course node that names no key at all does one guess whom it means.
                 None if head.has_key() || self.dialect == Dialect::Pilcrow => Some(NOBODY),
                 key => key,
             };
             self.deliver(session, key, ReplyFrame::of(&head, frame));
->>>>>>> Stashed changes
         }
         Ok(())
     }

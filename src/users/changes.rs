@@ -280,6 +280,11 @@ impl State {
             if change.seq <= subscriber.after {
                 return true;
             }
+            // More was written at once than is kept: what is missing is gone, and that must be said.
+            if let Err(gone) = still_there(subscriber.after, Some(change.seq)) {
+                subscriber.stream.end(&gone);
+                return false;
+            }
             subscriber.after = change.seq;
             subscriber.stream.send(&reply)
         });

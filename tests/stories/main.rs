@@ -8,7 +8,10 @@
 mod cli;
 mod course;
 mod distributor;
+mod feed;
 mod harness;
 mod http_front;
 mod links;
+mod mesh;
+mod model;
 mod users_api;

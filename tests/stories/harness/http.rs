@@ -81,17 +81,25 @@ impl Http {
     }
 
     pub fn connect(&self) -> Connection {
-        Connection::open(self.address).expect("the gateway accepts connections")
+        self.try_connect().expect("the gateway accepts connections")
+    }
+
+    /// As `connect`; `None` if nobody accepts.
+    pub fn try_connect(&self) -> Option<Connection> {
+        Connection::open(self.address)
     }
 }
 
 impl Connection {
     fn open(address: SocketAddr) -> Option<Self> {
-        let stream = TcpStream::connect_timeout(&address, PATIENCE).ok()?;
+        TcpStream::connect_timeout(&address, PATIENCE).ok().map(Self::on)
+    }
+
+    pub fn on(stream: TcpStream) -> Self {
         stream.set_nodelay(true).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         stream.set_write_timeout(Some(PATIENCE)).unwrap();
-        Some(Self { stream, buffer: Vec::new() })
+        Self { stream, buffer: Vec::new() }
     }
 
     /// Sends bytes; that the other side may have closed already shows when its answer is read.
@@ -141,6 +149,21 @@ impl Connection {
             response.body = self.buffer.drain(..length).collect();
         }
         Some(response)
+    }
+
+    /// The next line, without its end, of an answer that goes on after its head; `None` at the end of the
+    /// connection.
+    pub fn receive_line(&mut self) -> Option<String> {
+        let mut searched = 0;
+        let end = loop {
+            if let Some(at) = self.buffer[searched..].iter().position(|byte| *byte == b'\n') {
+                break searched + at;
+            }
+            searched = self.buffer.len();
+            self.read_more()?;
+        };
+        let line = self.buffer.drain(..=end).take(end).collect();
+        Some(String::from_utf8(line).unwrap())
     }
 
     /// Whether the other side closes within this time, having sent nothing more.

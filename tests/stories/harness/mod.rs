@@ -4,9 +4,11 @@ mod echo;
 mod http;
 mod packets;
 mod process;
+mod random;
+mod sse;
 
 use std::fs;
-use std::net::{Ipv4Addr, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
@@ -14,8 +16,10 @@ use std::time::{Duration, Instant};
 pub use echo::{Asked, Echo};
 pub use http::{Connection, Http, Response};
 pub use packets::{Frames, Packets};
-pub use process::Process;
+pub use process::{Process, Watched};
+pub use random::Random;
 use serde_json::Value;
+pub use sse::{Event, Events, Piece};
 
 /// How long anything may take before a story is called broken. Far more than it needs: the machine may be busy.
 pub const PATIENCE: Duration = Duration::from_secs(20);
@@ -48,6 +52,15 @@ pub fn free_port() -> u16 {
             return port;
         }
     }
+}
+
+/// A connection whose reader has room for little: who does not read it is soon noticed.
+pub fn narrow(address: SocketAddr) -> TcpStream {
+    let socket = socket2::Socket::new(socket2::Domain::for_address(address), socket2::Type::STREAM, None);
+    let socket = socket.unwrap();
+    socket.set_recv_buffer_size(4096).unwrap();
+    socket.connect_timeout(&address.into(), PATIENCE).unwrap();
+    socket.into()
 }
 
 /// A directory of its own for each story, removed with it.
@@ -106,15 +119,29 @@ impl System {
 
     /// `count` users instances, and further flags for the gateway.
     pub fn with(count: usize, gateway_flags: &[&str]) -> Self {
-        Self::on(Scratch::new(), Process::distributor(&[]), count, gateway_flags)
+        Self::of(&vec![&[][..]; count], gateway_flags)
     }
 
     /// As `with`, on this directory and with this distributor.
     pub fn on(scratch: Scratch, distributor: Process, count: usize, gateway_flags: &[&str]) -> Self {
-        let users: Vec<Process> = (0..count).map(|_| Process::users(&distributor, &scratch, &[])).collect();
+        Self::build(scratch, distributor, &vec![&[][..]; count], gateway_flags)
+    }
+
+    /// A users instance for each of these lists of flags, and further flags for the gateway.
+    pub fn of(users_flags: &[&[&str]], gateway_flags: &[&str]) -> Self {
+        Self::build(Scratch::new(), Process::distributor(&[]), users_flags, gateway_flags)
+    }
+
+    fn build(
+        scratch: Scratch,
+        distributor: Process,
+        users_flags: &[&[&str]],
+        gateway_flags: &[&str],
+    ) -> Self {
+        let users = users_flags.iter().map(|flags| Process::users(&distributor, &scratch, flags)).collect();
         let gateway = Process::gateway(&distributor, gateway_flags);
         let system = Self { gateway, users, distributor, scratch };
-        system.await_instances("GET", "/users", count);
+        system.await_instances("GET", "/users", users_flags.len());
         system
     }
 

@@ -34,7 +34,12 @@ impl Frames {
 
 impl Packets {
     pub fn to(address: SocketAddr) -> Self {
-        Self::on(TcpStream::connect_timeout(&address, PATIENCE).unwrap())
+        Self::try_to(address).expect("the process accepts connections")
+    }
+
+    /// As `to`; `None` if nobody accepts.
+    pub fn try_to(address: SocketAddr) -> Option<Self> {
+        TcpStream::connect_timeout(&address, PATIENCE).ok().map(Self::on)
     }
 
     pub fn on(stream: TcpStream) -> Self {
@@ -80,6 +85,25 @@ impl Packets {
                 return packet;
             }
         }
+    }
+
+    /// Sends all these requests (method, uri, params) under keys from 1 up, many at a time, and returns the replies
+    /// in the order of the requests.
+    pub fn call_all(&mut self, requests: &[(&str, &str, Value)]) -> Vec<Value> {
+        const AT_A_TIME: usize = 256;
+        let mut replies = vec![Value::Null; requests.len()];
+        let mut to_send = requests.iter().zip(1_usize..);
+        for step in 0..requests.len() + AT_A_TIME {
+            if let Some(((method, uri, params), key)) = to_send.next() {
+                self.send(&json!({ "uri": uri, "method": method, "key": key, "params": params }));
+            }
+            if step >= AT_A_TIME {
+                let reply = self.receive().expect("a reply before the connection ends");
+                let key = usize::try_from(reply["key"].as_u64().unwrap()).unwrap();
+                replies[key - 1] = reply;
+            }
+        }
+        replies
     }
 
     /// Registers at a distributor, as a node that listens on this port.

@@ -4,7 +4,7 @@ use std::io::{BufRead, BufReader, Read};
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::mpsc::{Receiver, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -19,6 +19,12 @@ pub struct Process {
     ready_line: String,
     /// The lines on stdout after the first.
     further_lines: Receiver<String>,
+}
+
+/// A program that prints line after line, until it is dropped.
+pub struct Watched {
+    child: Expected,
+    lines: Receiver<String>,
 }
 
 /// How a process has ended.
@@ -211,6 +217,30 @@ impl Drop for Process {
         }
         let _ = self.child.kill();
         let _ = self.child.wait();
+    }
+}
+
+impl Watched {
+    pub fn start(program: &str, arguments: &[&str]) -> Self {
+        let arguments: Vec<String> = arguments.iter().map(ToString::to_string).collect();
+        let mut child = Expected(spawn(program, &arguments, &[]));
+        collect(child.0.stderr.take().unwrap());
+        let lines = lines(child.0.stdout.take().unwrap());
+        Self { child, lines }
+    }
+
+    /// The next line that it prints; `None` when it has ended.
+    pub fn line(&mut self) -> Option<String> {
+        match self.lines.recv_timeout(PATIENCE) {
+            Ok(line) => Some(line),
+            Err(RecvTimeoutError::Disconnected) => None,
+            Err(RecvTimeoutError::Timeout) => panic!("waited {PATIENCE:?} in vain for a line"),
+        }
+    }
+
+    /// Waits until it has ended by itself.
+    pub fn end(mut self) -> ExitStatus {
+        await_exit(&mut self.child.0)
     }
 }
 

@@ -1,0 +1,172 @@
+//! Several users processes on one database, and the end of any process: whoever follows notices nothing.
+
+use serde_json::{Value, json};
+
+use super::{create, create_at, follow, next_change, seqs, subscribe, subscribe_from_now_on};
+use crate::harness::{Events, Packets, Process, System, await_instances, free_port};
+use nix::sys::signal::Signal::SIGTERM;
+
+#[test]
+fn a_write_through_another_process_reaches_the_subscribers_of_the_first() {
+    let mut system = System::with(2, &[]);
+    let mut first = system.users[0].packets();
+    subscribe_from_now_on(&mut first, 1);
+    let mut second = system.users[1].packets();
+    subscribe_from_now_on(&mut second, 1);
+    let mut written = 0;
+    for round in 0..20 {
+        written = create_at(&mut system.users[round % 2].packets(), &round.to_string());
+        assert_eq!(next_change(&mut first, 1), next_change(&mut second, 1));
+    }
+    assert_eq!(written, 20);
+
+    system.users.remove(1).kill();
+    let third = Process::users(&system.distributor, &system.scratch, &[]);
+    let mut at_third = third.packets();
+    subscribe(&mut at_third, &json!(1), Some(written));
+    at_third.receive().unwrap();
+    for round in 20..40 {
+        let users = if round % 2 == 0 { &third } else { &system.users[0] };
+        let seq = create_at(&mut users.packets(), &round.to_string());
+        let change = next_change(&mut first, 1);
+        assert_eq!((&change["seq"], &change), (&json!(seq), &next_change(&mut at_third, 1)));
+    }
+}
+
+/// A users process on this port and the database of the system.
+fn users_at(system: &System, port: u16) -> Process {
+    Process::users(&system.distributor, &system.scratch, &["--listen", &format!("127.0.0.1:{port}")])
+}
+
+#[test]
+fn users_may_be_killed_and_restarted_and_a_client_sees_every_change_once_over_one_connection() {
+    let port = free_port();
+    let mut system = System::of(&[&["--listen", &format!("127.0.0.1:{port}")]], &[]);
+    let mut events = follow(&system.http(), "");
+    let mut last = 0;
+    for round in 0..3 {
+        for number in 0..10 {
+            last = create_at(&mut system.users[0].packets(), &format!("{round}-{number}"));
+        }
+        // Some of these the client has read, some are on their way, when the process ends.
+        assert_eq!(seqs(&events.changes(5)), (last - 9..last - 4).collect::<Vec<_>>());
+        system.users.remove(0).kill();
+        system.users.push(users_at(&system, port));
+        assert_eq!(seqs(&events.changes(5)), (last - 4..=last).collect::<Vec<_>>());
+    }
+    create_at(&mut system.users[0].packets(), "last");
+    assert_eq!(seqs(&events.changes(1)), [last + 1]);
+}
+
+/// Which of the users processes the gateway has its stream from.
+fn streaming(system: &System) -> usize {
+    let streams = |users: &Process| {
+        let told = |words: &str| users.log().iter().filter(|line| line.contains(words)).count();
+        told("request GET /users/changes") > told("request CANCEL /users/changes")
+    };
+    crate::harness::eventually("an instance streams", || system.users.iter().position(streams))
+}
+
+/// Two instances; whichever streams is ended by `end`, again and again, and a new one takes its place.
+fn move_the_stream(end: impl Fn(Process)) {
+    let mut system = System::with(2, &[]);
+    let mut events = follow(&system.http(), "");
+    let mut expected = 0;
+    for round in 0..3 {
+        let doomed = system.users.remove(streaming(&system));
+        create_at(&mut doomed.packets(), &format!("before-{round}"));
+        create_at(&mut system.users[0].packets(), &format!("meanwhile-{round}"));
+        end(doomed);
+        create_at(&mut system.users[0].packets(), &format!("after-{round}"));
+        assert_eq!(seqs(&events.changes(3)), (expected + 1..=expected + 3).collect::<Vec<_>>());
+        expected += 3;
+        system.users.push(Process::users(&system.distributor, &system.scratch, &[]));
+        system.await_instances("GET", "/users/changes", 2);
+    }
+}
+
+#[test]
+fn when_the_instance_that_streams_is_killed_another_goes_on() {
+    move_the_stream(Process::kill);
+}
+
+#[test]
+fn when_the_instance_that_streams_is_asked_to_end_another_goes_on() {
+    move_the_stream(|users| {
+        let ended = users.end_by(SIGTERM);
+        assert!(ended.status.success());
+    });
+}
+
+#[test]
+fn an_instance_that_is_asked_to_end_tells_its_subscribers_and_does_not_wait_for_them() {
+    let mut system = System::of(&[&["--drain", "3600"]], &[]);
+    let mut subscribers: Vec<Packets> = (0..3).map(|_| system.users[0].packets()).collect();
+    for packets in &mut subscribers {
+        subscribe_from_now_on(packets, 1);
+    }
+    let seq = create(&system.http(), "kim");
+    let ended = system.users.remove(0).end_by(SIGTERM);
+    assert!(ended.status.success());
+    for packets in &mut subscribers {
+        assert_eq!(next_change(packets, 1)["seq"], seq);
+        let last = packets.receive().unwrap();
+        assert_eq!((&last["key"], &last["errorcode"], last.get("more")), (&json!(1), &json!(503), None));
+        assert!(last["errormessage"].as_str().unwrap().contains("ending"), "{last}");
+        assert_eq!(packets.receive(), None);
+    }
+}
+
+#[test]
+fn a_gateway_that_is_asked_to_end_ends_its_streams_and_does_not_wait_for_them() {
+    let system = System::with(1, &["--drain", "3600"]);
+    let mut all: Vec<Events> = (0..3).map(|_| follow(&system.http(), "")).collect();
+    let seq = create(&system.http(), "kim");
+    for events in &mut all {
+        assert_eq!(seqs(&events.changes(1)), [seq]);
+    }
+    let System { gateway, users, .. } = system;
+    let ended = gateway.end_by(SIGTERM);
+    assert!(ended.status.success());
+    println!("with 3 streams open the gateway ended {:?} after SIGTERM", ended.took);
+    for events in &mut all {
+        let end = events.event().expect("an event that says so");
+        let told: Value = serde_json::from_str(&end.data).unwrap();
+        assert_eq!((end.name.as_deref(), end.id), (Some("error"), None));
+        assert_eq!(told["errorcode"], 503, "{told}");
+        assert_eq!(events.piece(), None);
+    }
+    let cancelled = |line: &&String| line.contains("CANCEL /users/changes");
+    crate::harness::eventually("the streams are ended at their source", || {
+        (users[0].log().iter().filter(cancelled).count() == 3).then_some(())
+    });
+}
+
+#[test]
+fn a_stream_needs_no_distributor_once_it_stands() {
+    let System { gateway, users, distributor, scratch } = System::start();
+    let mut events = follow(&gateway.http(), "");
+    distributor.kill();
+    gateway.await_log(&["distributor", "trying again"]);
+    for number in 1..=5 {
+        assert_eq!(create(&gateway.http(), &number.to_string()), number);
+        assert_eq!(seqs(&events.changes(1)), [number]);
+        assert_eq!(seqs(&follow(&gateway.http(), &format!("?after={}", number - 1)).changes(1)), [number]);
+    }
+    drop((users, scratch));
+}
+
+#[test]
+fn events_are_refused_in_words_where_nobody_serves_them_now() {
+    let mut system = System::start();
+    let unknown = system.http().events("/nowhere/changes", &[]).err().unwrap();
+    assert_eq!(unknown.status, 404);
+    system.users.remove(0).kill();
+    await_instances(&system.gateway, "GET", "/users/changes", 0);
+    for path in ["/users/changes", "/users/changes?after=0", "/users/1"] {
+        let answer = system.http().events(path, &[]).err().unwrap();
+        assert_eq!(answer.status, 503, "{path}: {}", answer.text());
+        assert!(answer.header("Retry-After").is_some(), "{path}: when is it to be tried again?");
+        assert!(answer.message().contains("no connection"), "{path}: {}", answer.text());
+    }
+}
