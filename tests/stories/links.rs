@@ -386,6 +386,8 @@ fn replies_that_nobody_waits_for_disturb_nobody() {
     };
     let first = ask(&gateway, "/kept/first");
     orphans(&keeper.await_asked(1));
+    let dropped = || gateway.log().iter().filter(|line| line.contains("orphan reply")).count();
+    eventually("all are dropped while one request waits", || (dropped() == 11).then_some(()));
     let second = ask(&gateway, "/kept/second");
     let asked = keeper.await_asked(2);
     orphans(&asked);
@@ -461,12 +463,17 @@ fn a_service_that_breaks_the_rules_of_the_wire_loses_its_link_and_gets_a_new_one
     let distributor = Process::distributor(&[]);
     let gateway = Process::gateway(&distributor, &["--max-frame", "1000"]);
     let long = format!("{{\"a\":\"{}", "x".repeat(1000));
-    let breaches: [(&str, Vec<u8>, &str); 6] = [
+    let breaches: [(&str, Vec<u8>, &str); 7] = [
         ("long", long.into_bytes(), "too long"),
         ("latin1", b"{\"key\":1,\"name\":\"\xf6\"}\xc2\xb6".to_vec(), "not UTF-8"),
         ("garbage", "garbage¶".as_bytes().to_vec(), "not one JSON object"),
         ("array", "[{\"key\":1}]¶".as_bytes().to_vec(), "not one JSON object"),
         ("null", "null¶".as_bytes().to_vec(), "not one JSON object"),
+        (
+            "raw",
+            "{\"key\":1,\"errorcode\":0,\"results\":\"a¶b\"}¶".as_bytes().to_vec(),
+            "not one JSON object",
+        ),
         ("half", "{\"key\":1,\"errorcode\":0}".as_bytes().to_vec(), "ended inside a frame"),
     ];
     let bystander = keeper(&distributor, "bystander", &["GET/bystander"]);
