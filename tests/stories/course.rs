@@ -3,7 +3,7 @@
 
 use std::net::TcpListener;
 use std::process::{Command, Stdio};
-use std::sync::{Arc, Mutex};
+use std::sync::Mutex;
 use std::thread::{self, JoinHandle};
 
 use serde_json::{Value, json};
@@ -580,7 +580,7 @@ fn what_kills_a_course_node_is_known() {
     let ours = Process::distributor(&[]);
     let port = port_of(&ours);
     let sent = |pieces: &[&[u8]], flags: &[&str]| {
-        let mut service = course_js(&[&["service", &port], flags].concat()).unwrap();
+        let service = course_js(&[&["service", &port], flags].concat()).unwrap();
         let mut packets = service.packets();
         for (at, piece) in pieces.iter().enumerate() {
             assert!(at == 0 || packets.receive().is_some(), "it answers what came before");
