@@ -284,7 +284,7 @@ impl Answerer for Desk {
         let responder = Responder {
             peer: peer.clone(),
             key,
-            limit_bytes: self.limit_bytes(head),
+            limit_bytes: self.limit_bytes(peer, head),
             answered: false,
             streams: self.streams.clone(),
             _work: peer.work(),
@@ -314,7 +314,8 @@ impl Desk {
             .get(uri)
             .ok_or_else(|| Failure::not_found(format!("this service has no route {method} {uri}")))?;
         methods.get(method).ok_or_else(|| {
-            let known: Vec<&str> = methods.keys().map(String::as_str).collect();
+            let mut known: Vec<&str> = methods.keys().map(String::as_str).collect();
+            known.sort_unstable();
             Failure::new(405, format!("{uri} takes {}, not {method}", known.join(", ")))
         })
     }
@@ -330,11 +331,15 @@ impl Desk {
         });
     }
 
-    /// Course gateways die of a long reply. Nodes of ours give themselves away by `deadline_ms`; of the others
+    /// Course gateways die of a long reply, and of two in one piece. Nodes of ours give themselves away by `deadline_ms`; of the others
     /// none is a course gateway unless the list names one, since without being listed they cannot find us.
-    fn limit_bytes(&self, head: &Head<'_>) -> usize {
+    fn limit_bytes(&self, peer: &Peer, head: &Head<'_>) -> usize {
         let may_be_course = head.deadline_ms.is_none() && self.course_gates.any.load(Ordering::Relaxed);
-        if may_be_course { COURSE_MAX_BYTES } else { usize::MAX }
+        if !may_be_course {
+            return usize::MAX;
+        }
+        peer.outbox().set_one_by_one();
+        COURSE_MAX_BYTES
     }
 }
 

@@ -41,7 +41,7 @@ pub const USERS: Identity = Identity { name: "users", port: 9020, port_variable:
 const TOKEN_SECONDS: u64 = 24 * 60 * 60;
 
 /// How long before its deadline a reader that waits for a change is told that it has not come.
-const ANSWER_IN_TIME: Duration = Duration::from_millis(50);
+const ANSWER_IN_TIME: Duration = Duration::from_millis(100);
 
 /// What the handlers share.
 struct Users {
