@@ -208,21 +208,29 @@ impl Mesh {
     /// Takes in a list. Nodes without routes, such as gateways, get no link.
     fn follow(self: &Arc<Self>, place: usize, nodes: Vec<Node>) {
         let nodes: Vec<Node> = nodes.into_iter().filter(|node| !node.urls.is_empty()).collect();
+        let mut after = Aftermath::default();
         let mut table = write(&self.table);
         let before = table.listed.remove(&place).unwrap_or_default();
         let now = nodes.iter().map(|node| (node.address(), node.id().map(str::to_owned))).collect();
         for node in &nodes {
             let address = node.address();
             let news = before.get(&address).map(Option::as_deref) != Some(node.id());
-            self.follow_node(&mut table, node, &address, news);
+            self.follow_node(&mut table, &mut after, node, &address, news);
         }
         table.listed.insert(place, now);
-        let gone = table.drop_unlisted();
+        table.drop_unlisted(&mut after);
         drop(table);
-        drop(gone); // links end outside the lock
+        after.settle();
     }
 
-    fn follow_node(self: &Arc<Self>, table: &mut Table, node: &Node, address: &str, news: bool) {
+    fn follow_node(
+        self: &Arc<Self>,
+        table: &mut Table,
+        after: &mut Aftermath,
+        node: &Node,
+        address: &str,
+        news: bool,
+    ) {
         let known = table.links.get(address).filter(|link| link.dialect() == node.dialect()).cloned();
         let link = match known {
             Some(link) => {
@@ -235,12 +243,14 @@ impl Mesh {
             None if node.leaving() => return,
             None => match self.open(address, node.dialect()) {
                 Ok(link) => link,
-                Err(error) => return log::warn!("no link to {address}: no further thread ({error})"),
+                Err(error) => {
+                    after.told.push(format!("no link to {address}: no further thread ({error})"));
+                    return;
+                }
             },
         };
-        let changes = table.routes.set(address, &node.name, &node.urls, &link);
-        table.links.insert(address.to_owned(), link);
-        log_changes(&node.name, address, &changes);
+        after.tell(&node.name, address, &table.routes.set(address, &node.name, &node.urls, &link));
+        after.links.extend(table.links.insert(address.to_owned(), link));
     }
 
     fn open(self: &Arc<Self>, address: &str, dialect: Dialect) -> io::Result<Arc<Link>> {
@@ -259,15 +269,15 @@ impl Mesh {
             log::info!("link {address}: up");
             return;
         }
-        let gone = write(&self.table).drop_unlisted();
-        drop(gone);
+        let mut after = Aftermath::default();
+        write(&self.table).drop_unlisted(&mut after);
+        after.settle();
     }
 }
 
 impl Table {
-    /// Takes out the instances that no list names and whose link is down. They are returned so that they end
-    /// outside the lock.
-    fn drop_unlisted(&mut self) -> Vec<Arc<Link>> {
+    /// Takes out the instances that no list names and whose link is down.
+    fn drop_unlisted(&mut self, after: &mut Aftermath) {
         let listed: HashSet<&str> =
             self.listed.values().flat_map(HashMap::keys).map(String::as_str).collect();
         let gone: Vec<String> = self
@@ -276,18 +286,33 @@ impl Table {
             .filter(|(address, link)| !listed.contains(address.as_str()) && !link.is_up())
             .map(|(address, _)| address.clone())
             .collect();
-        let mut links = Vec::new();
         for address in gone {
-            log_changes("instance", &address, &self.routes.remove(&address));
-            links.extend(self.links.remove(&address));
+            after.tell("instance", &address, &self.routes.remove(&address));
+            after.links.extend(self.links.remove(&address));
         }
-        links
     }
 }
 
-fn log_changes(name: &str, address: &str, changes: &[String]) {
-    if !changes.is_empty() {
-        log::info!("{name} at {address}: {}", changes.join(", "));
+/// What a change of the table leaves to be done outside its lock: requests must not wait for a log that nobody
+/// reads, nor for links to end.
+#[derive(Default)]
+struct Aftermath {
+    links: Vec<Arc<Link>>,
+    told: Vec<String>,
+}
+
+impl Aftermath {
+    fn tell(&mut self, name: &str, address: &str, changes: &[String]) {
+        if !changes.is_empty() {
+            self.told.push(format!("{name} at {address}: {}", changes.join(", ")));
+        }
+    }
+
+    fn settle(self) {
+        drop(self.links);
+        for line in self.told {
+            log::info!("{line}");
+        }
     }
 }
 

@@ -1,4 +1,4 @@
-//! Sockets and threads. They live here and nowhere else.
+//! Connections: their sockets and the threads that serve them. They are opened and accepted here and nowhere else.
 //!
 //! | module | what it owns |
 //! | --- | --- |

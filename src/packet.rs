@@ -187,6 +187,12 @@ impl<'a> Head<'a> {
         }
     }
 
+    /// Whether a key stands here, of whatever kind. Course nodes may leave it out or say `null`.
+    #[must_use]
+    pub fn has_key(&self) -> bool {
+        self.answer_key().is_some_and(|key| key.0.get() != "null")
+    }
+
     /// The key to answer to: `key`, or the `params.key` of the book's gateway.
     #[must_use]
     pub fn answer_key(&self) -> Option<Key> {

@@ -5,9 +5,9 @@
 //! A request that could be understood in two ways is refused and its connection closed: two servers that
 //! disagree about where a request ends can be played against each other ("request smuggling").
 //!
-//! - [`Front`] is what the listener calls, [`converse`](Front::converse) the life of one connection.
-//! - [`Head`] is a head that was found good.
-//! - [`Reader`] owns the bytes that have come and the deadline for those that have not.
+//! - [`Front`] is what the listener calls, its `converse` the life of one connection.
+//! - `Head` is a head that was found good.
+//! - `Reader` owns the bytes that have come and the deadline for those that have not.
 
 use std::io::{self, Read};
 use std::net::{Shutdown, SocketAddr, TcpStream};

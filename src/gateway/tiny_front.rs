@@ -50,7 +50,7 @@ fn work(server: &Server, gateway: &Gateway) {
         let answer = match read(&mut request) {
             Ok(read) => match gateway.answer(&read) {
                 Answer::Whole(answer) => answer,
-                Answer::Stream(_) => no_streams(),
+                Answer::Stream(_) => gateway.refuse(no_streams(), request.headers()),
             },
             Err(refusal) => gateway.refuse(refusal, request.headers()),
         };

@@ -68,6 +68,9 @@ impl Inbound {
                 if began.elapsed() >= FRAME_TIMEOUT {
                     return Err(FrameError::Stalled(self.frames.offence()));
                 }
+            }
+            // Armed also for a connection that may have fallen idle: it then gives its buffer back.
+            if self.frames.holds_buffer() {
                 self.arm(true)?;
             }
             match self.frames.fill() {

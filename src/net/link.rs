@@ -39,6 +39,9 @@ const MAX_STREAMS: usize = 4096;
 const STREAM_QUEUE_REPLIES: usize = 4096;
 const STREAM_QUEUE_BYTES: usize = 1024 * 1024;
 
+/// A key under which nobody waits, since keys are given out from 1 up.
+const NOBODY: u64 = 0;
+
 /// A reply as it came: its text untouched, and what a caller needs to know of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ReplyFrame {
@@ -588,10 +591,15 @@ impl Shared {
                 FrameError::NotAnObject(offence, error.to_string())
             })?;
             log::debug!("{} → {}, {} bytes", self.address, Described(&head), wire_len(frame));
+            let key = match head.number() {
+                // Only of a course node that names no key at all does one guess whom it means.
+                None if head.has_key() || self.dialect == Dialect::Pilcrow => Some(NOBODY),
+                key => key,
+            };
             let mut reply = ReplyFrame::of(&head, frame);
             // Course nodes know no streams: what they mean by `more` is for whoever asked them.
             reply.more &= self.dialect == Dialect::Pilcrow;
-            self.deliver(session, head.number(), reply);
+            self.deliver(session, key, reply);
         }
         Ok(())
     }

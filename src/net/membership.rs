@@ -105,7 +105,9 @@ impl Session for Follow {
         let ended = self.follow(stream);
         outbox.close();
         lock(&self.me.connected).retain(|(_, one)| !Arc::ptr_eq(one, &outbox));
+        let leaving = lock(&self.me.node).leaving();
         match ended {
+            _ if leaving => log::debug!("left distributor {}", self.address),
             Ok(()) => log::info!("distributor {} has ended; trying again every 3 s", self.address),
             Err(error) => log::warn!("distributor {} lost: {error}; trying again every 3 s", self.address),
         }

@@ -10,6 +10,7 @@
 use std::fmt;
 use std::io::{self, Write};
 use std::net::{Shutdown, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -36,7 +37,7 @@ pub enum Batching {
 #[derive(Debug)]
 pub struct Outbox {
     stream: Arc<TcpStream>,
-    batching: Batching,
+    one_by_one: AtomicBool,
     state: Mutex<State>,
     /// Wakes the writer thread: something was posted, or the connection closed.
     wake: Condvar,
@@ -70,7 +71,13 @@ impl Outbox {
     /// An outbox over this connection.
     #[must_use]
     pub fn new(stream: Arc<TcpStream>, batching: Batching) -> Self {
-        Self { stream, batching, state: Mutex::new(State::default()), wake: Condvar::new() }
+        let one_by_one = AtomicBool::new(batching == Batching::OneByOne);
+        Self { stream, one_by_one, state: Mutex::new(State::default()), wake: Condvar::new() }
+    }
+
+    /// From now on each packet leaves in a write of its own: the peer has turned out to be of the course.
+    pub fn set_one_by_one(&self) {
+        self.one_by_one.store(true, Ordering::Relaxed);
     }
 
     /// Queues a frame and, if nobody is writing, writes all that is queued. May wait for the peer, at most
@@ -215,18 +222,16 @@ impl Outbox {
 
     fn write(&self, bytes: &[u8]) -> io::Result<()> {
         let deadline = Instant::now() + WRITE_TIMEOUT;
-        match self.batching {
-            Batching::Together => write_by(&self.stream, bytes, deadline),
-            Batching::OneByOne => {
-                let mut rest = bytes;
-                while let Some(at) = memchr::memmem::find(rest, &DELIMITER) {
-                    let (frame, after) = rest.split_at(at + DELIMITER.len());
-                    write_by(&self.stream, frame, deadline)?;
-                    rest = after;
-                }
-                Ok(())
-            }
+        if !self.one_by_one.load(Ordering::Relaxed) {
+            return write_by(&self.stream, bytes, deadline);
         }
+        let mut rest = bytes;
+        while let Some(at) = memchr::memmem::find(rest, &DELIMITER) {
+            let (frame, after) = rest.split_at(at + DELIMITER.len());
+            write_by(&self.stream, frame, deadline)?;
+            rest = after;
+        }
+        Ok(())
     }
 }
 

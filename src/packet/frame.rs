@@ -13,6 +13,9 @@ use super::DELIMITER;
 /// How much room a reader makes before it reads, in bytes: most packets by far fit, several at a time.
 const READ_BYTES: usize = 16 * 1024;
 
+/// How much of the first packet after a pause is read before there is a buffer.
+const FIRST_BYTES: usize = 512;
+
 /// The longest excerpt of a bad frame in a log line, in characters.
 const EXCERPT_CHARS: usize = 80;
 
@@ -90,17 +93,29 @@ impl<R: Read> FrameReader<R> {
     /// # Errors
     /// Those of the reader. A time-out is one of them, and nothing is lost by it: call again.
     pub fn fill(&mut self) -> io::Result<usize> {
-        self.make_room();
-        loop {
-            match self.inner.read(&mut self.buffer[self.filled.end..]) {
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
-                Ok(count) => {
-                    self.filled.end += count;
-                    return Ok(count);
-                }
-            }
+        if self.buffer.is_empty() {
+            return self.fill_first();
         }
+        self.make_room();
+        let count = read_once(&mut self.inner, &mut self.buffer[self.filled.end..])?;
+        self.filled.end += count;
+        Ok(count)
+    }
+
+    /// A read that may take long holds no buffer while it waits: the first bytes are read beside it.
+    fn fill_first(&mut self) -> io::Result<usize> {
+        let mut first = [0; FIRST_BYTES];
+        let count = read_once(&mut self.inner, &mut first)?;
+        self.make_room();
+        self.buffer[..count].copy_from_slice(&first[..count]);
+        self.filled = 0..count;
+        Ok(count)
+    }
+
+    /// Whether a buffer is held that [`release`](Self::release) would give back.
+    #[must_use]
+    pub fn holds_buffer(&self) -> bool {
+        !self.buffer.is_empty()
     }
 
     /// Whether the beginning of a frame is here and its end is not.
@@ -117,6 +132,7 @@ impl<R: Read> FrameReader<R> {
 
     /// Gives the buffer back; for connections that have fallen idle. Does nothing in the middle of a frame.
     pub fn release(&mut self) {
+        self.skip_empty();
         if self.filled.is_empty() {
             self.buffer = Vec::new();
             self.filled = 0..0;
@@ -188,6 +204,15 @@ impl<R: Read> FrameReader<R> {
         let wanted = (self.filled.end * 2).clamp(READ_BYTES, self.max_frame_bytes.saturating_add(READ_BYTES));
         if wanted > self.buffer.len() {
             self.buffer.resize(wanted, 0);
+        }
+    }
+}
+
+fn read_once(inner: &mut impl Read, buffer: &mut [u8]) -> io::Result<usize> {
+    loop {
+        match inner.read(buffer) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            read => return read,
         }
     }
 }

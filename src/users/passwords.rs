@@ -16,6 +16,11 @@ use crate::pool::{Admission, Pool};
 /// How many passwords may wait to be hashed. The next is refused: whoever waits longer has given up anyway.
 const MAX_WAITING: usize = 64;
 
+/// A hash that no password has: random text in the form, and with the cost, of the real ones. It is checked where
+/// there is no other, so that an unknown e-mail takes as long to refuse as a wrong password.
+pub(super) const NOBODYS: &str =
+    "$argon2id$v=19$m=19456,t=2,p=1$AgWkuL59+RDghPLSz3oZSA$oarmXYGAJ7KA8AGWpWavlVe4lkhsYPc8ouLRx3h1sxk";
+
 /// A password as a client sent it. It cannot be printed.
 pub struct Password(String);
 
@@ -33,9 +38,6 @@ pub struct Token {
 /// The threads that hash.
 pub struct HashingPool {
     pool: Pool,
-    /// The hash of a password that nobody has: checked when there is no other, so that an unknown e-mail takes as
-    /// long to refuse as a wrong password.
-    nobodys: String,
 }
 
 impl Password {
@@ -57,9 +59,12 @@ impl Password {
         })
     }
 
-    fn matches(&self, hash: &str) -> bool {
-        phc::PasswordHash::new(hash)
-            .is_ok_and(|hash| Argon2::default().verify_password(self.0.as_bytes(), &hash).is_ok())
+    /// Whether it is the one with this hash. With no hash it is not, after the same time.
+    #[must_use]
+    pub fn matches(&self, hash: Option<&PasswordHash>) -> bool {
+        let matches = phc::PasswordHash::new(hash.map_or(NOBODYS, PasswordHash::as_str))
+            .is_ok_and(|hash| Argon2::default().verify_password(self.0.as_bytes(), &hash).is_ok());
+        matches && hash.is_some()
     }
 }
 
@@ -85,9 +90,7 @@ impl HashingPool {
     pub fn start() -> Result<Self, String> {
         let threads = thread::available_parallelism().map_or(1, |count| (count.get() / 2).max(1));
         let pool = Pool::start("hash", threads, MAX_WAITING)?;
-        let nobodys = Password(new_secret().map_err(|failure| failure.errormessage)?);
-        let nobodys = nobodys.hash().map_err(|failure| failure.errormessage)?.0;
-        Ok(Self { pool, nobodys })
+        Ok(Self { pool })
     }
 
     /// Runs `job` on a thread of the pool, soon. If too many wait already, it is called here and now with the
@@ -99,13 +102,6 @@ impl HashingPool {
                 job(Err(Failure::new(503, "too many passwords are being checked; try again in a moment")));
             }
         });
-    }
-
-    /// Whether `password` is the one with this hash. With no hash it is not, after the same time.
-    #[must_use]
-    pub fn check(&self, password: &Password, hash: Option<&PasswordHash>) -> bool {
-        let matches = password.matches(hash.map_or(&self.nobodys, |hash| &hash.0));
-        matches && hash.is_some()
     }
 }
 

@@ -235,14 +235,13 @@ fn passwords_and_their_hashes_cannot_be_printed() {
 
 #[test]
 fn a_password_matches_its_own_hash_and_no_hash_matches_nothing() {
-    let pool = HashingPool::start().unwrap();
     let (right, wrong) = (Password::new("correct horse"), Password::new("Correct horse"));
     let [hash, again] = [right.hash().unwrap(), right.hash().unwrap()];
     assert_ne!(hash.as_str(), again.as_str(), "each hash has a salt of its own");
-    assert!(pool.check(&right, Some(&hash)) && pool.check(&right, Some(&again)));
-    assert!(!pool.check(&wrong, Some(&hash)) && !pool.check(&right, None));
+    assert!(right.matches(Some(&hash)) && right.matches(Some(&again)));
+    assert!(!wrong.matches(Some(&hash)) && !right.matches(None));
     let garbage = PasswordHash::from_stored("no hash at all".to_owned());
-    assert!(!pool.check(&right, Some(&garbage)));
+    assert!(!right.matches(Some(&garbage)));
 }
 
 #[test]
@@ -298,4 +297,14 @@ fn a_job_that_panics_leaves_the_pool_at_work() {
     let mut numbers: Vec<i32> = (0..10).map(|_| outcome.recv_timeout(PATIENCE).unwrap()).collect();
     numbers.sort_unstable();
     assert_eq!(numbers, [1, 3, 5, 7, 9, 11, 13, 15, 17, 19]);
+}
+
+#[test]
+fn refusing_an_unknown_user_costs_what_refusing_a_wrong_password_costs() {
+    let real = Password::new("correct horse").hash().unwrap();
+    let cost = |hash: &str| hash.split('$').take(4).map(str::to_owned).collect::<Vec<_>>();
+    assert_eq!(cost(real.as_str()), cost(passwords::NOBODYS));
+    assert_eq!(real.as_str().len(), passwords::NOBODYS.len());
+    assert!(!Password::new("correct horse").matches(None));
+    assert!(Password::new("correct horse").matches(Some(&real)));
 }

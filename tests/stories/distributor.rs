@@ -5,6 +5,7 @@ use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use socket2::{Domain, Socket, Type};
 
 use crate::harness::{Echo, PATIENCE, Packets, Process, Scratch, eventually};
 
@@ -224,7 +225,9 @@ fn changes_that_come_together_are_pushed_together() {
     let distributor = Process::distributor(&[]);
     let mut onlooker = node(&distributor, "onlooker", 9000);
     let mut nodes: Vec<Packets> = (0..NODES).map(|_| distributor.packets()).collect();
-    nodes.iter_mut().for_each(|node| assert!(node.receive().is_some()));
+    for node in &mut nodes {
+        assert!(node.receive().is_some());
+    }
     for (node, port) in nodes.iter_mut().zip(9001..) {
         node.register(&format!("node {port}"), port, &[], &json!({}));
     }
@@ -251,15 +254,17 @@ fn changes_that_come_together_are_pushed_together() {
 #[test]
 fn a_node_that_does_not_read_holds_up_nobody() {
     let distributor = Process::distributor(&[]);
-    let mut onlooker = node(&distributor, "onlooker", 9001);
-    let mut deaf = distributor.packets();
-    // So long a list soon fills what the kernel keeps for somebody who does not read.
+    let mut node = node(&distributor, "node", 9001);
+    // It has little room for what it does not read, and the list is long.
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    socket.set_recv_buffer_size(4096).unwrap();
+    socket.connect(&distributor.address().into()).unwrap();
+    let mut deaf = Packets::on(socket.into());
     deaf.register("deaf", 9002, &[], &json!({ "ballast": "x".repeat(400_000) }));
-    onlooker.await_list(|list| list.len() == 2);
-    let mut changing = distributor.packets();
-    for port in 9100..9140 {
-        changing.register("changing", port, &[], &json!({}));
-        onlooker.await_list(|list| list.len() == 3 && list[2]["port"] == port);
+    node.await_list(|list| list.len() == 2);
+    for port in 9100..9120 {
+        node.register("node", port, &[], &json!({}));
+        node.await_list(|list| list[0]["port"] == port);
     }
 }
 
@@ -503,9 +508,9 @@ fn empty_frames_and_white_space_mean_nothing_and_packets_may_come_in_any_pieces(
     }
     assert_eq!(packets.receive().unwrap()["key"], 1);
     // Many in one piece: as many replies, each under its key.
-    let many: String =
+    let many: Vec<String> =
         (1..=200).map(|key| format!("{{\"uri\":\"/users\",\"method\":\"GET\",\"key\":{key}}}¶")).collect();
-    packets.send_raw(many.as_bytes());
+    packets.send_raw(many.concat().as_bytes());
     let mut keys: Vec<u64> = (0..200).map(|_| packets.receive().unwrap()["key"].as_u64().unwrap()).collect();
     keys.sort_unstable();
     assert!(keys.into_iter().eq(1..=200));
@@ -529,14 +534,14 @@ fn a_connection_that_stops_within_a_frame_is_closed_and_an_idle_one_is_not() {
         packets
     };
     let half = b"{\"uri\":\"/distributes\",";
-    let stalled = [&distributor, &users].map(|process| connect(process, half));
+    let silent = [&distributor, &users].map(|process| connect(process, half));
     let idle = [&distributor, &users].map(|process| connect(process, " ¶ ".as_bytes()));
     // One byte now and then is no end either.
     let mut trickling = connect(&users, b"{");
     while !trickling.is_closed_within(Duration::from_millis(500)) {
         trickling.send_raw(b" ");
     }
-    for (process, mut packets) in [&distributor, &users].into_iter().zip(stalled) {
+    for (process, mut packets) in [&distributor, &users].into_iter().zip(silent) {
         let me = packets.stream().local_addr().unwrap();
         while packets.receive_text().is_some() {}
         let line = process.await_log(&[&format!("{me} closed"), "did not end in time"]);

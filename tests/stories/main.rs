@@ -11,6 +11,7 @@ mod distributor;
 mod feed;
 mod harness;
 mod http_front;
+mod invariants;
 mod links;
 mod mesh;
 mod model;

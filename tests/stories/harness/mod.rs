@@ -8,7 +8,7 @@ mod random;
 mod sse;
 
 use std::fs;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
@@ -46,7 +46,9 @@ pub fn free_port() -> u16 {
     loop {
         let number = std::process::id().wrapping_mul(61).wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed));
         let port = 12_000 + u16::try_from(number % 20_000).unwrap();
-        if TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
+        // Asked by connecting: a listener, made to try, may live on for a moment in the child that another story
+        // is just starting, and then the port is in use.
+        if TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_err() {
             return port;
         }
     }
@@ -66,9 +68,20 @@ pub struct Scratch(PathBuf);
 
 impl Scratch {
     pub fn new() -> Self {
+        Self::under(Path::new(env!("CARGO_TARGET_TMPDIR")))
+    }
+
+    /// In memory where that can be had: for stories whose writes must not wait for a busy disk, which may take
+    /// seconds while something else is being built.
+    pub fn in_memory() -> Self {
+        let memory = Path::new("/dev/shm");
+        if memory.is_dir() { Self::under(memory) } else { Self::new() }
+    }
+
+    fn under(parent: &Path) -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let name = format!("story-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
-        let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+        let path = parent.join(name);
         fs::create_dir_all(&path).unwrap();
         Self(path)
     }
@@ -109,10 +122,22 @@ impl System {
         Self::of(&vec![&[][..]; count], gateway_flags)
     }
 
+    /// As `with`, on this directory and with this distributor.
+    pub fn on(scratch: Scratch, distributor: Process, count: usize, gateway_flags: &[&str]) -> Self {
+        Self::build(scratch, distributor, &vec![&[][..]; count], gateway_flags)
+    }
+
     /// A users instance for each of these lists of flags, and further flags for the gateway.
     pub fn of(users_flags: &[&[&str]], gateway_flags: &[&str]) -> Self {
-        let scratch = Scratch::new();
-        let distributor = Process::distributor(&[]);
+        Self::build(Scratch::new(), Process::distributor(&[]), users_flags, gateway_flags)
+    }
+
+    fn build(
+        scratch: Scratch,
+        distributor: Process,
+        users_flags: &[&[&str]],
+        gateway_flags: &[&str],
+    ) -> Self {
         let users = users_flags.iter().map(|flags| Process::users(&distributor, &scratch, flags)).collect();
         let gateway = Process::gateway(&distributor, gateway_flags);
         let system = Self { gateway, users, distributor, scratch };

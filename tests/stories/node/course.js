@@ -6,7 +6,7 @@
 //   node course.js gate <distributor-port> [--dialect template|book] [--first-key N]
 //   node course.js distributor [--fragile]
 //
-// Everybody prints `listening PORT` on stdout. `--merge` gives any of them the buffer that most copies have; see
+// Everybody prints `course <role> listening on 127.0.0.1:PORT` on stdout. `--merge` gives any of them the buffer that most copies have; see
 // `packetReader`.
 'use strict';
 const http = require('node:http');
@@ -67,7 +67,7 @@ function receive(socket, onPacket) {
 function listen(server, then) {
   server.listen(0, () => {
     const { port } = server.address();
-    console.log(`listening ${port}`);
+    console.log(`course ${role} listening on 127.0.0.1:${port}`);
     then(port);
   });
 }
@@ -160,7 +160,9 @@ function onReply(packet) {
   const response = waiting.get(packet.key);
   if (!response) throw new Error(`nobody waits for ${JSON.stringify(packet)}`);
   waiting.delete(packet.key);
-  response.writeHead(200, { 'Content-Type': 'application/json' }).end(JSON.stringify(packet));
+  const body = JSON.stringify(packet);
+  const headers = { 'Content-Type': 'application/json', 'Content-Length': Buffer.byteLength(body) };
+  response.writeHead(200, headers).end(body);
 }
 
 // ---- a distributor

@@ -124,6 +124,10 @@ Pilcrow is up. Try, in another terminal:
   curl {url}/users/1 -X DELETE
   curl {url}/routes
 
+and, in a third one, to see every change as it happens:
+
+  curl -N -H 'Accept: text/event-stream' {url}/users/changes
+
 Ctrl-C stops everything.
 "
     )
