@@ -110,10 +110,10 @@ impl Connection {
     pub fn send_request(&mut self, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) {
         let mut head = format!("{method} {path} HTTP/1.1\r\nHost: test\r\n");
         for (name, value) in headers {
-            head.push_str(&format!("{name}: {value}\r\n"));
+            head.extend([name, ": ", value, "\r\n"]);
         }
         if !body.is_empty() {
-            head.push_str(&format!("Content-Length: {}\r\n", body.len()));
+            head.extend(["Content-Length: ", &body.len().to_string(), "\r\n"]);
         }
         head.push_str("\r\n");
         self.send(&[head.as_bytes(), body].concat());
@@ -181,7 +181,7 @@ impl Connection {
     }
 
     fn read_more(&mut self) -> Option<()> {
-        let mut piece = [0; 64 * 1024];
+        let mut piece = vec![0; 64 * 1024];
         let count = self.stream.read(&mut piece).ok().filter(|count| *count > 0)?;
         self.buffer.extend_from_slice(&piece[..count]);
         Some(())

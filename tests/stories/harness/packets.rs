@@ -64,7 +64,7 @@ impl Packets {
             if let Some(frame) = self.frames.pop() {
                 return Some(frame);
             }
-            let mut piece = [0; 64 * 1024];
+            let mut piece = vec![0; 64 * 1024];
             let count = self.stream.read(&mut piece).ok().filter(|count| *count > 0)?;
             self.frames.push(&piece[..count]);
         }
