@@ -182,10 +182,16 @@ fn the_course_log_service_is_sent_text_and_its_client_an_answer_at_once() {
     }
     drop(logs);
     await_instances(&gateway, "POST", "/logs", 0);
-    assert_eq!(
-        gateway.http().request("POST", "/logs", &[("Content-Type", "application/json")], b"{}").status,
-        503
-    );
+    for content_type in ["text/plain", "application/json"] {
+        let answer = gateway.http().request("POST", "/logs", &[("Content-Type", content_type)], b"{}");
+        assert_eq!(answer.status, 503, "{}", answer.text());
+    }
+    // A log service of ours is a service like any other.
+    let _ours = Echo::start(&distributor, "logs", &["POST/logs"]);
+    await_instances(&gateway, "POST", "/logs", 1);
+    assert_eq!(gateway.http().post("/logs", &json!({ "a": 1 })).results()["params"], json!({ "a": 1 }));
+    let text = gateway.http().request("POST", "/logs", &[("Content-Type", "text/plain")], b"text");
+    assert_eq!(text.status, 415);
 }
 
 // ---- course gates, played by raw sockets
