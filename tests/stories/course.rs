@@ -506,6 +506,24 @@ fn a_course_service_lives_through_packets_over_64_kib() {
 }
 
 #[test]
+fn a_course_service_lives_through_long_packets_among_many_short_ones() {
+    let distributor = Process::distributor(&[]);
+    let Some(mut service) = course_js(&["service", &port_of(&distributor), "--merge"]) else { return };
+    let gateway = Process::gateway(&distributor, &[]);
+    await_instances(&gateway, "POST", "/goods", 1);
+    let long = json!({ "text": "x".repeat(300_000) }).to_string().into_bytes();
+    for _ in 0..20 {
+        let long = ask(&gateway, "POST", "/goods", &long);
+        let short: Vec<_> = (0..8).map(|_| ask(&gateway, "GET", "/goods?name=Kim", b"")).collect();
+        for answer in std::iter::once(long).chain(short) {
+            let answer = answer.join().unwrap();
+            assert_eq!(answer.status, 200, "{}", answer.text());
+        }
+    }
+    assert_alive(&mut service);
+}
+
+#[test]
 fn course_gates_work_in_front_of_our_users() {
     let system = System::on(Scratch::in_memory(), Process::distributor(&[]), 1, &[]);
     let first = system.create_user("kim@example.com", "Kim ¶");
