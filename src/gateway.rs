@@ -148,7 +148,8 @@ impl Gateway {
             }
             Resolved::NotFound => return Err(not_found(method, &target.path)),
         };
-        if (method, uri) == ("POST", "/logs") && self.mesh.dialect(method, uri) == Some(Dialect::Course) {
+        // Where nobody lives just now, text is no mistake: this says 503.
+        if (method, uri) == ("POST", "/logs") && self.mesh.dialect(method, uri) != Some(Dialect::Pilcrow) {
             return self.write_log(&request.body).map(Answer::Whole);
         }
         let segment = if has_segment { Some(target.last_segment()?) } else { None };

@@ -332,7 +332,8 @@ impl Desk {
     }
 
     /// Course gateways die of a long reply, and of two in one piece. Nodes of ours give themselves away by `deadline_ms`; of the others
-    /// none is a course gateway unless the list names one, since without being listed they cannot find us.
+    /// none is taken for a course gateway unless the list names one. (One that has just registered may ask a moment
+    /// before the list that names it is here.)
     fn limit_bytes(&self, peer: &Peer, head: &Head<'_>) -> usize {
         let may_be_course = head.deadline_ms.is_none() && self.course_gates.any.load(Ordering::Relaxed);
         if !may_be_course {

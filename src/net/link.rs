@@ -17,6 +17,7 @@ use std::net::TcpStream;
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, RwLock};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
@@ -34,6 +35,10 @@ use crate::sync::{lock, read, write};
 
 /// How many streams one link may carry. They have no end of their own, so requests keep their places beside them.
 const MAX_STREAMS: usize = 4096;
+
+/// How long a request waits for a connection that is being renewed, and how often it looks.
+const RENEWAL_LIMIT: Duration = Duration::from_secs(2);
+const RENEWAL_PAUSE: Duration = Duration::from_millis(2);
 
 /// How many replies of one stream may wait for its reader, and how many bytes they may have.
 const STREAM_QUEUE_REPLIES: usize = 4096;
@@ -115,6 +120,8 @@ struct Shared {
     dialect: Dialect,
     limits: LinkLimits,
     leaving: AtomicBool,
+    /// The connection is being replaced by a new one: requests wait for that.
+    renewing: AtomicBool,
     in_flight: AtomicUsize,
     orphans: AtomicU64,
     session: RwLock<Option<Arc<Session>>>,
@@ -126,6 +133,8 @@ struct Session {
     dialect: Dialect,
     outbox: Outbox,
     pending: Mutex<Pending>,
+    /// Held while a packet for a course node is queued, so that none is queued behind a long one.
+    order: Mutex<()>,
     /// Close this connection as soon as nothing is pending.
     retire: AtomicBool,
 }
@@ -190,6 +199,7 @@ impl Link {
             dialect,
             limits,
             leaving: AtomicBool::new(false),
+            renewing: AtomicBool::new(false),
             in_flight: AtomicUsize::new(0),
             orphans: AtomicU64::new(0),
             session: RwLock::new(None),
@@ -214,7 +224,8 @@ impl Link {
     /// How many requests are in flight here, or nothing if the instance cannot be given another one now.
     #[must_use]
     pub fn load(&self) -> Option<usize> {
-        let usable = self.is_up() && !self.shared.leaving.load(Ordering::Relaxed);
+        let standing = self.is_up() || self.is_renewing();
+        let usable = standing && !self.shared.leaving.load(Ordering::Relaxed);
         usable.then(|| self.shared.in_flight.load(Ordering::Relaxed))
     }
 
@@ -258,12 +269,27 @@ impl Link {
     /// # Errors
     /// The [`Outcome`] that the request had instead of a reply.
     pub fn call(&self, request: &Outgoing<'_>, deadline: Instant) -> Result<ReplyFrame, Outcome> {
-        let session = self.session().ok_or(Outcome::Refused(Refusal::Down))?;
+        loop {
+            let session = self.open_session(deadline)?;
+            match self.call_on(&session, request, deadline) {
+                // A long packet went before: the next connection is waited for.
+                Err(Outcome::Refused(Refusal::Down)) if self.is_renewing() => {}
+                outcome => return outcome,
+            }
+        }
+    }
+
+    fn call_on(
+        &self,
+        session: &Session,
+        request: &Outgoing<'_>,
+        deadline: Instant,
+    ) -> Result<ReplyFrame, Outcome> {
         let _in_flight = InFlight::take(&self.shared.in_flight, self.shared.limits.max_pending)?;
         let (sender, reply) = bounded(1);
         let key = session.register(Waiting::Caller(sender), self.max_waiting())?;
-        let mut place = Place { session: &session, key, taken: false };
-        self.send(&session, request, key, deadline)?;
+        let mut place = Place { session, key, taken: false };
+        self.send(session, request, key, deadline)?;
         let reply = reply.recv_deadline(deadline).map_err(|error| match error {
             RecvTimeoutError::Timeout => Outcome::Timeout,
             RecvTimeoutError::Disconnected => Outcome::LinkLost,
@@ -281,7 +307,7 @@ impl Link {
     /// # Errors
     /// [`Outcome::Refused`] if the request was not sent.
     pub fn open_stream(&self, request: &Outgoing<'_>, deadline: Instant) -> Result<ReplyStream, Outcome> {
-        let session = self.session().ok_or(Outcome::Refused(Refusal::Down))?;
+        let session = self.open_session(deadline)?;
         let (waiting_bytes, lagging) = (AtomicUsize::new(0), AtomicBool::new(false));
         let flow = Arc::new(Flow { uri: request.uri.to_owned(), waiting_bytes, lagging });
         let (sender, replies) = bounded(STREAM_QUEUE_REPLIES);
@@ -303,16 +329,29 @@ impl Link {
         let frame = self.frame(request, key, deadline)?;
         // Told before it leaves, or its reply might be told first.
         self.log_sent(request, key, frame.len());
-        session.outbox.send(&frame).map_err(|error| {
+        self.hand_over(session, &frame)
+    }
+
+    /// Gives a frame to the connection. After a long one a course node's reader is out of step: the connection takes
+    /// no further request, and the node gets a new one as soon as nothing is pending.
+    fn hand_over(&self, session: &Session, frame: &[u8]) -> Result<(), Outcome> {
+        let course = self.dialect() == Dialect::Course;
+        let in_order = course.then(|| lock(&session.order));
+        if course && session.retire.load(Ordering::SeqCst) {
+            return Err(Outcome::Refused(Refusal::Down));
+        }
+        if course && frame.len() > COURSE_MAX_BYTES {
+            self.shared.renewing.store(true, Ordering::SeqCst);
+            session.retire.store(true, Ordering::SeqCst);
+        }
+        session.outbox.hold(frame).map_err(|error| {
             Outcome::Refused(match error {
                 SendError::Closed => Refusal::Down,
                 SendError::Full => Refusal::Busy,
             })
         })?;
-        if self.dialect() == Dialect::Course && frame.len() > COURSE_MAX_BYTES {
-            // A course node's reader is out of step after so long a packet: it gets a new connection.
-            session.retire.store(true, Ordering::SeqCst);
-        }
+        drop(in_order);
+        session.outbox.flush();
         Ok(())
     }
 
@@ -321,14 +360,39 @@ impl Link {
     /// # Errors
     /// [`Outcome::Refused`] if it was not sent.
     pub fn notify(&self, request: &Outgoing<'_>) -> Result<(), Outcome> {
-        let session = self.session().ok_or(Outcome::Refused(Refusal::Down))?;
+        let session = self.open_session(Instant::now() + RENEWAL_LIMIT)?;
         let frame = self.frame(request, 0, Instant::now())?;
         self.log_sent(request, 0, frame.len());
-        session.outbox.send(&frame).map_err(|_| Outcome::Refused(Refusal::Down))
+        self.hand_over(&session, &frame)?;
+        if session.retire.load(Ordering::SeqCst) {
+            session.retire();
+        }
+        Ok(())
     }
 
     fn max_waiting(&self) -> usize {
         self.shared.limits.max_pending.saturating_add(MAX_STREAMS)
+    }
+
+    /// The connection for a new request. One that is being renewed is waited for: it takes as long as what is pending
+    /// on the old one, and a moment more.
+    fn open_session(&self, deadline: Instant) -> Result<Arc<Session>, Outcome> {
+        let deadline = deadline.min(Instant::now() + RENEWAL_LIMIT);
+        while self.is_renewing() {
+            if Instant::now() >= deadline {
+                let gone = self.session().is_none();
+                if gone {
+                    self.shared.renewing.store(false, Ordering::SeqCst);
+                }
+                return Err(Outcome::Refused(if gone { Refusal::Down } else { Refusal::Busy }));
+            }
+            thread::sleep(RENEWAL_PAUSE);
+        }
+        self.session().ok_or(Outcome::Refused(Refusal::Down))
+    }
+
+    fn is_renewing(&self) -> bool {
+        self.shared.renewing.load(Ordering::SeqCst)
     }
 
     fn session(&self) -> Option<Arc<Session>> {
@@ -560,9 +624,11 @@ impl DialSession for Reader {
             dialect: shared.dialect,
             outbox: Outbox::new(stream.clone(), batching),
             pending: Mutex::new(Pending::default()),
+            order: Mutex::new(()),
             retire: AtomicBool::new(false),
         });
         *write(&shared.session) = Some(session.clone());
+        shared.renewing.store(false, Ordering::SeqCst);
         (shared.on_change)(&shared.address, true);
         let ended = shared.read_replies(stream, &session);
         *write(&shared.session) = None;

@@ -189,7 +189,11 @@ proptest! {
             r#""status" : 201"#,
             r#""deadline_ms":5000"#,
             r#""results":{"key":1,"status":9,"uri":"/no"}"#,
-            r#""more":[{"key":2}]"#,
+            r#""more":true"#,
+            r#""seq":12"#,
+            r#""etag":"a\u00b6""#,
+            r#""hops":2"#,
+            r#""further":[{"key":2,"more":false}]"#,
         ]).prop_shuffle(),
     ) {
         let frame = format!("{{{}}}", fields.join(" , "));
@@ -199,6 +203,9 @@ proptest! {
         prop_assert_eq!(head.number(), Some(17));
         prop_assert_eq!(head.params.map(RawValue::get), Some(r#"{"key":5,"errorcode":1}"#));
         prop_assert_eq!((head.errorcode, head.status, head.deadline_ms), (Some(404), Some(201), Some(5000)));
+        prop_assert_eq!(head.results.map(RawValue::get), Some(r#"{"key":1,"status":9,"uri":"/no"}"#));
+        prop_assert_eq!((head.more, head.seq, head.etag.as_deref()), (true, Some(12), Some("a¶")));
+        prop_assert_eq!(head.hops, Some(2));
     }
 
     #[test]
@@ -503,31 +510,38 @@ fn a_key_of_any_kind_is_a_key_but_null_is_none() {
     }
 }
 
+/// A request to `/goods` under key 17 with these `params`: its text after what every such request begins with.
+fn sent(params: &str, dialect: Dialect, hops: u32) -> String {
+    let params = raw(params);
+    let request = Outgoing { uri: "/goods", method: "GET", params: &params };
+    let mut frame = b"before".to_vec();
+    request.write(&mut frame, 17, dialect, Travel { deadline_ms: 5000, hops }).unwrap();
+    let text = String::from_utf8(frame).unwrap();
+    text.strip_prefix(r#"before{"uri":"/goods","method":"GET","key":17,"params":"#).unwrap().to_owned()
+}
+
 #[test]
 fn a_request_is_written_in_the_dialect_of_its_receiver() {
-    let frame = |params: &str, dialect| {
-        let params = raw(params);
-        let mut frame = b"before".to_vec();
-        Outgoing { uri: "/goods", method: "GET", params: &params }
-            .write(&mut frame, 17, dialect, Travel { deadline_ms: 5000, hops: 0 })
-            .unwrap();
-        String::from_utf8(frame).unwrap()
-    };
-    let ours = |params| frame(params, Dialect::Pilcrow);
-    let course = |params| frame(params, Dialect::Course);
-    let head = r#"before{"uri":"/goods","method":"GET","key":17,"params":"#;
-    assert_eq!(ours(r#"{"id":"1"}"#), format!(r#"{head}{{"id":"1"}},"deadline_ms":5000}}¶"#));
-    assert_eq!(course(r#"{"id":"1"}"#), format!(r#"{head}{{"id":"1","key":17}}}}¶"#));
-    assert_eq!(course("{}"), format!(r#"{head}{{"key":17}}}}¶"#));
-    assert_eq!(course("{ }"), format!(r#"{head}{{ "key":17}}}}¶"#));
+    let ours = |params| sent(params, Dialect::Pilcrow, 0);
+    let course = |params| sent(params, Dialect::Course, 0);
+    assert_eq!(ours(r#"{"id":"1"}"#), r#"{"id":"1"},"deadline_ms":5000}¶"#);
+    assert_eq!(course(r#"{"id":"1"}"#), r#"{"id":"1","key":17}}¶"#);
+    assert_eq!(course("{}"), r#"{"key":17}}¶"#);
+    assert_eq!(course("{ }"), r#"{ "key":17}}¶"#);
     for no_object in ["\"a {text}\"", "[1,{}]", "null", "5"] {
-        assert_eq!(course(no_object), format!("{head}{no_object}}}¶"));
-        assert_eq!(ours(no_object), format!(r#"{head}{no_object},"deadline_ms":5000}}¶"#));
+        assert_eq!(course(no_object), format!("{no_object}}}¶"));
+        assert_eq!(ours(no_object), format!(r#"{no_object},"deadline_ms":5000}}¶"#));
     }
     // A client's own `key` stays and loses: of a name that stands twice the last counts.
-    assert_eq!(course(r#"{"key":"mine"}"#), format!(r#"{head}{{"key":"mine","key":17}}}}¶"#));
-    assert_eq!(course(r#"{"a¶":"¶"}"#), format!(r#"{head}{{"a\u00b6":"\u00b6","key":17}}}}¶"#));
-    assert_eq!(ours(r#"{"a¶":"¶"}"#), format!(r#"{head}{{"a\u00b6":"\u00b6"}},"deadline_ms":5000}}¶"#));
+    assert_eq!(course(r#"{"key":"mine"}"#), r#"{"key":"mine","key":17}}¶"#);
+    assert_eq!(course(r#"{"a¶":"¶"}"#), r#"{"a\u00b6":"\u00b6","key":17}}¶"#);
+    assert_eq!(ours(r#"{"a¶":"¶"}"#), r#"{"a\u00b6":"\u00b6"},"deadline_ms":5000}¶"#);
+}
+
+#[test]
+fn what_travels_with_a_request_is_for_our_own_nodes_alone() {
+    assert_eq!(sent("{}", Dialect::Pilcrow, 3), r#"{},"deadline_ms":5000,"hops":3}¶"#);
+    assert_eq!(sent("{}", Dialect::Course, 3), r#"{"key":17}}¶"#);
 }
 
 #[test]

@@ -182,10 +182,16 @@ fn the_course_log_service_is_sent_text_and_its_client_an_answer_at_once() {
     }
     drop(logs);
     await_instances(&gateway, "POST", "/logs", 0);
-    assert_eq!(
-        gateway.http().request("POST", "/logs", &[("Content-Type", "application/json")], b"{}").status,
-        503
-    );
+    for content_type in ["text/plain", "application/json"] {
+        let answer = gateway.http().request("POST", "/logs", &[("Content-Type", content_type)], b"{}");
+        assert_eq!(answer.status, 503, "{}", answer.text());
+    }
+    // A log service of ours is a service like any other.
+    let _ours = Echo::start(&distributor, "logs", &["POST/logs"]);
+    await_instances(&gateway, "POST", "/logs", 1);
+    assert_eq!(gateway.http().post("/logs", &json!({ "a": 1 })).results()["params"], json!({ "a": 1 }));
+    let text = gateway.http().request("POST", "/logs", &[("Content-Type", "text/plain")], b"text");
+    assert_eq!(text.status, 415);
 }
 
 // ---- course gates, played by raw sockets
@@ -500,11 +506,29 @@ fn a_course_service_lives_through_packets_over_64_kib() {
 }
 
 #[test]
+fn a_course_service_lives_through_long_packets_among_many_short_ones() {
+    let distributor = Process::distributor(&[]);
+    let Some(mut service) = course_js(&["service", &port_of(&distributor), "--merge"]) else { return };
+    let gateway = Process::gateway(&distributor, &[]);
+    await_instances(&gateway, "POST", "/goods", 1);
+    let long = json!({ "text": "x".repeat(300_000) }).to_string().into_bytes();
+    for _ in 0..20 {
+        let long = ask(&gateway, "POST", "/goods", &long);
+        let short: Vec<_> = (0..8).map(|_| ask(&gateway, "GET", "/goods?name=Kim", b"")).collect();
+        for answer in std::iter::once(long).chain(short) {
+            let answer = answer.join().unwrap();
+            assert_eq!(answer.status, 200, "{}", answer.text());
+        }
+    }
+    assert_alive(&mut service);
+}
+
+#[test]
 fn course_gates_work_in_front_of_our_users() {
     let system = System::on(Scratch::in_memory(), Process::distributor(&[]), 1, &[]);
     let first = system.create_user("kim@example.com", "Kim ¶");
     create_many_users(&system.users[0]);
-    for (dialect, ..) in DIALECTS {
+    for (round, (dialect, ..)) in (1..).zip(DIALECTS) {
         let arguments = ["gate", &port_of(&system.distributor), "--dialect", dialect, "--first-key", "1"];
         let Some(mut gate) = course_js(&arguments) else { return };
         let http = gate.http();
@@ -525,7 +549,9 @@ fn course_gates_work_in_front_of_our_users() {
         assert_eq!(http.delete(&format!("/users?id={id}")).reply()["errorcode"], 0);
         assert_eq!(http.get(&format!("/users?id={id}")).reply()["errorcode"], 404);
 
-        // It would die of a reply that comes in pieces.
+        // It would die of a reply that comes in pieces. Until users has heard of it, it would be sent one.
+        let heard = || system.users[0].log().iter().filter(|line| line.contains("list of 3 nodes")).count();
+        eventually("users has heard of the course gate", || (heard() >= round).then_some(()));
         let refused = http.get("/users?limit=500").reply();
         assert!(refused["errormessage"].as_str().unwrap().contains("ask for less"), "{refused}");
         assert_eq!(http.get("/users?limit=100").results().as_array().unwrap().len(), 100);

@@ -605,20 +605,31 @@ fn two_hundred_rounds_of_bad_packets_leave_nothing_behind() {
 
 #[test]
 fn the_connection_too_many_is_closed_with_a_line_in_the_log() {
+    let scratch = Scratch::new();
     let distributor = Process::distributor(&["--max-connections", "3"]);
-    let served = |mut packets: Packets| packets.receive().map(|_| packets);
-    let mut taken: Vec<Packets> =
-        (0..3).map(|_| served(distributor.packets()).expect("there is room")).collect();
-    for _ in 0..2 {
-        let mut one_too_many = distributor.packets();
-        let me = one_too_many.stream().local_addr().unwrap();
-        assert!(one_too_many.is_closed_within(PATIENCE));
-        let line = distributor.await_log(&[&me.to_string(), "turned away"]);
-        assert!(line.contains("WARN") && line.contains("3 connections are open"), "{line}");
+    let users = Process::users(&distributor, &scratch, &["--max-connections", "3"]);
+    distributor.await_log(&["registered: users"]);
+    for (process, uri) in [(&distributor, "/distributes"), (&users, "/users")] {
+        let is_answered = |packets: &mut Packets| {
+            packets.send(&json!({ "uri": uri, "method": "GET", "key": 1, "params": {} }));
+            std::iter::from_fn(|| packets.receive()).any(|packet| packet["key"] == 1)
+        };
+        let answered = |mut packets: Packets| is_answered(&mut packets).then_some(packets);
+        // The users process has one of the places at the distributor.
+        let room = if uri == "/distributes" { 2 } else { 3 };
+        let mut inside: Vec<Packets> =
+            (0..room).map(|_| answered(process.packets()).expect("there is room")).collect();
+        for _ in 0..2 {
+            let mut one_too_many = process.packets();
+            let me = one_too_many.stream().local_addr().unwrap();
+            assert!(one_too_many.is_closed_within(PATIENCE));
+            let line = process.await_log(&[&me.to_string(), "turned away"]);
+            assert!(line.contains("WARN") && line.contains("3 connections are open"), "{line}");
+        }
+        // Those inside notice nothing, and a place that comes free is given away again.
+        assert!(inside.iter_mut().all(is_answered));
+        inside.pop();
+        inside.push(eventually("the free place is given away", || answered(process.packets())));
+        assert!(process.packets().is_closed_within(PATIENCE));
     }
-    // Those inside notice nothing, and a place that comes free is given away again.
-    assert_eq!(taken[0].call("GET", "/distributes", &json!({}), 1)["errorcode"], 0);
-    taken.pop();
-    taken.push(eventually("the free place is given away", || served(distributor.packets())));
-    assert!(distributor.packets().is_closed_within(PATIENCE));
 }
