@@ -120,10 +120,12 @@ fn an_instance_that_is_asked_to_end_tells_its_subscribers_and_does_not_wait_for_
         subscribe_from_now_on(packets, 1);
     }
     let seq = create(&system.http(), "kim");
+    for packets in &mut subscribers {
+        assert_eq!(next_change(packets, 1)["seq"], seq);
+    }
     let ended = system.users.remove(0).end_by(SIGTERM);
     assert!(ended.status.success());
     for packets in &mut subscribers {
-        assert_eq!(next_change(packets, 1)["seq"], seq);
         let last = packets.receive().unwrap();
         assert_eq!((&last["key"], &last["errorcode"], last.get("more")), (&json!(1), &json!(503), None));
         assert!(last["errormessage"].as_str().unwrap().contains("ending"), "{last}");
