@@ -1,9 +1,11 @@
 //! Several users processes on one database, and the end of any process: whoever follows notices nothing.
 
+use std::time::{Duration, Instant};
+
 use serde_json::{Value, json};
 
 use super::{create, create_at, follow, next_change, seqs, subscribe, subscribe_from_now_on};
-use crate::harness::{Events, Packets, Process, System, await_instances, free_port};
+use crate::harness::{Events, Packets, Process, System, await_instances, eventually, free_port};
 use nix::sys::signal::Signal::SIGTERM;
 
 #[test]
@@ -13,6 +15,7 @@ fn a_write_through_another_process_reaches_the_subscribers_of_the_first() {
     subscribe_from_now_on(&mut first, 1);
     let mut second = system.users[1].packets();
     subscribe_from_now_on(&mut second, 1);
+    let began = Instant::now();
     let mut written = 0;
     for round in 0..20 {
         written = create_at(&mut system.users[round % 2].packets(), &round.to_string());
@@ -31,6 +34,17 @@ fn a_write_through_another_process_reaches_the_subscribers_of_the_first() {
         let change = next_change(&mut first, 1);
         assert_eq!((&change["seq"], &change), (&json!(seq), &next_change(&mut at_third, 1)));
     }
+    // Who is not told looks by itself every 5 s. Nobody had to.
+    assert!(began.elapsed() < Duration::from_secs(30), "40 changes took {:?}", began.elapsed());
+    // Processes that have ended are forgotten at the next writes.
+    let mut further = 0;
+    let mut bells = || {
+        further += 1;
+        create_at(&mut third.packets(), &format!("further-{further}"));
+        let database = rusqlite::Connection::open(system.scratch.file("users.db")).unwrap();
+        database.query_row("SELECT count(*) FROM bells", [], |row| row.get::<_, u32>(0)).unwrap()
+    };
+    eventually("two processes are told of changes", || (bells() == 2).then_some(()));
 }
 
 /// A users process on this port and the database of the system.
@@ -64,7 +78,7 @@ fn streaming(system: &System) -> usize {
         let told = |words: &str| users.log().iter().filter(|line| line.contains(words)).count();
         told("request GET /users/changes") > told("request CANCEL /users/changes")
     };
-    crate::harness::eventually("an instance streams", || system.users.iter().position(streams))
+    eventually("an instance streams", || system.users.iter().position(streams))
 }
 
 /// Two instances; whichever streams is ended by `end`, again and again, and a new one takes its place.
@@ -106,10 +120,12 @@ fn an_instance_that_is_asked_to_end_tells_its_subscribers_and_does_not_wait_for_
         subscribe_from_now_on(packets, 1);
     }
     let seq = create(&system.http(), "kim");
+    for packets in &mut subscribers {
+        assert_eq!(next_change(packets, 1)["seq"], seq);
+    }
     let ended = system.users.remove(0).end_by(SIGTERM);
     assert!(ended.status.success());
     for packets in &mut subscribers {
-        assert_eq!(next_change(packets, 1)["seq"], seq);
         let last = packets.receive().unwrap();
         assert_eq!((&last["key"], &last["errorcode"], last.get("more")), (&json!(1), &json!(503), None));
         assert!(last["errormessage"].as_str().unwrap().contains("ending"), "{last}");
@@ -137,7 +153,7 @@ fn a_gateway_that_is_asked_to_end_ends_its_streams_and_does_not_wait_for_them() 
         assert_eq!(events.piece(), None);
     }
     let cancelled = |line: &&String| line.contains("CANCEL /users/changes");
-    crate::harness::eventually("the streams are ended at their source", || {
+    eventually("the streams are ended at their source", || {
         (users[0].log().iter().filter(cancelled).count() == 3).then_some(())
     });
 }

@@ -6,7 +6,7 @@ use std::thread;
 
 use serde_json::{Value, json};
 
-use super::{create, create_at, create_many};
+use super::{create, create_at};
 use crate::harness::{Http, Packets, Response, System, eventually};
 
 /// The version of a user as its `ETag` says it.
@@ -41,7 +41,11 @@ fn a_list_and_its_number_are_of_one_moment() {
     const WRITES: u64 = 300;
     let system = System::start();
     let mut packets = system.users[0].packets();
-    let writer = thread::spawn(move || create_many(&mut packets, WRITES));
+    let writer = thread::spawn(move || {
+        for number in 1..=WRITES {
+            create_at(&mut packets, &number.to_string());
+        }
+    });
     let mut reading = system.users[0].packets();
     let mut seq = 0;
     while seq < WRITES {
