@@ -167,13 +167,8 @@ impl Connection {
     }
 
     /// Whether the other side closes within this time, having sent nothing more.
-    pub fn is_closed_within(&mut self, time: Duration) -> bool {
-        self.stream.set_read_timeout(Some(time)).unwrap();
-        let mut byte = [0];
-        match self.stream.read(&mut byte) {
-            Ok(count) => count == 0,
-            Err(error) => error.kind() == std::io::ErrorKind::ConnectionReset,
-        }
+    pub fn is_closed_within(&self, time: Duration) -> bool {
+        super::is_closed_within(&self.stream, time)
     }
 
     pub fn stream(&self) -> &TcpStream {

@@ -8,6 +8,7 @@ mod random;
 mod sse;
 
 use std::fs;
+use std::io::Read;
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -61,6 +62,15 @@ pub fn narrow(address: SocketAddr) -> TcpStream {
     socket.set_recv_buffer_size(4096).unwrap();
     socket.connect_timeout(&address.into(), PATIENCE).unwrap();
     socket.into()
+}
+
+/// Whether the other side closes this connection within this time, having sent nothing more.
+fn is_closed_within(mut stream: &TcpStream, time: Duration) -> bool {
+    stream.set_read_timeout(Some(time)).unwrap();
+    match stream.read(&mut [0]) {
+        Ok(count) => count == 0,
+        Err(error) => error.kind() == std::io::ErrorKind::ConnectionReset,
+    }
 }
 
 /// A directory of its own for each story, removed with it.
