@@ -620,7 +620,7 @@ fn the_connection_too_many_is_closed_with_a_line_in_the_log() {
         let mut inside: Vec<Packets> =
             (0..room).map(|_| answered(process.packets()).expect("there is room")).collect();
         for _ in 0..2 {
-            let mut one_too_many = process.packets();
+            let one_too_many = process.packets();
             let me = one_too_many.stream().local_addr().unwrap();
             assert!(one_too_many.is_closed_within(PATIENCE));
             let line = process.await_log(&[&me.to_string(), "turned away"]);
