@@ -195,6 +195,8 @@ fn a_client_that_has_this_version_is_told_304_without_a_body() {
             let answer = connection.receive_for(method).unwrap();
             assert_eq!((answer.status, answer.body.len()), (304, 0), "{method} {known}: {}", answer.text());
             assert_eq!(etag(&answer), tag);
+            // A length, if there is one, is that of the body which is not sent.
+            assert_ne!(answer.header("Content-Length"), Some("0"));
             assert!(answer.header("X-Request-Id").is_some());
             // The connection goes on, so nobody has seen a body that is none.
             connection.send_request("GET", "/users/1", &[], b"");

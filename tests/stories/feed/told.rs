@@ -168,6 +168,23 @@ fn who_asks_for_neither_events_nor_a_limit_is_told_in_words() {
 }
 
 #[test]
+fn the_front_for_comparison_says_that_it_cannot_stream() {
+    let system = System::with(1, &["--front", "tiny-http"]);
+    let http = system.http();
+    create(&http, "kim");
+    for query in ["", "?after=0"] {
+        let answer = http.events(&format!("/users/changes{query}"), &[]).err().expect("no stream");
+        assert_eq!(answer.status, 501, "{}", answer.text());
+        assert!(answer.message().contains("--front"), "{}", answer.message());
+        system.users[0].await_log(&["CANCEL /users/changes"]);
+    }
+    assert_eq!(seqs(http.get("/users/changes?limit=5").results().as_array().unwrap()), [1]);
+    let tag = http.get("/users/1").header("ETag").unwrap().to_owned();
+    assert_eq!(http.request("GET", "/users/1", &[("If-None-Match", &tag)], b"").status, 304);
+    assert_eq!(http.request("DELETE", "/users/1", &[("If-Match", "\"x\"")], b"").status, 412);
+}
+
+#[test]
 fn what_is_forgotten_is_refused_with_410_and_the_oldest_number_there_is() {
     let system = System::of(&[&["--keep-changes", "10"]], &[]);
     let http = system.http();
