@@ -32,7 +32,7 @@ struct Plan<'a> {
 }
 
 const QUICK: Plan<'static> =
-    Plan { writers: 4, writes: 100, through_gateway: 3, at_each_users: 2, killed: &[], kills: 0 };
+    Plan { writers: 4, writes: 250, through_gateway: 3, at_each_users: 2, killed: &[], kills: 0 };
 
 const LONG: Plan<'static> =
     Plan { writers: 8, writes: 1000, through_gateway: 12, at_each_users: 6, killed: &[], kills: 0 };
@@ -48,17 +48,17 @@ fn what_every_subscriber_was_told_is_the_database() {
 
 #[test]
 fn what_every_subscriber_was_told_is_the_database_though_users_is_killed_again_and_again() {
-    run(&Plan { killed: &USERS, kills: 6, ..QUICK });
+    run(&Plan { killed: &USERS, kills: 10, ..QUICK });
 }
 
 #[test]
 fn what_every_subscriber_was_told_is_the_database_though_users_and_the_gateway_are_killed() {
-    run(&Plan { killed: &USERS_AND_GATEWAY, kills: 6, ..QUICK });
+    run(&Plan { killed: &USERS_AND_GATEWAY, kills: 10, ..QUICK });
 }
 
 #[test]
 fn what_every_subscriber_was_told_is_the_database_though_anything_is_killed() {
-    run(&Plan { killed: &ALL, kills: 6, ..QUICK });
+    run(&Plan { killed: &ALL, kills: 10, ..QUICK });
 }
 
 #[test]

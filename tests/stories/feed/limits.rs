@@ -266,7 +266,7 @@ fn while_a_gateway_of_the_course_is_about_who_does_not_say_that_it_is_ours_gets_
 }
 
 #[test]
-#[ignore = "takes 45 s: a silent stream is kept alive by a comment every 15 s"]
+#[ignore = "takes 30 s: a silent stream is kept alive by a comment every 15 s"]
 fn a_silent_stream_is_kept_alive_by_comments_and_a_client_that_is_gone_is_noticed_at_one() {
     let system = System::start();
     let mut events = follow(&system.http(), "");
