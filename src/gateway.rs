@@ -155,7 +155,7 @@ impl Gateway {
         let segment = if has_segment { Some(target.last_segment()?) } else { None };
         let params = translate::params(request, target.query, segment)?;
         if translate::wants_events(request) {
-            return self.stream(uri, &params);
+            return self.stream(request, uri, &params);
         }
         let packet = Outgoing { uri, method, params: &params };
         let _place = self.take_place().map_err(|outcome| translate::failure_of(outcome, uri))?;
@@ -172,16 +172,15 @@ impl Gateway {
 
     /// A GET whose client takes events. Whether they come is for the service to say: its first reply is part of
     /// a stream, or the whole answer.
-    fn stream(&self, uri: &str, params: &RawValue) -> Result<Answer, HttpAnswer> {
+    fn stream(&self, request: &HttpRequest, uri: &str, params: &RawValue) -> Result<Answer, HttpAnswer> {
         let place = StreamPlace::take(&self.streams, self.settings.max_streams)
             .ok_or_else(|| translate::failure_of(Outcome::Refused(Refusal::Busy), uri))?;
         let params = serde_json::from_str(params.get()).unwrap_or_default();
         let mut subscription = Subscription::new(&self.mesh, uri, params);
         match subscription.next(Instant::now() + self.settings.timeout) {
             Ok(Some(first)) if first.more => Ok(Answer::Stream(EventStream::new(subscription, first, place))),
-            Ok(Some(whole)) => Ok(Answer::Whole(HttpAnswer::from(whole))),
+            Ok(Some(whole)) => Ok(Answer::Whole(translate::conditional(request, HttpAnswer::from(whole)))),
             Ok(None) => Err(translate::failure_of(Outcome::Timeout, uri)),
-            Err(failure) if failure.errorcode == 503 => Err(HttpAnswer::failure(&failure).with_retry_after()),
             Err(failure) => Err(translate::refusal(&failure)),
         }
     }
