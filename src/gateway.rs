@@ -196,11 +196,10 @@ impl Gateway {
         Some(Ok(match path {
             "/healthz" => success(&"serving"),
             "/readyz" if self.mesh.ready() => success(&"ready"),
-            "/readyz" => HttpAnswer::failure(&Failure::new(
+            "/readyz" => translate::refusal(&Failure::new(
                 503,
                 "no route has a live instance yet: start a service, or wait until it has registered",
-            ))
-            .with_retry_after(),
+            )),
             _ => success(&self.mesh.routes()),
         }))
     }

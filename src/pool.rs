@@ -1,5 +1,6 @@
 //! A few threads for work that waits or takes its time, behind a queue that is bounded.
 
+use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::thread;
 
@@ -20,6 +21,13 @@ pub enum Admission {
     Refused,
 }
 
+/// What is said where the operating system starts no further thread.
+#[must_use]
+#[allow(clippy::needless_pass_by_value, reason = "it is written for `map_err`, which hands the error over")]
+pub fn no_thread(error: io::Error) -> String {
+    format!("the operating system starts no further thread: {error}")
+}
+
 type Job = Box<dyn FnOnce(Admission) + Send>;
 
 impl Pool {
@@ -34,7 +42,7 @@ impl Pool {
             thread::Builder::new()
                 .name(format!("{name} {number}"))
                 .spawn(move || run_jobs(&queue))
-                .map_err(|error| format!("the operating system starts no further thread: {error}"))?;
+                .map_err(no_thread)?;
         }
         Ok(Self { jobs })
     }

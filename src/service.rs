@@ -37,7 +37,7 @@ use crate::net::peer::{Answerer, PacketServer, Peer};
 use crate::node::{GATE, Node};
 use crate::packet::{CANCEL, COURSE_MAX_BYTES, Dialect, Head, Key};
 pub use crate::packet::{Failure, Reply};
-use crate::pool::{Admission, Pool};
+use crate::pool::{Admission, Pool, no_thread};
 use crate::process::{self, Common, Identity, Join};
 use crate::sync::lock;
 use streams::StreamTable;
@@ -185,7 +185,6 @@ impl Service {
     /// # Errors
     /// A sentence that says why the service could not start.
     pub fn start(self, listener: Listener, common: &Common, join: &Join) -> Result<Running, String> {
-        let no_thread = |error| format!("the operating system starts no further thread: {error}");
         let urls = self.urls();
         let course_gates = Arc::new(CourseGates::default());
         let streams = Arc::new(StreamTable::default());

@@ -99,14 +99,14 @@ struct LoggedIn {
 impl Users {
     /// `GET /users`, `GET /users/1`. With `at_least`, only once that change has happened.
     fn read(self: &Arc<Self>, request: &Request) -> Result<Begun, Failure> {
-        let query = Self::query(request)?;
-        let seq = Fields::among(request.params()?, &READ_FIELDS)?.at_least()?;
-        let deadline = request.deadline().unwrap_or_else(|| Instant::now() + DEFAULT_TIMEOUT);
-        // The refusal must be there while the asker still waits for it.
-        let deadline = deadline.checked_sub(ANSWER_IN_TIME).unwrap_or(deadline);
-        let users = self.clone();
+        let fields = Fields::among(request.params()?, &READ_FIELDS)?;
+        let (query, seq) = (Self::query(request, fields)?, fields.at_least()?);
+        let (users, deadline) = (self.clone(), request.deadline());
         Ok(Box::new(move |responder| {
             let Some(seq) = seq else { return responder.answer(&users.run(&query)) };
+            let deadline = deadline.unwrap_or_else(|| Instant::now() + DEFAULT_TIMEOUT);
+            // The refusal must be there while the asker still waits for it.
+            let deadline = deadline.checked_sub(ANSWER_IN_TIME).unwrap_or(deadline);
             // What another process has committed is seen by reading, before the feed has told of it.
             match users.store.read(model::last_seq) {
                 Ok(last) if last >= seq => responder.answer(&users.run(&query)),
@@ -118,8 +118,7 @@ impl Users {
         }))
     }
 
-    fn query(request: &Request) -> Result<Query, Failure> {
-        let fields = Fields::among(request.params()?, &READ_FIELDS)?;
+    fn query(request: &Request, fields: Fields<'_>) -> Result<Query, Failure> {
         if fields.names_one() {
             let fields = Fields::among(request.params()?, &["id", "params", "at_least"])?;
             return Ok(Query::One(fields.id()?));

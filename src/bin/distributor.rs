@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use pilcrow::distributor::Distributor;
+use pilcrow::pool::no_thread;
 use pilcrow::process::{self, Common, DISTRIBUTOR};
 
 /// Pilcrow's service registry: nodes register here and are told who else there is.
@@ -20,8 +21,8 @@ fn main() -> ExitCode {
 
 fn serve(common: &Common) -> Result<(), String> {
     let stop = process::stop_signal()?;
-    let distributor = Distributor::start(common.bind()?, common.max_connections, common.max_frame)
-        .map_err(|error| format!("the operating system starts no further thread: {error}"))?;
+    let distributor =
+        Distributor::start(common.bind()?, common.max_connections, common.max_frame).map_err(no_thread)?;
     process::ready(DISTRIBUTOR.name, distributor.address());
     let _ = stop.recv();
     log::info!("distributor: asked to end");

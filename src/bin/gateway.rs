@@ -10,6 +10,7 @@ use pilcrow::gateway::{GATEWAY, Gateway, Settings, tiny_front};
 use pilcrow::mesh::Mesh;
 use pilcrow::net::link::LinkLimits;
 use pilcrow::node::{GATE, Node};
+use pilcrow::pool::no_thread;
 use pilcrow::process::{self, Common, Join};
 
 /// Pilcrow's HTTP gateway: turns HTTP requests into packets for the services that the distributor lists.
@@ -68,7 +69,6 @@ fn serve(args: &Args) -> Result<(), String> {
     let id = process::new_id()?;
     let node = Node::ours(GATE, address.port(), Vec::new(), &id);
     let limits = LinkLimits { max_frame_bytes: args.common.max_frame, max_pending: args.max_in_flight };
-    let no_thread = |error| format!("the operating system starts no further thread: {error}");
     let (mesh, membership) = Mesh::join(&args.join.distributor, node, limits).map_err(no_thread)?;
     let Args { timeout, max_in_flight, max_streams, .. } = *args;
     let settings = Settings { timeout, max_in_flight, max_streams };

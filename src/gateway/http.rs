@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 use chunked_transfer::Decoder;
 use tiny_http::{HTTPVersion, Header, Method};
 
-use super::translate::HttpAnswer;
+use super::translate::{HttpAnswer, refusal};
 use super::{Answer, Gateway, HttpRequest, MAX_BODY_BYTES};
 use crate::net::is_timeout;
 use crate::net::listener::{Connection, Serve};
@@ -130,7 +130,7 @@ impl Serve for Front {
         let _ = stream.set_read_timeout(Some(REFUSE_TIMEOUT));
         let _ = (&*stream).read(&mut [0; READ_BYTES]);
         let busy = Failure::new(503, "too many connections are open; try again in a moment");
-        let answer = self.gateway.refuse(HttpAnswer::failure(&busy).with_retry_after(), &[]);
+        let answer = self.gateway.refuse(refusal(&busy), &[]);
         let _ = write_answer(stream, answer, Manner::CLOSING);
         let _ = stream.shutdown(Shutdown::Write);
     }

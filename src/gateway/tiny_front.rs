@@ -13,6 +13,7 @@ use tiny_http::{Request, Server};
 use super::translate::HttpAnswer;
 use super::{Answer, Gateway, HttpRequest, MAX_BODY_BYTES};
 use crate::packet::Failure;
+use crate::pool::no_thread;
 
 /// How many requests are worked on at a time. Each waits for its reply on its own thread.
 const WORKERS: usize = 64;
@@ -35,7 +36,7 @@ pub fn start(socket: TcpListener, gateway: &Arc<Gateway>) -> Result<Arc<Server>,
         thread::Builder::new()
             .name(format!("tiny {number}"))
             .spawn(move || work(&server, &gateway))
-            .map_err(|error| format!("the operating system starts no further thread: {error}"))?;
+            .map_err(no_thread)?;
     }
     Ok(server)
 }

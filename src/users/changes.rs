@@ -18,7 +18,7 @@ use super::bell::{self, Ear};
 use super::model;
 use super::store::{Store, StoreError};
 use crate::packet::{Failure, Reply};
-use crate::pool::{Admission, Pool};
+use crate::pool::{Admission, Pool, no_thread};
 use crate::service::{Responder, SharedReply, StreamSender};
 use crate::sync::lock;
 
@@ -117,7 +117,7 @@ impl Feed {
                     pause = feed.catch_up();
                 }
             })
-            .map_err(|error| format!("the operating system starts no further thread: {error}"))?;
+            .map_err(no_thread)?;
         Ok(feed)
     }
 

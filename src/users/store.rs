@@ -20,6 +20,7 @@ use rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior};
 
 use super::bell::Ringer;
 use crate::packet::Failure;
+use crate::pool::no_thread;
 use crate::sync::lock;
 
 /// The migrations, in order: the first makes version 1 out of an empty file. Each one is applied once.
@@ -92,7 +93,7 @@ impl Store {
         thread::Builder::new()
             .name("db writer".to_owned())
             .spawn(move || write_all(&mut database, &queue))
-            .map_err(|error| format!("the operating system starts no further thread: {error}"))?;
+            .map_err(no_thread)?;
         Ok(Self {
             path: path.to_owned(),
             readers: Mutex::new(Readers { idle: Vec::new(), open: 0 }),

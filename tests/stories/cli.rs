@@ -133,19 +133,25 @@ fn an_address_that_is_not_this_machines_is_one_sentence_and_exit_status_1() {
     }
 }
 
+/// The three, as they are started by default but on free ports, once they have found each other.
+fn start_three(scratch: &Scratch) -> (Process, Process, Process) {
+    let any = ["--listen", "127.0.0.1:0"];
+    let distributor = DISTRIBUTOR.start(scratch.path(), &any, &[]);
+    let joined = distributor.address().to_string();
+    let join = [&any[..], &["--distributor", &joined]].concat();
+    let users = USERS.start(scratch.path(), &join, &[]);
+    let gateway = GATEWAY.start(scratch.path(), &join, &[]);
+    await_instances(&gateway, "GET", "/users", 1);
+    (distributor, users, gateway)
+}
+
 #[cfg(unix)]
 #[test]
 fn each_binary_prints_one_line_and_ends_with_status_0_soon_after_a_signal() {
     use nix::sys::signal::Signal::{SIGINT, SIGTERM};
     for signal in [SIGTERM, SIGINT] {
         let scratch = Scratch::new();
-        let any = ["--listen", "127.0.0.1:0"];
-        let distributor = DISTRIBUTOR.start(scratch.path(), &any, &[]);
-        let joined = distributor.address().to_string();
-        let join = [&any[..], &["--distributor", &joined]].concat();
-        let users = USERS.start(scratch.path(), &join, &[]);
-        let gateway = GATEWAY.start(scratch.path(), &join, &[]);
-        await_instances(&gateway, "GET", "/users", 1);
+        let (distributor, users, gateway) = start_three(&scratch);
         // Idle connections must not keep anybody.
         let mut browser = gateway.http().connect();
         browser.send_request("GET", "/users", &[], b"");
@@ -307,13 +313,8 @@ fn the_three_find_each_other_in_whatever_order_they_start() {
 #[test]
 fn by_default_the_log_tells_who_came_who_registered_and_which_routes_came_and_went() {
     let scratch = Scratch::new();
-    let any = ["--listen", "127.0.0.1:0"];
-    let distributor = DISTRIBUTOR.start(scratch.path(), &any, &[]);
+    let (distributor, users, gateway) = start_three(&scratch);
     let joined = distributor.address().to_string();
-    let join = [&any[..], &["--distributor", &joined]].concat();
-    let users = USERS.start(scratch.path(), &join, &[]);
-    let gateway = GATEWAY.start(scratch.path(), &join, &[]);
-    await_instances(&gateway, "GET", "/users", 1);
     assert_eq!(gateway.http().get("/users").status, 200);
     let address = users.address().to_string();
 
