@@ -10,6 +10,7 @@ pub mod streams;
 pub mod tiny_front;
 pub mod translate;
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -19,10 +20,12 @@ use serde_json::json;
 use serde_json::value::RawValue;
 use tiny_http::{Header, Method};
 
+use crate::context::Context;
 use crate::mesh::Mesh;
+use crate::net::canonical;
 use crate::net::link::{Outcome, Refusal};
 use crate::net::membership::Membership;
-use crate::packet::{Dialect, Failure, Outgoing};
+use crate::packet::{Dialect, Failure, Origin, Outgoing};
 use crate::process::Identity;
 use crate::routes::Resolved;
 use crate::subscription::Subscription;
@@ -49,6 +52,8 @@ pub struct HttpRequest {
     pub headers: Vec<Header>,
     /// The body, whole.
     pub body: Vec<u8>,
+    /// Who is at the other end of the connection.
+    pub peer: IpAddr,
 }
 
 /// What answers HTTP requests.
@@ -63,8 +68,8 @@ pub struct Gateway {
     ids: AtomicU64,
 }
 
-/// The limits of a gateway.
-#[derive(Debug, Clone, Copy)]
+/// The limits of a gateway, and whom it believes.
+#[derive(Debug, Clone)]
 pub struct Settings {
     /// How long a client waits for a reply at most.
     pub timeout: Duration,
@@ -72,6 +77,8 @@ pub struct Settings {
     pub max_in_flight: usize,
     /// How many streams may be open.
     pub max_streams: usize,
+    /// The proxies in front of it: what they say of the client's address is believed.
+    pub trusted_proxies: Vec<IpAddr>,
 }
 
 /// What a request gets.
@@ -79,7 +86,7 @@ pub enum Answer {
     /// All at once.
     Whole(HttpAnswer),
     /// Bit by bit.
-    Stream(EventStream),
+    Stream(Box<EventStream>),
 }
 
 impl HttpRequest {
@@ -114,8 +121,10 @@ impl Gateway {
     #[must_use]
     pub fn answer(&self, request: &HttpRequest) -> Answer {
         let began = Instant::now();
-        let answer = self.route(request).unwrap_or_else(Answer::Whole);
-        let id = self.request_id(&request.headers);
+        let origin = Arc::new(self.origin(request));
+        let context = Context { origin: Some(origin.clone()), ..Context::default() };
+        let answer = context.run(|| self.route(request)).unwrap_or_else(Answer::Whole);
+        let id = origin.request_id.clone();
         let path = request.target.split('?').next().unwrap_or_default().escape_debug();
         match answer {
             Answer::Whole(answer) => {
@@ -125,11 +134,11 @@ impl Gateway {
                     request.method,
                     began.elapsed()
                 );
-                Answer::Whole(answer.with_header("X-Request-Id", id))
+                Answer::Whole(challenged(answer).with_header("X-Request-Id", id))
             }
             Answer::Stream(stream) => {
                 log::debug!("{} {path} answered with a stream", request.method);
-                Answer::Stream(stream.with_request_id(id))
+                Answer::Stream(Box::new(stream.with_request_id(id)))
             }
         }
     }
@@ -178,7 +187,9 @@ impl Gateway {
         let params = serde_json::from_str(params.get()).unwrap_or_default();
         let mut subscription = Subscription::new(&self.mesh, uri, params);
         match subscription.next(Instant::now() + self.settings.timeout) {
-            Ok(Some(first)) if first.more => Ok(Answer::Stream(EventStream::new(subscription, first, place))),
+            Ok(Some(first)) if first.more => {
+                Ok(Answer::Stream(Box::new(EventStream::new(subscription, first, place))))
+            }
             Ok(Some(whole)) => Ok(Answer::Whole(translate::conditional(request, HttpAnswer::from(whole)))),
             Ok(None) => Err(translate::failure_of(Outcome::Timeout, uri)),
             Err(failure) => Err(translate::refusal(&failure)),
@@ -227,6 +238,25 @@ impl Gateway {
         answer.with_header("X-Request-Id", self.request_id(headers))
     }
 
+    fn origin(&self, request: &HttpRequest) -> Origin {
+        Origin {
+            request_id: self.request_id(&request.headers),
+            client: Some(self.client(request)),
+            authorization: request.header("Authorization").map(str::to_owned),
+        }
+    }
+
+    /// The client's address: the other end of the connection, or what a trusted proxy there says. The last address
+    /// of its `X-Forwarded-For` is its own knowledge; those before may be the client's invention.
+    fn client(&self, request: &HttpRequest) -> IpAddr {
+        if !self.settings.trusted_proxies.contains(&request.peer) {
+            return request.peer;
+        }
+        let said =
+            request.header("X-Forwarded-For").and_then(|said| said.rsplit(',').next()?.trim().parse().ok());
+        said.map_or(request.peer, canonical)
+    }
+
     fn request_id(&self, headers: &[Header]) -> String {
         let sane = |id: &&str| {
             (1..=MAX_REQUEST_ID_CHARS).contains(&id.len())
@@ -250,6 +280,11 @@ impl Drop for InFlight<'_> {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
     }
+}
+
+/// Who is not let in is told how to show who it is, as HTTP wants it.
+fn challenged(answer: HttpAnswer) -> HttpAnswer {
+    if answer.status == 401 { answer.with_header("WWW-Authenticate", "Bearer") } else { answer }
 }
 
 fn success<T: Serialize>(results: &T) -> HttpAnswer {

@@ -14,6 +14,7 @@ pub mod frame;
 use std::borrow::Cow;
 use std::fmt;
 use std::io;
+use std::net::IpAddr;
 
 use serde::de::{self, Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde::{Deserialize, Serialize};
@@ -142,6 +143,12 @@ pub struct Head<'a> {
     pub deadline_ms: Option<u64>,
     /// Through how many services the request has come (sent to `pilcrow/1` nodes only).
     pub hops: Option<u32>,
+    /// Under which id the logs of all processes tell of the request (sent to `pilcrow/1` nodes only).
+    pub request_id: Option<Cow<'a, str>>,
+    /// The address of the HTTP client at whose wish the request is sent (sent to `pilcrow/1` nodes only).
+    pub client: Option<Cow<'a, str>>,
+    /// What the HTTP client showed to prove who it is (sent to `pilcrow/1` nodes only).
+    pub authorization: Option<Cow<'a, str>>,
 }
 
 #[derive(Deserialize)]
@@ -160,6 +167,9 @@ enum Field {
     Etag,
     DeadlineMs,
     Hops,
+    RequestId,
+    Client,
+    Authorization,
     #[serde(other)]
     Other,
 }
@@ -249,6 +259,9 @@ impl<'de> Visitor<'de> for HeadVisitor {
                 Field::Etag => head.etag = text(raw)?,
                 Field::Hops => head.hops = raw.get().parse().ok(),
                 Field::DeadlineMs => head.deadline_ms = raw.get().parse().ok(),
+                Field::RequestId => head.request_id = text(raw)?,
+                Field::Client => head.client = text(raw)?,
+                Field::Authorization => head.authorization = text(raw)?,
                 Field::Other => {}
             }
         }
@@ -290,11 +303,45 @@ pub enum Dialect {
 
 /// What travels with a request from service to service, to `pilcrow/1` nodes only.
 #[derive(Debug, Clone, Copy)]
-pub struct Travel {
+pub struct Travel<'a> {
     /// How long the answer is waited for.
     pub deadline_ms: u64,
     /// Through how many services the request has come.
     pub hops: u32,
+    /// Where the request began, if that is known.
+    pub origin: Option<&'a Origin>,
+}
+
+/// Where a request began: what the gateway knows of the HTTP client, for every service on the request's way.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct Origin {
+    /// Under which id the logs of all processes tell of the request.
+    pub request_id: String,
+    /// The client's address.
+    pub client: Option<IpAddr>,
+    /// The client's `Authorization` header as it came. A secret: it is not printed.
+    pub authorization: Option<String>,
+}
+
+impl Origin {
+    /// Where the sender of this packet says that the request began; nothing if it does not say.
+    #[must_use]
+    pub fn of(head: &Head<'_>) -> Option<Self> {
+        let request_id = head.request_id.as_deref()?.to_owned();
+        let client = head.client.as_deref().and_then(|client| client.parse().ok());
+        let authorization = head.authorization.as_deref().map(str::to_owned);
+        Some(Self { request_id, client, authorization })
+    }
+}
+
+impl fmt::Debug for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Origin")
+            .field("request_id", &self.request_id)
+            .field("client", &self.client)
+            .field("authorized", &self.authorization.is_some())
+            .finish()
+    }
 }
 
 #[derive(Serialize)]
@@ -307,6 +354,12 @@ struct WireRequest<'a> {
     deadline_ms: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     hops: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    request_id: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    client: Option<IpAddr>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    authorization: Option<&'a str>,
 }
 
 /// Ends the stream that was asked for under `key`.
@@ -339,7 +392,7 @@ impl Outgoing<'_> {
         buffer: &mut Vec<u8>,
         key: u64,
         dialect: Dialect,
-        travel: Travel,
+        travel: Travel<'_>,
     ) -> serde_json::Result<()> {
         let mut wire = WireRequest {
             uri: self.uri,
@@ -348,15 +401,24 @@ impl Outgoing<'_> {
             params: self.params,
             deadline_ms: Some(travel.deadline_ms),
             hops: (travel.hops > 0).then_some(travel.hops),
+            request_id: travel.origin.map(|origin| origin.request_id.as_str()),
+            client: travel.origin.and_then(|origin| origin.client),
+            authorization: travel.origin.and_then(|origin| origin.authorization.as_deref()),
         };
         if dialect == Dialect::Pilcrow {
             return encode_into(buffer, &wire);
         }
         // The book's services read `params.key` and nothing else, the template's read `key`: both get both.
         let params = with_key(self.params, key)?;
-        wire.params = params.as_deref().unwrap_or(self.params);
-        wire.deadline_ms = None;
-        wire.hops = None;
+        wire = WireRequest {
+            params: params.as_deref().unwrap_or(self.params),
+            deadline_ms: None,
+            hops: None,
+            request_id: None,
+            client: None,
+            authorization: None,
+            ..wire
+        };
         encode_into(buffer, &wire)
     }
 }

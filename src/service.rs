@@ -36,7 +36,7 @@ use crate::net::membership::{Membership, OnList};
 use crate::net::peer::{Answerer, PacketServer, Peer};
 use crate::node::{GATE, Node};
 use crate::packet::{CANCEL, COURSE_MAX_BYTES, Dialect, Head, Key};
-pub use crate::packet::{Failure, Reply};
+pub use crate::packet::{Failure, Origin, Reply};
 use crate::pool::{Admission, Pool, no_thread};
 use crate::process::{self, Common, Identity, Join};
 use crate::sync::lock;
@@ -296,8 +296,8 @@ impl Answerer for Desk {
         // A handler that panics has failed one request: its dropped responder says so. It must not take along
         // the connection, over which other people's requests come.
         let caught = catch_unwind(AssertUnwindSafe(|| match handler {
-            Handler::Now(answer) => responder.answer(&request.context.run(|| answer(&request))),
-            Handler::Later(begin) => request.context.run(|| begin(request, responder)),
+            Handler::Now(answer) => responder.answer(&request.context.clone().run(|| answer(&request))),
+            Handler::Later(begin) => request.context.clone().run(|| begin(request, responder)),
             Handler::Slow(answer) => self.answer_on_pool(answer.clone(), request, responder),
         }));
         if caught.is_err() {
@@ -322,7 +322,9 @@ impl Desk {
     fn answer_on_pool(&self, answer: Arc<AnswerNow>, request: Request, responder: Responder) {
         let Some(pool) = &self.pool else { return };
         pool.submit(move |admission| match admission {
-            Admission::Admitted => responder.answer(&request.context.run(|| answer(&request))),
+            Admission::Admitted => {
+                responder.answer(&request.context.clone().run(|| answer(&request)));
+            }
             Admission::Refused => {
                 responder
                     .answer(&Err(Failure::new(503, "too many requests wait here; try again in a moment")));
@@ -362,7 +364,8 @@ impl Request {
                 "this request has come through too many services: they call each other in a ring",
             ));
         }
-        Ok(Self { params, context: Context { deadline, hops } })
+        let origin = Origin::of(head).map(Arc::new);
+        Ok(Self { params, context: Context { deadline, hops, origin } })
     }
 
     /// The arguments by name: from the query, the body and the path, or whatever a caller sent.
@@ -389,6 +392,12 @@ impl Request {
             Some(_) => Err(Failure::bad_request(format!("{name} must be text"))),
             None => Err(Failure::bad_request(format!("{name} is missing"))),
         }
+    }
+
+    /// Where the request began, if the asker said so: the gateway does, for every HTTP request.
+    #[must_use]
+    pub fn origin(&self) -> Option<&Origin> {
+        self.context.origin.as_deref()
     }
 
     /// Until when the asker waits, if it said so. What is not done by then is done in vain.

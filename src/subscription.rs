@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use serde_json::value::to_raw_value;
 use serde_json::{Map, Value};
 
+use crate::context::Context;
 use crate::mesh::{self, Mesh, read_reply};
 use crate::net::link::{DEFAULT_TIMEOUT, Outcome, ReplyFrame, ReplyStream, StreamEnd};
 use crate::packet::{Failure, Outgoing};
@@ -24,6 +25,8 @@ pub struct Subscription {
     uri: String,
     params: Map<String, Value>,
     after: Option<u64>,
+    /// At whose wish: every stream that is opened says so.
+    context: Context,
     stream: Option<ReplyStream>,
     opened: bool,
 }
@@ -37,7 +40,8 @@ impl Subscription {
             Value::String(text) => text.parse().ok(),
             other => other.as_u64(),
         });
-        Self { mesh: mesh.clone(), uri: uri.to_owned(), params, after, stream: None, opened: false }
+        let context = Context { origin: Context::current().origin, ..Context::default() };
+        Self { mesh: mesh.clone(), uri: uri.to_owned(), params, after, context, stream: None, opened: false }
     }
 
     /// The number of the last change that was read: where another subscription would go on.
@@ -100,7 +104,7 @@ impl Subscription {
         }
         let params = to_raw_value(&params).map_err(|_| Outcome::LinkLost)?;
         let request = Outgoing { uri: &self.uri, method: "GET", params: &params };
-        self.mesh.open_stream(&request, Instant::now() + DEFAULT_TIMEOUT)
+        self.context.clone().run(|| self.mesh.open_stream(&request, Instant::now() + DEFAULT_TIMEOUT))
     }
 
     /// A reply that is to be read; nothing for one that only means that the stream is to be opened again, or that

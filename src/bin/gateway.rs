@@ -1,5 +1,6 @@
 //! `gateway`: HTTP in front, packets behind.
 
+use std::net::IpAddr;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,6 +9,7 @@ use clap::{Parser, ValueEnum};
 use pilcrow::gateway::http::Front;
 use pilcrow::gateway::{GATEWAY, Gateway, Settings, tiny_front};
 use pilcrow::mesh::Mesh;
+use pilcrow::net::canonical;
 use pilcrow::net::link::LinkLimits;
 use pilcrow::node::{GATE, Node};
 use pilcrow::pool::no_thread;
@@ -34,6 +36,11 @@ struct Args {
     /// How many streams of events may be open; the next is answered 503
     #[arg(long, env = "GATEWAY_MAX_STREAMS", value_name = "N", default_value_t = 1000)]
     max_streams: usize,
+
+    /// The address of a proxy in front of this gateway; several, separated by commas. The client's address is then
+    /// the last one in its X-Forwarded-For
+    #[arg(long, env = "GATEWAY_TRUSTED_PROXY", value_name = "ADDRESS", value_delimiter = ',')]
+    trusted_proxy: Vec<IpAddr>,
 
     /// What reads HTTP
     #[arg(long, env = "GATEWAY_FRONT", value_enum, default_value_t = FrontKind::Own)]
@@ -71,7 +78,8 @@ fn serve(args: &Args) -> Result<(), String> {
     let limits = LinkLimits { max_frame_bytes: args.common.max_frame, max_pending: args.max_in_flight };
     let (mesh, membership) = Mesh::join(&args.join.distributor, node, limits).map_err(no_thread)?;
     let Args { timeout, max_in_flight, max_streams, .. } = *args;
-    let settings = Settings { timeout, max_in_flight, max_streams };
+    let trusted_proxies = args.trusted_proxy.iter().copied().map(canonical).collect();
+    let settings = Settings { timeout, max_in_flight, max_streams, trusted_proxies };
     let gateway = Arc::new(Gateway::new(mesh, membership, settings, id));
     match args.front {
         FrontKind::Own => {

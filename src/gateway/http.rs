@@ -10,7 +10,7 @@
 //! - `Reader` owns the bytes that have come and the deadline for those that have not.
 
 use std::io::{self, Read};
-use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::net::{IpAddr, Shutdown, SocketAddr, TcpStream};
 use std::str::FromStr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -58,8 +58,16 @@ const MAX_CHUNKED_BYTES: usize = 4 * MAX_BODY_BYTES;
 const MAX_CHUNK_LINE_BYTES: usize = 256;
 
 /// The headers that the gateway or this front looks at; all others are read and passed over.
-const KEPT_HEADERS: [&str; 6] =
-    ["Content-Type", "X-Request-Id", "Accept", "Last-Event-ID", "If-Match", "If-None-Match"];
+const KEPT_HEADERS: [&str; 8] = [
+    "Content-Type",
+    "X-Request-Id",
+    "Accept",
+    "Authorization",
+    "Last-Event-ID",
+    "If-Match",
+    "If-None-Match",
+    "X-Forwarded-For",
+];
 
 /// The HTTP front of a gateway.
 pub struct Front {
@@ -79,7 +87,7 @@ impl Front {
         let mut reader = Reader::new(stream);
         while reader.await_request()? {
             let _work = connection.work();
-            let (answer, how) = match Self::read(&mut reader) {
+            let (answer, how) = match Self::read(&mut reader, connection.peer.ip()) {
                 Ok((request, mut how)) => {
                     how.keep_alive &= !connection.draining();
                     match self.gateway.answer(&request) {
@@ -102,7 +110,7 @@ impl Front {
         Ok(())
     }
 
-    fn read(reader: &mut Reader<'_>) -> Result<(HttpRequest, Manner), Broken> {
+    fn read(reader: &mut Reader<'_>, peer: IpAddr) -> Result<(HttpRequest, Manner), Broken> {
         let head = reader.head()?;
         if head.wants_continue && !reader.has_bytes() {
             let soon = Instant::now() + ANSWER_TIMEOUT;
@@ -113,7 +121,7 @@ impl Front {
             BodyLength::Chunked => reader.chunked_body()?,
         };
         let headers = std::mem::take(&mut reader.headers);
-        let request = HttpRequest { method: head.method, target: head.target, headers, body };
+        let request = HttpRequest { method: head.method, target: head.target, headers, body, peer };
         Ok((request, head.manner))
     }
 }
@@ -222,10 +230,15 @@ impl<'a> Headers<'a> {
     }
 
     fn kept(&self) -> Vec<Header> {
-        let named = |name: &'static str| self.all(name).take(1).map(move |value| (name, value));
+        // A proxy that adds a header adds it behind those that the client sent: of what proxies say the last counts.
+        let named = |name: &'static str| {
+            let mut all = self.all(name);
+            let value = if name == "X-Forwarded-For" { all.last() } else { all.next() };
+            value.map(|value| (name, value))
+        };
         KEPT_HEADERS
             .into_iter()
-            .flat_map(named)
+            .filter_map(named)
             .filter_map(|(name, value)| Header::from_bytes(name, value).ok())
             .collect()
     }

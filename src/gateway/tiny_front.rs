@@ -4,7 +4,7 @@
 //! default front, [`super::http`], has none of these traps.
 
 use std::io::Read;
-use std::net::TcpListener;
+use std::net::{Ipv4Addr, TcpListener};
 use std::sync::Arc;
 use std::thread;
 
@@ -12,6 +12,7 @@ use tiny_http::{Request, Server};
 
 use super::translate::HttpAnswer;
 use super::{Answer, Gateway, HttpRequest, MAX_BODY_BYTES};
+use crate::net::canonical;
 use crate::packet::Failure;
 use crate::pool::no_thread;
 
@@ -80,5 +81,6 @@ fn read(request: &mut Request) -> Result<HttpRequest, HttpAnswer> {
         return Err(HttpAnswer::failure(&Failure::new(413, message)));
     }
     let (method, target) = (request.method().clone(), request.url().to_owned());
-    Ok(HttpRequest { method, target, headers: request.headers().to_vec(), body })
+    let peer = request.remote_addr().map_or(Ipv4Addr::UNSPECIFIED.into(), |peer| canonical(peer.ip()));
+    Ok(HttpRequest { method, target, headers: request.headers().to_vec(), body, peer })
 }

@@ -403,7 +403,8 @@ impl Link {
         let mut frame = Vec::with_capacity(request.params.get().len() + 128);
         let left = deadline.saturating_duration_since(Instant::now()).as_millis();
         let deadline_ms = u64::try_from(left).unwrap_or(u64::MAX);
-        let travel = Travel { deadline_ms, hops: Context::current().hops };
+        let context = Context::current();
+        let travel = Travel { deadline_ms, hops: context.hops, origin: context.origin.as_deref() };
         let written = request.write(&mut frame, key, self.dialect(), travel);
         if written.is_err() || frame.len() > self.shared.limits.max_frame_bytes {
             return Err(Outcome::Refused(Refusal::TooLarge));

@@ -231,7 +231,7 @@ proptest! {
 /// What a request is to its receiver.
 fn written(request: &Outgoing<'_>, key: u64, dialect: Dialect) -> Value {
     let mut frame = Vec::new();
-    request.write(&mut frame, key, dialect, Travel { deadline_ms: 5000, hops: 0 }).unwrap();
+    request.write(&mut frame, key, dialect, Travel { deadline_ms: 5000, hops: 0, origin: None }).unwrap();
     let (frames, error) = read_all(frame.as_slice(), LIMIT);
     assert!(error.is_none() && frames.len() == 1, "{frames:?}");
     serde_json::from_str(&frames[0]).unwrap()
@@ -515,7 +515,7 @@ fn sent(params: &str, dialect: Dialect, hops: u32) -> String {
     let params = raw(params);
     let request = Outgoing { uri: "/goods", method: "GET", params: &params };
     let mut frame = b"before".to_vec();
-    request.write(&mut frame, 17, dialect, Travel { deadline_ms: 5000, hops }).unwrap();
+    request.write(&mut frame, 17, dialect, Travel { deadline_ms: 5000, hops, origin: None }).unwrap();
     let text = String::from_utf8(frame).unwrap();
     text.strip_prefix(r#"before{"uri":"/goods","method":"GET","key":17,"params":"#).unwrap().to_owned()
 }

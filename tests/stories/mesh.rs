@@ -3,11 +3,13 @@
 //! | file | what it shows |
 //! | --- | --- |
 //! | [`calls`] | calls from service to service: what travels with them, how they fail, rings |
+//! | [`origin`] | what a service is told of the HTTP client |
 //! | [`streams`] | a service of one's own that streams |
 //! | [`examples`] | the programs in `examples/` |
 
 mod calls;
 mod examples;
+mod origin;
 mod streams;
 
 use std::sync::Arc;

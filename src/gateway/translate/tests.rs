@@ -1,5 +1,7 @@
 //! Tests of the module above, as a value.
 
+use std::net::Ipv4Addr;
+
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use proptest::collection::{btree_map, vec};
 use proptest::prelude::*;
@@ -16,7 +18,13 @@ const FORM: &str = "application/x-www-form-urlencoded";
 fn request(method: Method, content_type: Option<&str>, body: &[u8]) -> HttpRequest {
     let header = |value: &str| Header::from_bytes("Content-Type", value).unwrap();
     let headers = content_type.map(header).into_iter().collect();
-    HttpRequest { method, target: String::new(), headers, body: body.to_vec() }
+    HttpRequest {
+        method,
+        target: String::new(),
+        headers,
+        body: body.to_vec(),
+        peer: Ipv4Addr::LOCALHOST.into(),
+    }
 }
 
 /// The `params` of a POST.

@@ -72,7 +72,8 @@ fn a_call_that_fails_says_why_in_words() {
     let (mesh, _membership) = join(&distributor);
     await_route(&mesh, "POST", "/echo", 1);
     let fail = |method: &str, path: &str, what: &str| {
-        let soon = Context { deadline: Some(Instant::now() + Duration::from_millis(500)), hops: 0 };
+        let soon =
+            Context { deadline: Some(Instant::now() + Duration::from_millis(500)), ..Context::default() };
         let failure: Failure = soon.run(|| mesh.call(method, path, &json!({ "do": what }))).unwrap_err();
         println!("{method} {path} {what}: {failure}");
         failure

@@ -1,0 +1,66 @@
+//! What a service is told of the client for whom a request is sent.
+
+use serde_json::{Value, json};
+
+use crate::harness::{Echo, Process, await_instances};
+
+#[test]
+fn a_service_is_told_the_request_id_the_client_and_what_it_showed() {
+    let distributor = Process::distributor(&[]);
+    let service = Echo::start(&distributor, "told", &["GET/told"]);
+    let gateway = Process::gateway(&distributor, &[]);
+    await_instances(&gateway, "GET", "/told", 1);
+    let headers =
+        [("X-Request-Id", "found-again"), ("Authorization", "Bearer abc"), ("X-Forwarded-For", "10.0.0.9")];
+    let answer = gateway.http().request("GET", "/told", &headers, b"");
+    assert_eq!(answer.header("X-Request-Id"), Some("found-again"));
+    let packet = service.await_asked(1)[0].packet.clone();
+    assert_eq!(packet["request_id"], "found-again");
+    assert_eq!(packet["authorization"], "Bearer abc");
+    assert_eq!(packet["client"], "127.0.0.1", "nobody said that this client is a proxy to be believed");
+    assert!(!gateway.log().join("\n").contains("abc"), "{:#?}", gateway.log());
+}
+
+#[test]
+fn of_a_trusted_proxy_the_last_address_is_believed() {
+    let distributor = Process::distributor(&[]);
+    let service = Echo::start(&distributor, "told", &["GET/told"]);
+    let gateway = Process::gateway(&distributor, &["--trusted-proxy", "10.1.1.1,127.0.0.1"]);
+    await_instances(&gateway, "GET", "/told", 1);
+    let forwarded = |values: &[&str]| {
+        let headers: Vec<_> = values.iter().map(|value| ("X-Forwarded-For", *value)).collect();
+        gateway.http().request("GET", "/told", &headers, b"");
+    };
+    forwarded(&["10.0.0.8, ::ffff:10.0.0.9"]);
+    forwarded(&["10.0.0.7", "10.0.0.6"]);
+    forwarded(&["nonsense"]);
+    forwarded(&[]);
+    let clients: Vec<Value> =
+        service.await_asked(4).iter().map(|asked| asked.packet["client"].clone()).collect();
+    assert_eq!(clients, [json!("10.0.0.9"), json!("10.0.0.6"), json!("127.0.0.1"), json!("127.0.0.1")]);
+}
+
+#[test]
+fn a_service_of_the_course_is_told_nothing_of_this() {
+    let distributor = Process::distributor(&[]);
+    let service = Echo::course(&distributor, "told", &["GET/told"], crate::harness::Asked::echo);
+    let gateway = Process::gateway(&distributor, &[]);
+    await_instances(&gateway, "GET", "/told", 1);
+    gateway.http().request("GET", "/told", &[("Authorization", "Bearer abc")], b"");
+    let asked = service.await_asked(1)[0].packet.clone();
+    let names: Vec<&String> = asked.as_object().unwrap().keys().collect();
+    assert_eq!(names, ["key", "method", "params", "uri"]);
+}
+
+#[test]
+fn whoever_is_not_let_in_is_told_how_to_show_who_it_is() {
+    let distributor = Process::distributor(&[]);
+    let refuse = |asked: &crate::harness::Asked| {
+        asked.reply(&json!({ "errorcode": 401, "errormessage": "log in first" }));
+    };
+    let _service = Echo::answering(&distributor, "told", &["GET/told"], refuse);
+    let gateway = Process::gateway(&distributor, &[]);
+    await_instances(&gateway, "GET", "/told", 1);
+    let answer = gateway.http().get("/told");
+    assert_eq!((answer.status, answer.header("WWW-Authenticate")), (401, Some("Bearer")));
+}
