@@ -7,6 +7,7 @@
 //! | [`link`] | the calling side: requests out, replies back to whoever waits |
 //! | [`membership`] | staying registered at the distributors and following their lists |
 //! | [`dial`] | the reconnect thread under `link` and `membership` |
+//! | [`secret`] | the cluster secret, and the proofs that a node knows it |
 //! | [`inbound`], [`outbox`] | the two halves of one packet connection |
 //!
 //! *Invariant:* of all URIs, this module knows `/distributes` alone.
@@ -18,6 +19,7 @@ pub mod listener;
 pub mod membership;
 pub mod outbox;
 pub mod peer;
+pub mod secret;
 
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpStream};

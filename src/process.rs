@@ -5,16 +5,20 @@
 //! directory, else from the course's variables (`HOST` and the port's own), else from its default.
 
 use std::env;
+use std::ffi::OsString;
 use std::io::{self, Write};
-use std::net::SocketAddr;
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::error::ErrorKind;
-use clap::{Args, Parser};
+use clap::{ArgMatches, Args, Command, FromArgMatches, Parser};
 use crossbeam_channel::{Receiver, bounded};
 
+use crate::net::canonical;
 use crate::net::listener::{DEFAULT_MAX_CONNECTIONS, Listener};
+use crate::net::secret::Secret;
 use crate::packet::DEFAULT_MAX_FRAME_BYTES;
 
 /// Who a process is: what differs between the binaries before they do anything.
@@ -51,6 +55,29 @@ pub struct Common {
     /// How long work in progress may take after a signal to end, in seconds
     #[arg(long, env = "PILCROW_DRAIN", value_name = "SECONDS", default_value_t = 10)]
     pub drain: u64,
+
+    /// Whether this is a cluster with a secret.
+    #[command(flatten)]
+    pub cluster: Cluster,
+}
+
+/// The one switch between development and production: whether a cluster secret is set.
+///
+/// It is read and checked together with the flags. The secret itself is no flag, since everybody on a machine can see
+/// the command lines of all processes.
+#[derive(Debug, Clone, Default)]
+pub struct Cluster {
+    secret: Option<Secret>,
+    /// What is to be said of where it came from, once there is a log.
+    warning: Option<String>,
+}
+
+#[derive(Debug, Args)]
+struct SecretFile {
+    /// The file with the cluster secret (or it stands in the variable `PILCROW_SECRET`); without one: development
+    /// mode, on loopback addresses only
+    #[arg(long, env = "PILCROW_SECRET_FILE", value_name = "FILE")]
+    secret_file: Option<PathBuf>,
 }
 
 /// The setting of those who join a distributor.
@@ -69,18 +96,123 @@ impl Common {
         Duration::from_secs(self.drain)
     }
 
-    /// Takes the port.
+    /// The cluster secret, if there is one. Without it, this process is in development mode.
+    #[must_use]
+    pub fn secret(&self) -> Option<&Secret> {
+        self.cluster.secret.as_ref()
+    }
+
+    /// Whether a cluster secret is set, and so everybody has to show who they are.
+    #[must_use]
+    pub fn secured(&self) -> bool {
+        self.secret().is_some()
+    }
+
+    /// Takes the port that `--listen` names, and says in the log which mode this process is in.
     ///
     /// # Errors
     /// A sentence that says why it cannot be had and what to do.
     pub fn bind(&self) -> Result<Listener, String> {
-        Listener::bind(&self.listen).map_err(|error| match error.kind() {
+        let listener = self.bind_to(&self.listen, "--listen")?;
+        self.cluster.announce();
+        Ok(listener)
+    }
+
+    /// Takes the port at `address`, which `flag` has named. In development mode that must be a loopback address.
+    ///
+    /// # Errors
+    /// A sentence that says why it cannot be had and what to do.
+    pub fn bind_to(&self, address: &str, flag: &str) -> Result<Listener, String> {
+        let refused = |error: io::Error| {
+            format!("cannot listen on {address}: {error}; choose another address with {flag}")
+        };
+        // Looked up once: what is checked is what is taken.
+        let candidates: Vec<SocketAddr> = address.to_socket_addrs().map_err(refused)?.collect();
+        if !self.secured() && !candidates.iter().all(|one| canonical(one.ip()).is_loopback()) {
+            return Err(format!(
+                "cannot listen on {address} in development mode, which is for loopback addresses such as 127.0.0.1 \
+                 only; set PILCROW_SECRET or --secret-file on every process to listen on other addresses"
+            ));
+        }
+        Listener::bind(&candidates[..]).map_err(|error| match error.kind() {
             io::ErrorKind::AddrInUse => format!(
-                "cannot listen on {}: the port is in use; end the process that has it, or choose another with --listen",
-                self.listen
+                "cannot listen on {address}: the port is in use; end the process that has it, or choose another \
+                 with {flag}"
             ),
-            _ => format!("cannot listen on {}: {error}; choose another address with --listen", self.listen),
+            _ => refused(error),
         })
+    }
+}
+
+impl Cluster {
+    /// A cluster with this secret.
+    #[must_use]
+    pub fn with(secret: Secret) -> Self {
+        Self { secret: Some(secret), warning: None }
+    }
+
+    /// The secret of this process, from the file that its flag names and from `PILCROW_SECRET`.
+    fn of(file: Option<&Path>, variable: Option<OsString>) -> Result<Self, String> {
+        let from_file = file.map(Secret::read).transpose()?;
+        let from_variable = variable.map(|text| Secret::new(text.as_encoded_bytes())).transpose();
+        let from_variable = from_variable.map_err(|why| format!("PILCROW_SECRET {why}"))?;
+        if from_file.is_some() && from_variable.is_some() && from_file != from_variable {
+            return Err(
+                "PILCROW_SECRET and the secret file have different secrets; set one of them".to_owned()
+            );
+        }
+        let secret = from_file.or(from_variable);
+        Ok(Self { secret, warning: file.and_then(open_to_others) })
+    }
+
+    fn announce(&self) {
+        if let Some(warning) = &self.warning {
+            log::warn!("{warning}");
+        }
+        if self.secret.is_some() {
+            log::info!("secured: every node has to prove the cluster secret");
+        } else {
+            log::info!("development mode (no PILCROW_SECRET): loopback addresses only, no logins needed");
+        }
+    }
+}
+
+#[cfg(unix)]
+fn open_to_others(file: &Path) -> Option<String> {
+    use std::os::unix::fs::PermissionsExt;
+    let mode = std::fs::metadata(file).ok()?.permissions().mode() & 0o777;
+    (mode & 0o006 != 0).then(|| {
+        let file = file.display();
+        format!("every user of this machine has access to the secret file {file} (mode {mode:o}); chmod 600 {file}")
+    })
+}
+
+#[cfg(not(unix))]
+fn open_to_others(_file: &Path) -> Option<String> {
+    None
+}
+
+/// Its flag is as any other; what is made of it is the secret.
+impl Args for Cluster {
+    fn augment_args(command: Command) -> Command {
+        SecretFile::augment_args(command)
+    }
+
+    fn augment_args_for_update(command: Command) -> Command {
+        SecretFile::augment_args_for_update(command)
+    }
+}
+
+impl FromArgMatches for Cluster {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        let SecretFile { secret_file } = SecretFile::from_arg_matches(matches)?;
+        Self::of(secret_file.as_deref(), env::var_os("PILCROW_SECRET"))
+            .map_err(|sentence| clap::Error::raw(ErrorKind::ValueValidation, sentence))
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        *self = Self::from_arg_matches(matches)?;
+        Ok(())
     }
 }
 
@@ -135,11 +267,21 @@ fn read_env_file() -> Result<(), String> {
     match dotenvy::from_path(".env") {
         Ok(()) => Ok(()),
         Err(dotenvy::Error::Io(error)) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        Err(dotenvy::Error::LineParse(line, _)) => {
-            Err(format!("the file .env in this directory has a line that is not NAME=value: {}", line.trim()))
-        }
+        Err(dotenvy::Error::LineParse(part, _)) => Err(format!(
+            "the file .env in this directory is not to be understood{}: each line must be NAME=value, and a value \
+             with spaces needs quotes",
+            place_of(&part)
+        )),
         Err(error) => Err(format!("the file .env in this directory cannot be read: {error}")),
     }
+}
+
+/// Which line of the file that was. Its words are not shown: it may be the one with the secret.
+fn place_of(part: &str) -> String {
+    let part = part.lines().map(str::trim).find(|line| !line.is_empty());
+    let text = std::fs::read_to_string(".env").unwrap_or_default();
+    let at = part.and_then(|part| text.lines().position(|line| line.contains(part)));
+    at.map_or_else(String::new, |at| format!(", line {}", at + 1))
 }
 
 /// The flags of `A`, with the defaults that depend on who the process is and on the course's variables.

@@ -94,11 +94,11 @@ struct Table {
 }
 
 impl Listener {
-    /// Takes a port. Port 0 takes a free one.
+    /// Takes a port; of several addresses, the first that can be had. Port 0 takes a free one.
     ///
     /// # Errors
     /// If the address has no meaning or the port is in use.
-    pub fn bind(address: &str) -> io::Result<Self> {
+    pub fn bind(address: impl ToSocketAddrs) -> io::Result<Self> {
         let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
         for candidate in address.to_socket_addrs()? {
             match Self::bind_one(candidate) {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use socket2::{Domain, Socket, Type};
 
-use crate::harness::{Echo, PATIENCE, Packets, Process, Scratch, eventually};
+use crate::harness::{Echo, PATIENCE, Packets, Process, SECRET, Scratch, eventually};
 
 // ---- the list
 
@@ -99,7 +99,7 @@ fn an_ipv4_address_has_one_spelling_also_where_it_comes_in_as_ipv6() {
     if TcpListener::bind("[::1]:0").is_err() {
         return println!("skipped: there is no IPv6 here");
     }
-    let distributor = Process::distributor(&["--listen", "[::]:0"]);
+    let distributor = Process::distributor_with(&["--listen", "[::]:0"], &[("PILCROW_SECRET", SECRET)]);
     let mut local = Packets::to(SocketAddr::from(([127, 0, 0, 1], distributor.port())));
     local.register("four", 9004, &[], &json!({}));
     let mut six = Packets::to(format!("[::1]:{}", distributor.port()).parse().unwrap());

@@ -15,4 +15,5 @@ mod invariants;
 mod links;
 mod mesh;
 mod model;
+mod secret;
 mod users_api;

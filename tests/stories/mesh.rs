@@ -20,7 +20,7 @@ use pilcrow::net::listener::Listener;
 use pilcrow::net::membership::Membership;
 use pilcrow::node::Node;
 use pilcrow::packet::DEFAULT_MAX_FRAME_BYTES;
-use pilcrow::process::{Common, Join};
+use pilcrow::process::{Cluster, Common, Join};
 use pilcrow::service::{Running, Service};
 
 use crate::harness::{Process, eventually};
@@ -28,7 +28,13 @@ use crate::harness::{Process, eventually};
 /// Starts a service in this process.
 fn serve(service: Service, distributor: &Process) -> Running {
     let listen = "127.0.0.1:0".to_owned();
-    let common = Common { listen, max_connections: 100, max_frame: DEFAULT_MAX_FRAME_BYTES, drain: 10 };
+    let common = Common {
+        listen,
+        max_connections: 100,
+        max_frame: DEFAULT_MAX_FRAME_BYTES,
+        drain: 10,
+        cluster: Cluster::default(),
+    };
     let join = Join { distributor: vec![distributor.address().to_string()] };
     service.start(common.bind().unwrap(), &common, &join).unwrap()
 }

@@ -25,6 +25,9 @@ pub use sse::{Events, Piece};
 /// How long anything may take before a story is called broken. Far more than it needs: the machine may be busy.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
+/// The cluster secret of the stories that have one.
+pub const SECRET: &str = "the stories' own secret, 3f9c1d";
+
 /// Asks again and again until there is an answer.
 ///
 /// # Panics
@@ -134,12 +137,19 @@ impl System {
 
     /// As `with`, on this directory and with this distributor.
     pub fn on(scratch: Scratch, distributor: Process, count: usize, gateway_flags: &[&str]) -> Self {
-        Self::build(scratch, distributor, &vec![&[][..]; count], gateway_flags)
+        Self::build(scratch, distributor, &vec![&[][..]; count], gateway_flags, &[])
+    }
+
+    /// A cluster whose processes prove [`SECRET`] to each other.
+    pub fn secured(count: usize) -> Self {
+        let variables = [("PILCROW_SECRET", SECRET)];
+        let distributor = Process::distributor_with(&[], &variables);
+        Self::build(Scratch::new(), distributor, &vec![&[][..]; count], &[], &variables)
     }
 
     /// A users instance for each of these lists of flags, and further flags for the gateway.
     pub fn of(users_flags: &[&[&str]], gateway_flags: &[&str]) -> Self {
-        Self::build(Scratch::new(), Process::distributor(&[]), users_flags, gateway_flags)
+        Self::build(Scratch::new(), Process::distributor(&[]), users_flags, gateway_flags, &[])
     }
 
     fn build(
@@ -147,9 +157,11 @@ impl System {
         distributor: Process,
         users_flags: &[&[&str]],
         gateway_flags: &[&str],
+        variables: &[(&str, &str)],
     ) -> Self {
-        let users = users_flags.iter().map(|flags| Process::users(&distributor, &scratch, flags)).collect();
-        let gateway = Process::gateway(&distributor, gateway_flags);
+        let users = |flags: &&[&str]| Process::users_with(&distributor, &scratch, flags, variables);
+        let users = users_flags.iter().map(users).collect();
+        let gateway = Process::gateway_with(&distributor, gateway_flags, variables);
         let system = Self { gateway, users, distributor, scratch };
         system.await_instances("GET", "/users", users_flags.len());
         system

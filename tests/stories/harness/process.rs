@@ -40,24 +40,49 @@ pub struct Ended {
 
 impl Process {
     pub fn distributor(flags: &[&str]) -> Self {
-        Self::start(env!("CARGO_BIN_EXE_distributor"), &with_port(&[], flags), &[])
+        Self::distributor_with(flags, &[])
+    }
+
+    /// A distributor with these variables.
+    pub fn distributor_with(flags: &[&str], variables: &[(&str, &str)]) -> Self {
+        Self::start(env!("CARGO_BIN_EXE_distributor"), &with_port(&[], flags), variables)
     }
 
     /// A users instance on the database of this story.
     pub fn users(distributor: &Process, scratch: &Scratch, flags: &[&str]) -> Self {
+        Self::users_with(distributor, scratch, flags, &[])
+    }
+
+    /// A users instance on the database of this story, with these variables.
+    pub fn users_with(
+        distributor: &Process,
+        scratch: &Scratch,
+        flags: &[&str],
+        variables: &[(&str, &str)],
+    ) -> Self {
         let database = scratch.file("users.db");
         let joined = distributor.address().to_string();
         let all = ["--distributor", &joined, "--database", database.to_str().unwrap()];
-        Self::start(env!("CARGO_BIN_EXE_users"), &with_port(&all, flags), &[])
+        Self::start(env!("CARGO_BIN_EXE_users"), &with_port(&all, flags), variables)
     }
 
     pub fn gateway(distributor: &Process, flags: &[&str]) -> Self {
-        Self::gateway_at(&distributor.address().to_string(), flags)
+        Self::gateway_with(distributor, flags, &[])
+    }
+
+    /// A gateway with these variables.
+    pub fn gateway_with(distributor: &Process, flags: &[&str], variables: &[(&str, &str)]) -> Self {
+        Self::gateway_of(&distributor.address().to_string(), flags, variables)
     }
 
     /// A gateway that joins whatever is, or will be, at `distributor`.
     pub fn gateway_at(distributor: &str, flags: &[&str]) -> Self {
-        Self::start(env!("CARGO_BIN_EXE_gateway"), &with_port(&["--distributor", distributor], flags), &[])
+        Self::gateway_of(distributor, flags, &[])
+    }
+
+    fn gateway_of(distributor: &str, flags: &[&str], variables: &[(&str, &str)]) -> Self {
+        let all = with_port(&["--distributor", distributor], flags);
+        Self::start(env!("CARGO_BIN_EXE_gateway"), &all, variables)
     }
 
     /// Starts any program that prints `<name> listening on <address>` when it is ready, and waits for that.

@@ -1,0 +1,173 @@
+//! The setting: where it comes from, what is refused, and what it permits.
+
+use std::fs;
+use std::net::ToSocketAddrs;
+
+use crate::harness::{Process, SECRET, Scratch};
+
+const ALL: [&str; 3] =
+    [env!("CARGO_BIN_EXE_distributor"), env!("CARGO_BIN_EXE_users"), env!("CARGO_BIN_EXE_gateway")];
+
+/// What to set, as it is said whenever it is missing.
+const WHAT_TO_SET: &str = "set PILCROW_SECRET or --secret-file on every process to listen on other addresses";
+
+/// Runs a program that is to be refused: the one sentence that it says.
+fn refused(program: &str, status: i32, flags: &[&str], variables: &[(&str, &str)]) -> String {
+    let scratch = Scratch::new();
+    let quiet = [variables, &[("RUST_LOG", "off"), ("USERS_DATABASE", "users.db")]].concat();
+    let (ended, out, told) = Process::run_in(scratch.path(), program, flags, &quiet);
+    assert_eq!((ended, out.as_str()), (Some(status), ""), "{program} {flags:?}: {told}");
+    assert_eq!(told.lines().count(), 1, "one line: {told}");
+    told
+}
+
+/// Starts a program on this address in a directory of its own.
+fn start(scratch: &Scratch, program: &str, flags: &[&str], variables: &[(&str, &str)]) -> Process {
+    let variables = [variables, &[("USERS_DATABASE", "users.db")]].concat();
+    Process::start_in(scratch.path(), program, flags, &variables)
+}
+
+/// A file with this in it that only its owner may read.
+fn secret_file(scratch: &Scratch, content: &[u8]) -> String {
+    let file = scratch.file("secret");
+    fs::write(&file, content).unwrap();
+    set_mode(&file, 0o600);
+    file.to_str().unwrap().to_owned()
+}
+
+#[cfg(unix)]
+fn set_mode(file: &std::path::Path, mode: u32) {
+    use std::os::unix::fs::PermissionsExt;
+    fs::set_permissions(file, fs::Permissions::from_mode(mode)).unwrap();
+}
+
+#[cfg(not(unix))]
+fn set_mode(_file: &std::path::Path, _mode: u32) {}
+
+#[test]
+fn without_a_secret_only_loopback_is_listened_on_and_the_refusal_says_what_to_set() {
+    for program in ALL {
+        for listen in ["0.0.0.0:0", "[::]:0", "192.0.2.1:0", "[::ffff:0.0.0.0]:0"] {
+            let told = refused(program, 1, &["--listen", listen], &[]);
+            assert!(told.contains(listen) && told.contains(WHAT_TO_SET), "{told}");
+        }
+        for (host, port) in [("0.0.0.0", "GATE_PORT"), ("::", "DIS_PORT")] {
+            let told = refused(program, 1, &[], &[("HOST", host), (port, "1")]);
+            assert!(told.contains(WHAT_TO_SET), "{told}");
+        }
+    }
+    let told = refused(ALL[2], 1, &["--front", "tiny-http", "--listen", "0.0.0.0:0"], &[]);
+    assert!(told.contains(WHAT_TO_SET), "{told}");
+}
+
+#[test]
+fn without_a_secret_every_loopback_address_may_be_listened_on() {
+    let scratch = Scratch::new();
+    for listen in ["127.0.0.1:0", "127.1.2.3:0", "localhost:0", "[::1]:0", "[::ffff:127.0.0.1]:0"] {
+        let able = listen
+            .to_socket_addrs()
+            .is_ok_and(|all| all.into_iter().all(|one| std::net::TcpListener::bind(one).is_ok()));
+        if !able {
+            println!("skipped: {listen} is not to be had on this machine");
+            continue;
+        }
+        let process = start(&scratch, ALL[0], &["--listen", listen], &[]);
+        assert!(process.address().ip().to_canonical().is_loopback(), "{}", process.ready_line());
+        process.await_log(&["development mode", "loopback addresses only, no logins needed"]);
+    }
+}
+
+#[test]
+fn with_a_secret_every_address_may_be_listened_on() {
+    for program in ALL {
+        let scratch = Scratch::new();
+        let variables = [("PILCROW_SECRET", SECRET)];
+        let process = start(&scratch, program, &["--listen", "0.0.0.0:0"], &variables);
+        assert!(process.address().ip().is_unspecified());
+        process.await_log(&["secured: every node has to prove the cluster secret"]);
+    }
+}
+
+#[test]
+fn the_secret_may_stand_in_a_file_or_in_the_env_file() {
+    let scratch = Scratch::new();
+    let any = ["--listen", "0.0.0.0:0"];
+    let file = secret_file(&scratch, format!("  {SECRET}\r\n").as_bytes());
+    let from_file = start(&scratch, ALL[0], &[&any[..], &["--secret-file", &file]].concat(), &[]);
+    from_file.await_log(&["secured"]);
+    start(&scratch, ALL[0], &any, &[("PILCROW_SECRET_FILE", &file)]).await_log(&["secured"]);
+    // Twice the same is no contradiction.
+    let both = [("PILCROW_SECRET", SECRET), ("PILCROW_SECRET_FILE", file.as_str())];
+    start(&scratch, ALL[0], &any, &both).await_log(&["secured"]);
+    fs::write(scratch.file(".env"), format!("PILCROW_SECRET=\"{SECRET}\"\n")).unwrap();
+    start(&scratch, ALL[0], &any, &[]).await_log(&["secured"]);
+}
+
+#[test]
+fn a_secret_that_is_none_is_refused_with_a_sentence() {
+    let scratch = Scratch::new();
+    let file = |content: &[u8]| secret_file(&scratch, content);
+    for program in ALL {
+        let variable = |text: &str| refused(program, 2, &[], &[("PILCROW_SECRET", text)]);
+        assert!(variable("").contains("PILCROW_SECRET is empty"));
+        assert!(variable(" fifteen bytes.. ").contains("PILCROW_SECRET is shorter than 16 bytes"));
+        let from = |path: &str| refused(program, 2, &["--secret-file", path], &[]);
+        let told = from(&file(b"\n"));
+        assert!(
+            told.contains(scratch.file("secret").to_str().unwrap()) && told.contains("is empty"),
+            "{told}"
+        );
+        assert!(from(&file(b"hunter2hunter2")).contains("is shorter than 16 bytes"));
+        let nowhere = scratch.file("nowhere");
+        let told = from(nowhere.to_str().unwrap());
+        assert!(told.contains("nowhere cannot be read"), "{told}");
+        let path = file(b"one secret, sixteen bytes or more");
+        let told = refused(program, 2, &["--secret-file", &path], &[("PILCROW_SECRET", SECRET)]);
+        assert!(told.contains("different secrets"), "{told}");
+        assert!(!told.contains("one secret") && !told.contains(SECRET), "{told}");
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn a_secret_file_that_others_may_read_is_warned_of() {
+    let scratch = Scratch::new();
+    let file = secret_file(&scratch, SECRET.as_bytes());
+    let flags = ["--listen", "127.0.0.1:0", "--secret-file", &file];
+    let warned = |process: &Process| process.log().iter().any(|line| line.contains("chmod 600"));
+    let closed = start(&scratch, ALL[0], &flags, &[]);
+    closed.await_log(&["secured"]);
+    assert!(!warned(&closed));
+    set_mode(&scratch.file("secret"), 0o644);
+    let open = start(&scratch, ALL[0], &flags, &[]);
+    open.await_log(&["WARN", &file, "644", "chmod 600"]);
+}
+
+#[test]
+fn help_says_where_the_secret_comes_from_and_never_what_it_is() {
+    for program in ALL {
+        let (status, help, _) =
+            Process::run(program, &["--help"], &[("PILCROW_SECRET", SECRET), ("PILCROW_SECRET_FILE", "x")]);
+        assert_eq!(status, Some(0));
+        for word in ["--secret-file", "PILCROW_SECRET", "development mode"] {
+            assert!(help.contains(word), "{help}");
+        }
+        assert!(!help.contains(SECRET), "{help}");
+    }
+}
+
+#[test]
+fn a_broken_line_in_the_env_file_is_told_without_what_it_hides() {
+    for line in [
+        "PILCROW_SECRET=hunter2 hunter2 hunter2".to_owned(),
+        "PILCROW_SECRET hunter2 hunter2".to_owned(),
+        "PILCROW_SECRET=\"hunter2 hunter2\nhunter2\n".to_owned(),
+    ] {
+        let scratch = Scratch::new();
+        fs::write(scratch.file(".env"), format!("# settings\nHOST=127.0.0.1\n{line}")).unwrap();
+        let (status, _, told) = Process::run_in(scratch.path(), ALL[0], &["--listen", "127.0.0.1:0"], &[]);
+        assert_eq!(status, Some(2), "{told}");
+        assert!(told.contains(".env") && told.contains("line 3"), "{told}");
+        assert!(!told.contains("hunter2"), "{told}");
+    }
+}
