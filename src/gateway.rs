@@ -168,8 +168,8 @@ impl Gateway {
         }
         let packet = Outgoing { uri, method, params: &params };
         let _place = self.take_place().map_err(|outcome| translate::failure_of(outcome, uri))?;
-        let reply = self.mesh.exchange(&packet, Instant::now() + self.settings.timeout);
-        let reply = reply.map_err(|outcome| translate::failure_of(outcome, uri))?;
+        let exchange = self.mesh.exchange(&packet, Instant::now() + self.settings.timeout);
+        let reply = exchange.outcome.map_err(|outcome| translate::failure_of(outcome, uri))?;
         if reply.more {
             return Err(HttpAnswer::failure(&Failure::new(
                 406,

@@ -40,6 +40,15 @@ struct Table {
     listed: HashMap<usize, HashMap<String, Option<String>>>,
 }
 
+/// How a call went, and who is to be thanked or blamed for it.
+#[derive(Debug)]
+pub struct Exchange {
+    /// The link over which it was sent, or tried, last; nothing if nobody could be asked.
+    pub asked: Option<Arc<Link>>,
+    /// The reply, or what there was instead.
+    pub outcome: Result<ReplyFrame, Outcome>,
+}
+
 impl Mesh {
     /// A mesh that knows nobody yet; it learns from the lists that it is shown ([`Mesh::on_list`]).
     #[must_use]
@@ -97,7 +106,7 @@ impl Mesh {
         let request = Outgoing { uri, method, params: &raw };
         let latest = Instant::now() + DEFAULT_TIMEOUT;
         let deadline = Context::current().deadline.map_or(latest, |deadline| deadline.min(latest));
-        let reply = self.exchange(&request, deadline).map_err(|outcome| failure_of(outcome, uri))?;
+        let reply = self.exchange(&request, deadline).outcome.map_err(|outcome| failure_of(outcome, uri))?;
         if reply.more {
             return Err(Failure::new(406, format!("{uri} answers with a stream; subscribe to it instead")));
         }
@@ -118,37 +127,29 @@ impl Mesh {
 
     /// Calls a route and waits for the reply until `deadline`. A call that never left, or a GET whose link was
     /// lost, is tried once more on another instance.
-    ///
-    /// # Errors
-    /// The [`Outcome`] that the call had instead of a reply.
-    pub fn exchange(&self, request: &Outgoing<'_>, deadline: Instant) -> Result<ReplyFrame, Outcome> {
+    pub fn exchange(&self, request: &Outgoing<'_>, deadline: Instant) -> Exchange {
         if Context::current().hops > MAX_HOPS {
-            return Err(Outcome::Refused(Refusal::Ring));
+            return Exchange { asked: None, outcome: Err(Outcome::Refused(Refusal::Ring)) };
         }
-        let first = self.pick(request.method, request.uri, None).ok_or(Outcome::Refused(Refusal::Down))?;
-        let outcome = match first.call(request, deadline) {
-            Ok(reply) => return Ok(reply),
-            Err(outcome) => outcome,
+        let Some(first) = self.pick(request.method, request.uri, None) else {
+            return Exchange { asked: None, outcome: Err(Outcome::Refused(Refusal::Down)) };
         };
+        let outcome = first.call(request, deadline);
         let another = match outcome {
-            Outcome::Refused(Refusal::Down | Refusal::Busy) => true,
+            Err(Outcome::Refused(Refusal::Down | Refusal::Busy)) => true,
             // Reading twice does no harm. Anything else may have been carried out already.
-            Outcome::LinkLost => matches!(request.method, "GET" | "HEAD"),
-            Outcome::Refused(Refusal::TooLarge | Refusal::Ring) | Outcome::Timeout => false,
+            Err(Outcome::LinkLost) => matches!(request.method, "GET" | "HEAD"),
+            Ok(_) | Err(Outcome::Refused(Refusal::TooLarge | Refusal::Ring) | Outcome::Timeout) => false,
         };
         let second = another.then(|| self.pick(request.method, request.uri, Some(first.address()))).flatten();
-        match second {
-            Some(second) => {
-                log::info!(
-                    "{} {}: {} ({outcome}); trying {}",
-                    request.method,
-                    request.uri,
-                    first.address(),
-                    second.address()
-                );
-                second.call(request, deadline)
+        match (second, outcome) {
+            (Some(second), Err(why)) => {
+                let (Outgoing { method, uri, .. }, lost) = (request, first.address());
+                log::info!("{method} {uri}: {lost} ({why}); trying {}", second.address());
+                let outcome = second.call(request, deadline);
+                Exchange { asked: Some(second), outcome }
             }
-            None => Err(outcome),
+            (_, outcome) => Exchange { asked: Some(first), outcome },
         }
     }
 

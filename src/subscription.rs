@@ -50,6 +50,12 @@ impl Subscription {
         self.after
     }
 
+    /// The instance that is followed just now, as `host:port`.
+    #[must_use]
+    pub fn instance(&self) -> Option<&str> {
+        self.stream.as_ref().map(ReplyStream::address)
+    }
+
     /// Whether a reply is here already.
     #[must_use]
     pub fn has_next(&self) -> bool {

@@ -165,6 +165,7 @@ struct Flow {
 
 /// The reading end of a stream of replies. Dropping it ends the stream at its source.
 pub struct ReplyStream {
+    address: String,
     session: Arc<Session>,
     key: u64,
     replies: Receiver<ReplyFrame>,
@@ -313,8 +314,9 @@ impl Link {
         let (sender, replies) = bounded(STREAM_QUEUE_REPLIES);
         let waiting = Waiting::Reader(sender, flow.clone());
         let key = session.register(waiting, self.max_waiting())?;
+        let address = self.address().to_owned();
         // From here on its drop gives the place in the pending table back.
-        let stream = ReplyStream { session, key, replies, flow, finished: false };
+        let stream = ReplyStream { address, session, key, replies, flow, finished: false };
         self.send(&stream.session, request, key, deadline)?;
         Ok(stream)
     }
@@ -572,6 +574,12 @@ impl Flow {
 }
 
 impl ReplyStream {
+    /// The instance that it comes from, as `host:port`.
+    #[must_use]
+    pub fn address(&self) -> &str {
+        &self.address
+    }
+
     /// The next reply; nothing if none came until `deadline`.
     ///
     /// # Errors
