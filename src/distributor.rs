@@ -16,15 +16,17 @@ use std::thread;
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
+use log::Level;
 use serde::Serialize;
 use serde_json::Value;
 
+use crate::net::flood::say;
 use crate::net::listener::{Listener, Serving};
 use crate::net::peer::{Answerer, PacketServer, Peer};
 use crate::net::spawn;
 use crate::node::Node;
 use crate::packet::{Failure, Head, Reply, encode};
-use crate::registry::Registry;
+use crate::registry::{Refused, Registry};
 use crate::sync::lock;
 
 /// Changes within this time are one push.
@@ -52,7 +54,7 @@ impl Distributor {
     /// If the operating system starts no further thread.
     pub fn start(listener: Listener, max_connections: usize, max_frame_bytes: usize) -> io::Result<Self> {
         let (dirty, changes) = bounded(1);
-        let state = Arc::new(Mutex::new(State::default()));
+        let state = Arc::new(Mutex::new(State::new(max_frame_bytes)));
         let pushed = state.clone();
         spawn("push", move || push_changes(&changes, &pushed))?;
         let server = PacketServer::new(Arc::new(Desk { state, dirty }), max_frame_bytes);
@@ -72,13 +74,32 @@ impl Distributor {
     }
 }
 
-#[derive(Default)]
 struct State {
     registry: Registry,
-    /// Those who registered: they are sent every change.
+    /// Those who registered, admitted or waiting: they are sent every change.
     registered: HashMap<u64, Arc<Peer>>,
     /// Those who registered since the last push.
     newcomers: Vec<Arc<Peer>>,
+}
+
+impl State {
+    fn new(max_frame_bytes: usize) -> Self {
+        let registry = Registry::new(max_frame_bytes);
+        Self { registry, registered: HashMap::new(), newcomers: Vec::new() }
+    }
+
+    /// Those whose wait is over, in words. They were sent what others were sent all the time.
+    fn admitted(&mut self) -> Vec<String> {
+        let admitted = self.registry.take_admitted().into_iter();
+        let admitted: Vec<(u64, String)> =
+            admitted.map(|(connection, node)| (connection, told(node))).collect();
+        let address = |connection| self.registered.get(&connection).map(|peer| peer.address().to_string());
+        let told = |(connection, told)| {
+            let address = address(connection).unwrap_or_default();
+            format!("{address} registered, after it had waited: {told}")
+        };
+        admitted.into_iter().map(told).collect()
+    }
 }
 
 /// What the distributor does with those who come to it.
@@ -99,7 +120,7 @@ struct ListPacket<'a> {
 impl Answerer for Desk {
     /// Whoever connects is sent the list at once, unasked.
     fn connected(&self, peer: &Arc<Peer>) {
-        log::info!("{} connected", peer.address());
+        announce(peer, "connected", format_args!("{} connected", peer.address()));
         let frame = list_frame(&lock(&self.state).registry);
         log_list(peer, frame.len());
         let _ = peer.outbox().send(&frame);
@@ -116,7 +137,8 @@ impl Answerer for Desk {
             _ => return log::debug!("{} sent what is no request; ignored", peer.address()),
         };
         if let Err(failure) = &outcome {
-            log::warn!("{}: {failure}", peer.address());
+            let told = format_args!("{}: {failure}", peer.address());
+            say(Level::Warn, "refused", peer.address().ip(), told);
         }
         if let Some(key) = head.answer_key() {
             peer.answer(Some(&key), &outcome, usize::MAX);
@@ -124,17 +146,21 @@ impl Answerer for Desk {
     }
 
     fn gone(&self, peer: &Arc<Peer>) {
-        let removed = {
+        let (known, removed, admitted) = {
             let mut state = lock(&self.state);
-            state.registered.remove(&peer.id());
-            state.registry.remove(peer.id())
+            let known = state.registered.remove(&peer.id()).is_some();
+            let removed = state.registry.remove(peer.id());
+            (known, removed, state.admitted())
         };
-        match removed {
-            Some(node) => {
-                log::info!("{} gone: {} at {}", peer.address(), node.name, node.address());
-                let _ = self.dirty.try_send(());
-            }
-            None => log::info!("{} gone; it had not registered", peer.address()),
+        if let Some(node) = removed {
+            log::info!("{} gone: {} at {}", peer.address(), node.name, node.address());
+            let _ = self.dirty.try_send(());
+        } else {
+            let why = if known { "it was in no list" } else { "it had not registered" };
+            announce(peer, "gone", format_args!("{} gone; {why}", peer.address()));
+        }
+        for told in admitted {
+            log::info!("{told}");
         }
     }
 }
@@ -144,21 +170,41 @@ impl Desk {
         let params = head.params.map_or("null", |params| params.get());
         let params: Value =
             serde_json::from_str(params).map_err(|error| Failure::bad_request(error.to_string()))?;
-        let node = Node::from_json(&params)
-            .map_err(|why| Failure::bad_request(format!("registration refused: {why}")))?;
-        let told = {
+        let refused = |status: u16, why: String| Failure::new(status, format!("registration refused: {why}"));
+        let node = Node::from_json(&params).map_err(|why| refused(400, why))?;
+        let claimant = node.name.clone();
+        node.trespasses().map_err(|why| refused(403, format!("{claimant}: {why}")))?;
+        let (registered, admitted) = {
             let mut state = lock(&self.state);
             if state.registered.insert(peer.id(), peer.clone()).is_none() {
                 state.newcomers.push(peer.clone());
             }
-            let node = state.registry.register(peer.id(), node, peer.address().ip());
-            let leaving = if node.leaving() { ", leaving" } else { "" };
-            format!("{} at {}{leaving}, routes: {}", node.name, node.address(), routes(node))
+            let registered = state.registry.register(peer.id(), node, peer.address().ip()).map(told);
+            (registered, state.admitted())
         };
-        log::info!("{} registered: {told}", peer.address());
+        // Also after a refusal: who says that it leaves is marked so, and who is new is owed a list.
         let _ = self.dirty.try_send(());
+        for told in admitted {
+            log::info!("{told}");
+        }
+        match registered {
+            Ok(told) => log::info!("{} registered: {told}", peer.address()),
+            Err(why @ Refused::Taken { .. }) => return Err(refused(409, format!("{claimant}: {why}"))),
+            Err(why @ Refused::Full { .. }) => return Err(refused(413, format!("{claimant}: {why}"))),
+        }
         Reply::ok("registered")
     }
+}
+
+/// Says of a peer what any stranger could have us say.
+fn announce(peer: &Peer, kind: &'static str, told: std::fmt::Arguments<'_>) {
+    say(Level::Info, kind, peer.address().ip(), told);
+}
+
+/// A node as the log shows it.
+fn told(node: &Node) -> String {
+    let leaving = if node.leaving() { ", leaving" } else { "" };
+    format!("{} at {}{leaving}, routes: {}", node.name, node.address(), routes(node))
 }
 
 fn routes(node: &Node) -> String {

@@ -9,10 +9,12 @@
 //! | [`dial`] | the reconnect thread under `link` and `membership` |
 //! | [`secret`] | the cluster secret, and the proofs that a node knows it |
 //! | [`inbound`], [`outbox`] | the two halves of one packet connection |
+//! | [`flood`] | lines of the log that strangers can cause, kept in bounds |
 //!
 //! *Invariant:* of all URIs, this module knows `/distributes` alone.
 
 pub mod dial;
+pub mod flood;
 pub mod inbound;
 pub mod link;
 pub mod listener;

@@ -18,6 +18,9 @@ const MAX_ROUTE_BYTES: usize = 1024;
 /// The name under which gateways register, without routes.
 pub const GATE: &str = "gate";
 
+/// The paths that a gateway answers itself. Whatever claims one of them could only mean to deceive.
+const GATEWAY_PATHS: [&str; 4] = ["/healthz", "/readyz", "/routes", "/metrics"];
+
 /// One node: a registration, or an entry of the list.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Node {
@@ -92,6 +95,25 @@ impl Node {
         Some(entries.iter().filter_map(|entry| read(entry).ok()).collect())
     }
 
+    /// What this node asks for that no node may have: the gateway's own paths, whatever the method, or routes under
+    /// the gateway's name.
+    ///
+    /// # Errors
+    /// A sentence that names the route.
+    pub fn trespasses(&self) -> Result<(), String> {
+        if self.name == GATE && !self.urls.is_empty() {
+            return Err(format!(
+                "gateways have no routes, so nothing called {GATE} may register {}",
+                self.urls[0]
+            ));
+        }
+        let is_own = |url: &&String| url.split_once('/').is_some_and(|(_, path)| is_gateway_path(path));
+        match self.urls.iter().find(is_own) {
+            Some(url) => Err(format!("{url} is the gateway's own, under every method")),
+            None => Ok(()),
+        }
+    }
+
     /// Where to connect: `host:port`. It also says who this is, since one process listens there at a time.
     #[must_use]
     pub fn address(&self) -> String {
@@ -135,6 +157,11 @@ impl Node {
     fn text(&self, field: &str) -> Option<&str> {
         self.extra.get(field)?.as_str()
     }
+}
+
+/// Whether a path without its first slash is one of the gateway's own.
+fn is_gateway_path(path: &str) -> bool {
+    GATEWAY_PATHS.iter().any(|own| own.strip_prefix('/') == Some(path))
 }
 
 impl Serialize for Node {

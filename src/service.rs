@@ -27,10 +27,12 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use clap::Parser;
+use log::Level;
 use serde_json::{Map, Value};
 
 use crate::context::{Context, MAX_HOPS};
 use crate::mesh::Mesh;
+use crate::net::flood::say;
 use crate::net::listener::{Listener, Serving, Work};
 use crate::net::membership::{Membership, OnList};
 use crate::net::peer::{Answerer, PacketServer, Peer};
@@ -264,11 +266,11 @@ impl CourseGates {
 
 impl Answerer for Desk {
     fn connected(&self, peer: &Arc<Peer>) {
-        log::info!("{} connected", peer.address());
+        say(Level::Info, "connected", peer.address().ip(), format_args!("{} connected", peer.address()));
     }
 
     fn gone(&self, peer: &Arc<Peer>) {
-        log::info!("{} gone", peer.address());
+        say(Level::Info, "gone", peer.address().ip(), format_args!("{} gone", peer.address()));
         self.streams.forget(peer.id());
     }
 

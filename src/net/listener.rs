@@ -13,8 +13,10 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
+use log::Level;
 use socket2::{Domain, Protocol, Socket, Type};
 
+use super::flood::say;
 use super::{spawn, tune};
 use crate::sync::lock;
 
@@ -218,7 +220,11 @@ impl Acceptor {
             admitted
         };
         if !admitted {
-            log::warn!("{}: {peer} turned away: {} connections are open", self.name, self.max_connections);
+            let told = format_args!(
+                "{}: {peer} turned away: {} connections are open",
+                self.name, self.max_connections
+            );
+            say(Level::Warn, "turned away", peer.ip(), told);
             if let Some(stream) = Arc::into_inner(stream) {
                 self.turn_away(stream, peer);
             }

@@ -5,6 +5,9 @@ use std::sync::Arc;
 use std::thread::{self, ThreadId};
 use std::time::{Duration, Instant};
 
+use log::Level;
+
+use super::flood::say;
 use super::inbound::Inbound;
 use super::listener::{Connection, Serve, Work};
 use super::outbox::{Batching, Outbox, SendError};
@@ -88,7 +91,7 @@ impl<A: Answerer> Serve for PacketServer<A> {
         match ended {
             Ok(()) => peer.await_answers(),
             Err(FrameError::Io(error)) => log::debug!("{address} lost: {error}"),
-            Err(error) => log::warn!("{address} closed: {error}"),
+            Err(error) => say(Level::Warn, "closed", address.ip(), format_args!("{address} closed: {error}")),
         }
         peer.outbox.finish();
         peer.outbox.close();

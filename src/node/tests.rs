@@ -206,3 +206,19 @@ fn an_entry_that_makes_no_sense_spoils_no_list() {
     let ports: Vec<u16> = Node::list_from_json(&list).unwrap().iter().map(|node| node.port).collect();
     assert_eq!(ports, [9021, 9022]);
 }
+
+#[test]
+fn the_gateways_own_paths_and_its_name_are_for_nobody_else() {
+    let asks = |name: &str, urls: Value| node(&with(&json!({ "name": name, "urls": urls }))).trespasses();
+    for path in ["/healthz", "/readyz", "/routes", "/metrics"] {
+        for method in ["GET", "POST", "HEAD", "X", ""] {
+            let url = format!("{method}{path}");
+            let why = asks("thief", json!(["GET/own", url])).expect_err(&url);
+            assert!(why.contains(&url) && why.contains("the gateway's own"), "{why}");
+        }
+    }
+    assert!(asks("gate", json!(["GET/users"])).is_err_and(|why| why.contains("GET/users")));
+    asks("gate", json!([])).unwrap();
+    asks("Gate", json!(["GET/gate"])).unwrap();
+    asks("users", json!(["GET/healthz/users", "GET/users/healthz", "GET/healthzz", "healthz"])).unwrap();
+}

@@ -1,5 +1,6 @@
 //! Tests of the module above, as a value.
 
+use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::*;
@@ -39,7 +40,7 @@ fn an_entry_has_the_host_it_came_from_and_all_that_it_said() {
         "port": "9020", "name": "users", "urls": ["GET/users"], "host": "nowhere.example",
         "proto": "pilcrow/1", "id": "5eed", "weight": { "now": [1, 2] }, "von später": "¶",
     });
-    let entry = registry.register(1, node(&said), ip(HERE));
+    let entry = registry.register(1, node(&said), ip(HERE)).unwrap();
     assert_eq!(entry.address(), "127.0.0.1:9020");
     let expected = json!([{
         "port": 9020, "name": "users", "urls": ["GET/users"], "host": HERE,
@@ -59,7 +60,7 @@ fn one_address_has_one_spelling() {
     ];
     for (from, host, address) in cases {
         let mut registry = Registry::default();
-        let entry = registry.register(1, named("users", 9020), ip(from));
+        let entry = registry.register(1, named("users", 9020), ip(from)).unwrap();
         assert_eq!((entry.host.as_str(), entry.address().as_str()), (host, address));
     }
 }
@@ -68,17 +69,17 @@ fn one_address_has_one_spelling() {
 fn a_node_that_advertises_a_host_is_listed_under_it() {
     let mut registry = Registry::default();
     let said = json!({ "port": 9020, "name": "users", "urls": [], "advertise": "users.example" });
-    assert_eq!(registry.register(1, node(&said), ip(HERE)).address(), "users.example:9020");
+    assert_eq!(registry.register(1, node(&said), ip(HERE)).unwrap().address(), "users.example:9020");
     let said = json!({ "port": 9021, "name": "users", "urls": [], "advertise": "" });
-    assert_eq!(registry.register(2, node(&said), ip(HERE)).address(), "127.0.0.1:9021");
+    assert_eq!(registry.register(2, node(&said), ip(HERE)).unwrap().address(), "127.0.0.1:9021");
 }
 
 #[test]
 fn registering_again_replaces_the_entry_of_that_connection() {
     let mut registry = Registry::default();
-    registry.register(1, named("users", 9020), ip(HERE));
-    registry.register(2, named("goods", 9030), ip(HERE));
-    registry.register(1, named("people", 9021).as_leaving(), ip(HERE));
+    registry.register(1, named("users", 9020), ip(HERE)).unwrap();
+    registry.register(2, named("goods", 9030), ip(HERE)).unwrap();
+    registry.register(1, named("people", 9021).as_leaving(), ip(HERE)).unwrap();
     let expected = json!([
         { "port": 9021, "name": "people", "urls": ["GET/people"], "host": HERE, "leaving": true },
         { "port": 9030, "name": "goods", "urls": ["GET/goods"], "host": HERE },
@@ -91,7 +92,7 @@ fn the_list_is_in_the_order_in_which_the_connections_came() {
     let mut registry = Registry::default();
     for connection in [3, 1, 10, 2] {
         let port = 9000 + u16::try_from(connection).unwrap();
-        registry.register(connection, named(&format!("n{connection}"), port), ip(HERE));
+        registry.register(connection, named(&format!("n{connection}"), port), ip(HERE)).unwrap();
     }
     assert_eq!(names(&registry), ["n1", "n2", "n3", "n10"]);
     registry.remove(2);
@@ -100,36 +101,280 @@ fn the_list_is_in_the_order_in_which_the_connections_came() {
 
 #[test]
 fn registrations_of_one_host_and_port_are_one_instance_until_the_last_is_gone() {
+    let run = |id: &str, port: u16| {
+        node(&json!({ "port": port, "name": "users", "urls": ["GET/users"], "id": id }))
+    };
+    let ids = |registry: &Registry| -> Vec<String> {
+        registry.list().iter().filter_map(|node| node.id().map(str::to_owned)).collect()
+    };
     let mut registry = Registry::default();
-    registry.register(1, named("old", 9020), ip(HERE));
-    registry.register(2, named("between", 9021), ip(HERE));
-    registry.register(3, named("new", 9020), ip("::ffff:127.0.0.1"));
-    assert_eq!(names(&registry), ["between", "new"], "the newest describes it");
-    assert_eq!(registry.remove(3).map(|node| node.name), Some("new".to_owned()));
-    assert_eq!(names(&registry), ["old", "between"]);
-    registry.register(4, named("newer", 9020), ip(HERE));
+    registry.register(1, run("old", 9020), ip(HERE)).unwrap();
+    registry.register(2, run("between", 9021), ip(HERE)).unwrap();
+    registry.register(3, run("new", 9020), ip("::ffff:127.0.0.1")).unwrap();
+    assert_eq!(ids(&registry), ["between", "new"], "the newest describes it");
+    assert_eq!(registry.remove(3).as_ref().and_then(Node::id), Some("new"));
+    assert_eq!(ids(&registry), ["old", "between"]);
+    registry.register(4, run("newer", 9020), ip(HERE)).unwrap();
     registry.remove(1);
-    assert_eq!(names(&registry), ["between", "newer"]);
+    assert_eq!(ids(&registry), ["between", "newer"]);
     registry.remove(4);
-    assert_eq!(names(&registry), ["between"]);
+    assert_eq!(ids(&registry), ["between"]);
 }
 
 #[test]
 fn the_same_port_on_another_host_is_another_instance() {
     let mut registry = Registry::default();
-    registry.register(1, named("users", 9020), ip(HERE));
-    registry.register(2, named("users", 9020), ip("192.0.2.7"));
-    registry.register(3, named("users", 9020), ip("::1"));
+    registry.register(1, named("users", 9020), ip(HERE)).unwrap();
+    registry.register(2, named("users", 9020), ip("192.0.2.7")).unwrap();
+    registry.register(3, named("users", 9020), ip("::1")).unwrap();
     assert_eq!(registry.list().len(), 3);
 }
 
 #[test]
 fn who_never_registered_leaves_without_a_trace() {
     let mut registry = Registry::default();
-    registry.register(1, named("users", 9020), ip(HERE));
+    registry.register(1, named("users", 9020), ip(HERE)).unwrap();
     let before = list(&registry);
     assert_eq!(registry.remove(2), None);
     assert_eq!(list(&registry), before);
     assert!(registry.remove(1).is_some());
     assert_eq!(registry.remove(1), None, "nobody leaves twice");
+}
+
+// ---- to whom which route belongs
+
+/// A node with these routes.
+fn with_routes(name: &str, port: u16, urls: &[&str]) -> Node {
+    node(&json!({ "port": port, "name": name, "urls": urls }))
+}
+
+/// Registers at a port of its own for each connection.
+fn claim(registry: &mut Registry, connection: u64, name: &str, urls: &[&str]) -> Result<(), Refused> {
+    let port = 9000 + u16::try_from(connection).unwrap();
+    registry.register(connection, with_routes(name, port, urls), ip(HERE)).map(|_| ())
+}
+
+fn taken(what: &str, owner: &str, at: &str) -> Refused {
+    Refused::Taken { what: what.to_owned(), owner: owner.to_owned(), at: at.to_owned() }
+}
+
+fn admitted(registry: &mut Registry) -> Vec<u64> {
+    registry.take_admitted().into_iter().map(|(connection, _)| connection).collect()
+}
+
+#[test]
+fn a_route_belongs_to_one_name_while_one_of_its_instances_lives() {
+    let mut registry = Registry::default();
+    claim(&mut registry, 1, "users", &["GET/users"]).unwrap();
+    claim(&mut registry, 2, "users", &["GET/users", "POST/users"]).unwrap();
+    let refused = claim(&mut registry, 3, "thief", &["GET/own", "GET/users"]);
+    assert_eq!(refused, Err(taken("the route GET/users", "users", "127.0.0.1:9001")));
+    assert_eq!(names(&registry), ["users", "users"], "not even with the route that is free");
+    claim(&mut registry, 4, "other", &["PUT/users", "GET/users/", "get/users", "GET/users/1"]).unwrap();
+    registry.remove(1);
+    assert_eq!((admitted(&mut registry), names(&registry)), (vec![], vec!["users", "other"]));
+    registry.remove(2);
+    assert_eq!((admitted(&mut registry), names(&registry)), (vec![3], vec!["thief", "other"]));
+    assert_eq!(admitted(&mut registry), [0; 0], "told once");
+    let refused = claim(&mut registry, 5, "users", &["GET/users"]);
+    assert_eq!(refused, Err(taken("the route GET/users", "thief", "127.0.0.1:9003")));
+}
+
+#[test]
+fn an_address_belongs_to_one_name_too() {
+    let mut registry = Registry::default();
+    registry.register(1, named("users", 9020), ip(HERE)).unwrap();
+    let evil = with_routes("evil", 9020, &["GET/evil"]);
+    let refused = registry.register(2, evil.clone(), ip(HERE)).map(|_| ());
+    assert_eq!(refused, Err(taken("the address 127.0.0.1:9020", "users", "127.0.0.1:9020")));
+    let advertised = json!({ "port": 9020, "name": "evil", "urls": [], "advertise": HERE });
+    assert!(registry.register(3, node(&advertised), ip("192.0.2.7")).is_err());
+    registry.register(4, evil, ip("192.0.2.7")).unwrap();
+    let empty = node(&json!({ "port": 9020, "name": "evil", "urls": [] }));
+    assert!(registry.register(6, empty.clone(), ip(HERE)).is_err(), "it would take all routes away");
+    // No host may pass for a route, and no route for an address.
+    let odd = json!({ "port": 9, "name": "odd", "urls": ["GET/odd:9"], "advertise": "GET/odd" });
+    registry.register(5, node(&odd), ip(HERE)).unwrap();
+    assert_eq!(names(&registry), ["users", "evil", "odd"]);
+    // Nothing can be taken from one without routes, and one that was there before takes nothing either.
+    let mut registry = Registry::default();
+    registry.register(1, empty.clone(), ip(HERE)).unwrap();
+    registry.register(2, named("users", 9020), ip(HERE)).unwrap();
+    assert_eq!(names(&registry), ["users"]);
+    assert!(registry.register(1, empty, ip(HERE)).is_err());
+    assert_eq!(names(&registry), ["users"]);
+}
+
+#[test]
+fn what_is_no_route_and_what_stands_twice_belong_to_nobody_twice() {
+    let mut registry = Registry::default();
+    claim(&mut registry, 1, "a", &["users", "", "GET/a", "GET/a"]).unwrap();
+    claim(&mut registry, 2, "b", &["users", "", "GET/b"]).unwrap();
+    registry.remove(1);
+    claim(&mut registry, 3, "c", &["GET/a"]).unwrap();
+    assert_eq!(names(&registry), ["b", "c"]);
+}
+
+#[test]
+fn those_who_wait_are_admitted_in_the_order_in_which_they_came_and_only_with_all_that_they_want() {
+    let mut registry = Registry::default();
+    claim(&mut registry, 1, "one", &["GET/1"]).unwrap();
+    claim(&mut registry, 2, "two", &["GET/2"]).unwrap();
+    assert!(claim(&mut registry, 3, "both", &["GET/1", "GET/2"]).is_err());
+    assert!(claim(&mut registry, 5, "late", &["GET/1"]).is_err());
+    assert!(claim(&mut registry, 4, "early", &["GET/1"]).is_err());
+    assert!(claim(&mut registry, 6, "early", &["GET/1"]).is_err());
+    assert_eq!(registry.waiting(), 4);
+    registry.remove(1);
+    assert_eq!(admitted(&mut registry), [4, 6], "both instances, and nobody of another name");
+    registry.remove(2);
+    assert_eq!(admitted(&mut registry), [0; 0], "GET/1 is taken again");
+    registry.remove(4);
+    registry.remove(6);
+    assert_eq!(admitted(&mut registry), [3]);
+    registry.remove(5);
+    registry.remove(3);
+    assert_eq!((registry.list().len(), registry.waiting()), (0, 0));
+}
+
+#[test]
+fn a_refused_replacement_leaves_what_the_connection_had_and_waits_to_replace_it() {
+    let mut registry = Registry::default();
+    claim(&mut registry, 1, "users", &["GET/users"]).unwrap();
+    claim(&mut registry, 2, "goods", &["GET/goods"]).unwrap();
+    assert!(claim(&mut registry, 2, "goods", &["GET/users", "GET/more"]).is_err());
+    assert_eq!(list(&registry)[1]["urls"], json!(["GET/goods"]));
+    registry.remove(1);
+    assert_eq!(admitted(&mut registry), [2]);
+    assert_eq!(list(&registry)[0]["urls"], json!(["GET/users", "GET/more"]));
+    claim(&mut registry, 3, "free", &["GET/goods"]).unwrap();
+    // Whoever thinks better of it no longer waits.
+    assert!(claim(&mut registry, 3, "free", &["GET/users"]).is_err());
+    claim(&mut registry, 3, "free", &["GET/free"]).unwrap();
+    registry.remove(2);
+    assert_eq!((admitted(&mut registry), registry.waiting()), (vec![], 0));
+    assert_eq!(list(&registry)[0]["urls"], json!(["GET/free"]));
+}
+
+#[test]
+fn one_that_leaves_keeps_its_routes_until_it_is_gone_and_is_believed_whatever_else_it_asks_for() {
+    let mut registry = Registry::default();
+    claim(&mut registry, 1, "users", &["GET/users"]).unwrap();
+    claim(&mut registry, 2, "goods", &["GET/goods"]).unwrap();
+    registry.register(1, with_routes("users", 9001, &["GET/users"]).as_leaving(), ip(HERE)).unwrap();
+    assert!(claim(&mut registry, 3, "people", &["GET/users"]).is_err());
+    let greedy = with_routes("goods", 9002, &["GET/goods", "GET/users"]).as_leaving();
+    assert!(registry.register(2, greedy, ip(HERE)).is_err());
+    assert_eq!(list(&registry)[1]["leaving"], true);
+    registry.remove(1);
+    assert_eq!(admitted(&mut registry), [2]);
+}
+
+#[test]
+fn a_name_that_a_connection_gives_up_keeps_nobody_of_its_new_name_waiting() {
+    let mut registry = Registry::default();
+    claim(&mut registry, 1, "old", &["GET/a"]).unwrap();
+    assert!(claim(&mut registry, 2, "new", &["GET/a"]).is_err());
+    claim(&mut registry, 1, "new", &["GET/a"]).unwrap();
+    assert_eq!((admitted(&mut registry), names(&registry)), (vec![2], vec!["new", "new"]));
+    assert!(claim(&mut registry, 2, "newer", &["GET/a"]).is_err(), "the other one has it as well");
+    registry.remove(1);
+    assert_eq!((admitted(&mut registry), names(&registry)), (vec![2], vec!["newer"]), "now it alone has it");
+}
+
+#[test]
+fn the_list_never_becomes_longer_than_a_frame() {
+    let mut registry = Registry::new(1000);
+    let long = |name: &str, port: u16, bytes: usize| {
+        node(
+            &json!({ "port": port, "name": name, "urls": [format!("GET/{name}")], "ballast": "¶".repeat(bytes / 6) }),
+        )
+    };
+    let sent = |registry: &Registry| encode(&registry.list()).unwrap().len();
+    registry.register(1, long("a", 9001, 300), ip(HERE)).unwrap();
+    assert_eq!(
+        registry.register(2, long("b", 9002, 600), ip(HERE)).map(|_| ()),
+        Err(Refused::Full { limit: 872 })
+    );
+    assert!(registry.register(2, long("a", 9001, 300), ip(HERE)).is_ok());
+    assert!(sent(&registry) < 1000 - 60);
+    // What it replaces does not count, nor does what is gone, but what waits does.
+    registry.register(1, long("a", 9001, 240), ip(HERE)).unwrap();
+    registry.remove(2);
+    assert!(matches!(registry.register(2, long("b", 9001, 300), ip(HERE)), Err(Refused::Taken { .. })));
+    assert!(matches!(registry.register(3, long("c", 9003, 300), ip(HERE)), Err(Refused::Full { .. })));
+    registry.remove(2);
+    registry.register(3, long("c", 9003, 300), ip(HERE)).unwrap();
+    for connection in [1, 3] {
+        registry.remove(connection);
+    }
+    registry.register(4, long("d", 9004, 700), ip(HERE)).unwrap();
+}
+
+#[test]
+fn a_long_chain_of_those_who_wait_for_each_other_is_admitted_at_once() {
+    let mut registry = Registry::new(usize::MAX);
+    let name = |number: u64| format!("n{number}");
+    let route = |number: u64| format!("GET/{number}");
+    for number in 1..=4000 {
+        claim(&mut registry, number, &name(number), &[&route(number)]).unwrap();
+    }
+    // Each wants to move on to the route of the one before it.
+    for number in 2..=4000 {
+        assert!(claim(&mut registry, number, &name(number), &[&route(number - 1)]).is_err());
+    }
+    registry.remove(1);
+    assert_eq!(admitted(&mut registry).len(), 3999);
+    assert_eq!((registry.list()[3998].urls[0].as_str(), registry.waiting()), ("GET/3999", 0));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn whatever_comes_and_goes_no_route_and_no_address_has_two_names_and_nobody_waits_in_vain(
+        steps in proptest::collection::vec((0_u64..8, 0_u16..5, 0_u16..4, any::<u8>(), any::<bool>()), 1..80)
+    ) {
+        let mut registry = Registry::new(1600);
+        for (connection, name, port, routes, stays) in steps {
+            if stays {
+                let urls: Vec<String> =
+                    (0..6).filter(|bit| routes & (1 << bit) != 0).map(|bit| format!("GET/{bit}")).collect();
+                let fields = json!({
+                    "port": 9000 + port, "name": format!("n{name}"), "urls": urls, "leaving": routes > 200,
+                });
+                let _ = registry.register(connection, node(&fields), ip(HERE));
+            } else {
+                registry.remove(connection);
+            }
+            check(&registry)?;
+        }
+        for connection in 0..8 {
+            registry.remove(connection);
+            check(&registry)?;
+        }
+        prop_assert!(registry.owners.is_empty() && registry.waiting_for.is_empty());
+        prop_assert_eq!((registry.bytes, registry.waiting()), (0, 0));
+    }
+}
+
+fn check(registry: &Registry) -> Result<(), TestCaseError> {
+    let mut names: HashMap<Claim, &str> = HashMap::new();
+    for node in registry.listed.values().map(|one| &one.node) {
+        for claim in held(node) {
+            let name = *names.entry(claim.clone()).or_insert(&node.name);
+            prop_assert_eq!(name, &node.name, "{} under two names", claim);
+        }
+    }
+    prop_assert_eq!(names.len(), registry.owners.len());
+    for (connection, waiting) in &registry.waiting {
+        let node = &waiting.registration.node;
+        prop_assert!(registry.obstacle(*connection, node).is_some(), "{connection} waits in vain");
+        prop_assert!(registry.waiting_for[&waiting.blocked_by].contains(connection));
+    }
+    let all = registry.listed.values().chain(registry.waiting.values().map(|one| &one.registration));
+    let bytes: usize = all.map(|one| entry_bytes(&one.node)).sum();
+    prop_assert_eq!(bytes, registry.bytes);
+    prop_assert!(encode(&registry.list()).map_or(0, |frame| frame.len()) <= registry.max_bytes + 30);
+    Ok(())
 }

@@ -441,11 +441,11 @@ fn a_read_whose_link_is_lost_is_tried_on_another_instance_and_a_write_is_not() {
     let urls = ["GET/echo", "POST/echo"];
     let distributor = Process::distributor(&[]);
     let gateway = Process::gateway(&distributor, &[]);
-    let fickle = Echo::answering(&distributor, "fickle", &urls, Asked::hang_up);
+    let fickle = Echo::answering(&distributor, "echo", &urls, Asked::hang_up);
     await_instances(&gateway, "GET", "/echo", 1);
     // Nobody else is there.
     assert_eq!(gateway.http().get("/echo").status, 502);
-    let steady = Echo::start(&distributor, "steady", &urls);
+    let steady = Echo::start(&distributor, "echo", &urls);
     await_instances(&gateway, "GET", "/echo", 2);
     let ask = |method| gateway.http().request(method, "/echo", &[], b"").status;
     let mut reads = (0..2).map(|_| ask("GET"));

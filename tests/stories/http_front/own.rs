@@ -72,19 +72,6 @@ fn the_gateways_own_names_take_get_and_head_and_nothing_after_them() {
 }
 
 #[test]
-fn no_service_can_take_the_gateways_own_names() {
-    let stage = Stage::start();
-    let urls = ["GET/healthz", "POST/healthz", "GET/readyz", "GET/routes", "GET/thief"];
-    let thief = Echo::start(&stage.distributor, "thief", &urls);
-    await_instances(&stage.gateway, "GET", "/thief", 1);
-    assert_eq!(stage.http().get("/healthz").results(), "serving");
-    assert_eq!(stage.http().get("/readyz").results(), "ready");
-    assert!(stage.http().get("/routes").results().is_array());
-    assert_failure(&stage.http().request("POST", "/healthz", &[], b""), 405, "POST /healthz");
-    assert!(thief.asked().is_empty());
-}
-
-#[test]
 fn connections_beyond_the_limit_are_told_so_and_closed() {
     let mut stage = Stage::with(&["--max-connections", "4"]);
     // Those of the harness may be counted until their end has been seen.
