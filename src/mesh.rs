@@ -7,8 +7,9 @@
 //! its distributor has just been restarted, stays in use for as long as its link lives.
 
 use std::collections::{HashMap, HashSet};
+use std::fmt;
 use std::io;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, RwLock, Weak};
 use std::time::Instant;
 
@@ -17,18 +18,26 @@ use serde_json::Value;
 use serde_json::value::to_raw_value;
 
 use crate::context::{Context, MAX_HOPS};
-use crate::net::link::{DEFAULT_TIMEOUT, Link, LinkLimits, Outcome, Refusal, ReplyFrame, ReplyStream};
+use crate::net::health::Intent;
+use crate::net::link::{
+    Answered, Call, DEFAULT_TIMEOUT, Link, LinkLimits, Outcome, Refusal, ReplyFrame, ReplyStream,
+};
 use crate::net::membership::{Membership, OnList};
 use crate::node::Node;
 use crate::packet::{Dialect, Failure, Outgoing};
 use crate::routes::{Resolved, Routes, Row};
 use crate::sync::{read, write};
 
+/// How many reads may wait for two instances at a time.
+const MAX_HEDGES: usize = 256;
+
 /// A process's view of all services, and its links to them.
 pub struct Mesh {
     limits: LinkLimits,
     table: RwLock<Table>,
     closing: AtomicBool,
+    /// How many reads wait for a second instance as well.
+    hedges: AtomicUsize,
 }
 
 /// *Invariant:* every link here has its routes in `routes`, and no route has a link that is not here.
@@ -53,7 +62,8 @@ impl Mesh {
     /// A mesh that knows nobody yet; it learns from the lists that it is shown ([`Mesh::on_list`]).
     #[must_use]
     pub fn new(limits: LinkLimits) -> Arc<Self> {
-        Arc::new(Self { limits, table: RwLock::new(Table::default()), closing: AtomicBool::new(false) })
+        let (table, closing) = (RwLock::new(Table::default()), AtomicBool::new(false));
+        Arc::new(Self { limits, table, closing, hedges: AtomicUsize::new(0) })
     }
 
     /// Joins by itself: registers `node` with every distributor and follows their lists. Dropping the membership
@@ -125,8 +135,9 @@ impl Mesh {
         self.pick(method, path, None).map(|link| link.dialect())
     }
 
-    /// Calls a route and waits for the reply until `deadline`. A call that never left, or a GET whose link was
-    /// lost, is tried once more on another instance.
+    /// Calls a route and waits for the reply until `deadline`. A call that never left is tried once more on another
+    /// instance. So is a read whose link was lost, and one that has got no reply in half of its time: the first of
+    /// the two replies is taken.
     pub fn exchange(&self, request: &Outgoing<'_>, deadline: Instant) -> Exchange {
         if Context::current().hops > MAX_HOPS {
             return Exchange { asked: None, outcome: Err(Outcome::Refused(Refusal::Ring)) };
@@ -134,23 +145,69 @@ impl Mesh {
         let Some(first) = self.pick(request.method, request.uri, None) else {
             return Exchange { asked: None, outcome: Err(Outcome::Refused(Refusal::Down)) };
         };
-        let outcome = first.call(request, deadline);
-        let another = match outcome {
-            Err(Outcome::Refused(Refusal::Down | Refusal::Busy)) => true,
-            // Reading twice does no harm. Anything else may have been carried out already.
-            Err(Outcome::LinkLost) => matches!(request.method, "GET" | "HEAD"),
-            Ok(_) | Err(Outcome::Refused(Refusal::TooLarge | Refusal::Ring) | Outcome::Timeout) => false,
+        let outcome = match first.begin(request, deadline) {
+            Err(refused @ Outcome::Refused(Refusal::Down | Refusal::Busy)) => {
+                return self.elsewhere(request, deadline, first, refused);
+            }
+            Err(refused) => Err(refused),
+            // Whatever becomes of a write, it may have been carried out already.
+            Ok(call) if intent(request.method) == Intent::Write => call.wait(),
+            Ok(mut call) => match call.wait_until(halfway(deadline)) {
+                None => return self.hedge(request, deadline, &first, call),
+                Some(Err(Outcome::LinkLost)) => {
+                    drop(call);
+                    return self.elsewhere(request, deadline, first, Outcome::LinkLost);
+                }
+                Some(outcome) => outcome,
+            },
         };
-        let second = another.then(|| self.pick(request.method, request.uri, Some(first.address()))).flatten();
-        match (second, outcome) {
-            (Some(second), Err(why)) => {
-                let (Outgoing { method, uri, .. }, lost) = (request, first.address());
-                log::info!("{method} {uri}: {lost} ({why}); trying {}", second.address());
+        Exchange { asked: Some(first), outcome }
+    }
+
+    /// Calls another instance after `failed`: reading twice does no harm, and what never left has not been carried
+    /// out.
+    fn elsewhere(
+        &self,
+        request: &Outgoing<'_>,
+        deadline: Instant,
+        failed: Arc<Link>,
+        why: Outcome,
+    ) -> Exchange {
+        match self.pick(request.method, request.uri, Some(failed.address())) {
+            Some(second) => {
+                log_retry(request, &failed, &why, &second);
                 let outcome = second.call(request, deadline);
                 Exchange { asked: Some(second), outcome }
             }
-            (_, outcome) => Exchange { asked: Some(first), outcome },
+            None => Exchange { asked: Some(failed), outcome: Err(why) },
         }
+    }
+
+    /// Asks another instance as well when the first has been silent for long. There are not many such second
+    /// requests at a time: where everything is slow they would only add to it.
+    fn hedge(
+        &self,
+        request: &Outgoing<'_>,
+        deadline: Instant,
+        first: &Arc<Link>,
+        call: Call<'_>,
+    ) -> Exchange {
+        let _place = Hedge(&self.hedges);
+        let allowed = self.hedges.fetch_add(1, Ordering::Relaxed) < MAX_HEDGES;
+        let second = self.pick(request.method, request.uri, Some(first.address()));
+        let second = second.filter(|second| allowed && !second.is_aside());
+        let other = second.as_ref().and_then(|second| {
+            log_retry(request, first, &"no reply yet", second);
+            second.begin(request, deadline).ok()
+        });
+        let (asked, outcome) = match other {
+            Some(other) => match call.wait_for_either(other) {
+                (Answered::First, outcome) => (Some(first.clone()), outcome),
+                (Answered::Second, outcome) => (second, outcome),
+            },
+            None => (Some(first.clone()), call.wait()),
+        };
+        Exchange { asked, outcome }
     }
 
     /// Sends a request whose reply may be a stream to one instance of its route.
@@ -202,7 +259,9 @@ impl Mesh {
     }
 
     fn pick(&self, method: &str, path: &str, not: Option<&str>) -> Option<Arc<Link>> {
-        let usable = |address: &str, link: &Arc<Link>| if not == Some(address) { None } else { link.load() };
+        let intent = intent(method);
+        let usable =
+            |address: &str, link: &Arc<Link>| if not == Some(address) { None } else { link.rank(intent) };
         read(&self.table).routes.pick(method, path, usable)
     }
 
@@ -273,6 +332,31 @@ impl Mesh {
         let mut after = Aftermath::default();
         write(&self.table).drop_unlisted(&mut after);
         after.settle();
+    }
+}
+
+/// What a method does to an instance, as far as it matters to whom it is sent.
+fn intent(method: &str) -> Intent {
+    if matches!(method, "GET" | "HEAD") { Intent::Read } else { Intent::Write }
+}
+
+/// The middle of the time that is left.
+fn halfway(deadline: Instant) -> Instant {
+    let now = Instant::now();
+    now + deadline.saturating_duration_since(now) / 2
+}
+
+fn log_retry(request: &Outgoing<'_>, from: &Link, why: &dyn fmt::Display, to: &Link) {
+    let Outgoing { method, uri, .. } = request;
+    log::info!("{method} {uri}: {} ({why}); trying {}", from.address(), to.address());
+}
+
+/// A place among the reads that wait for two instances, given back when it is dropped.
+struct Hedge<'a>(&'a AtomicUsize);
+
+impl Drop for Hedge<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

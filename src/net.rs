@@ -6,6 +6,7 @@
 //! | [`peer`] | the answering side of a packet connection |
 //! | [`link`] | the calling side: requests out, replies back to whoever waits |
 //! | [`membership`] | staying registered at the distributors and following their lists |
+//! | [`health`] | whether an instance answers, and who is asked instead |
 //! | [`dial`] | the reconnect thread under `link` and `membership` |
 //! | [`secret`] | the cluster secret, and the proofs that a node knows it |
 //! | [`inbound`], [`outbox`] | the two halves of one packet connection |
@@ -15,6 +16,7 @@
 
 pub mod dial;
 pub mod flood;
+pub mod health;
 pub mod inbound;
 pub mod link;
 pub mod listener;

@@ -166,7 +166,7 @@ impl<T: Clone> Routes<T> {
 
     /// The instance of a route with the least `load`, round robin among equals. `load` is nothing for those that
     /// cannot take a request now.
-    pub fn pick(&self, method: &str, path: &str, load: impl Fn(&str, &T) -> Option<usize>) -> Option<T> {
+    pub fn pick<L: Ord>(&self, method: &str, path: &str, load: impl Fn(&str, &T) -> Option<L>) -> Option<T> {
         let route = self.paths.get(path)?.get(method)?;
         let count = route.instances.len();
         if count == 0 {
@@ -175,8 +175,8 @@ impl<T: Clone> Routes<T> {
         let first = route.turn.fetch_add(1, Ordering::Relaxed) % count;
         let in_turn = (first..count).chain(0..first).map(|at| &route.instances[at]);
         let able = in_turn.filter_map(|one| load(&one.address, &one.handle).map(|load| (load, &one.handle)));
-        // `min_by_key` keeps the first among equals, which is the one whose turn it is.
-        able.min_by_key(|(load, _)| *load).map(|(_, handle)| handle.clone())
+        // `min_by` keeps the first among equals, which is the one whose turn it is.
+        able.min_by(|(one, _), (other, _)| one.cmp(other)).map(|(_, handle)| handle.clone())
     }
 
     /// Whether any route has an instance that `able` accepts.

@@ -20,9 +20,10 @@ use std::sync::{Arc, Mutex, RwLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Select, Sender, bounded};
 
 use super::dial::{Again, Dialer, Session as DialSession};
+use super::health::{Health, Intent, Standing};
 use super::inbound::Inbound;
 use super::outbox::{Batching, Outbox, SendError};
 use super::peer::{Described, wire_len};
@@ -39,6 +40,9 @@ const MAX_STREAMS: usize = 4096;
 /// How long a request waits for a connection that is being renewed, and how often it looks.
 const RENEWAL_LIMIT: Duration = Duration::from_secs(2);
 const RENEWAL_PAUSE: Duration = Duration::from_millis(2);
+
+/// A call that had less time than this from its beginning says nothing about the instance when it gets no reply.
+const FAIR_WAIT: Duration = Duration::from_millis(100);
 
 /// How many replies of one stream may wait for its reader, and how many bytes they may have.
 const STREAM_QUEUE_REPLIES: usize = 4096;
@@ -124,6 +128,7 @@ struct Shared {
     renewing: AtomicBool,
     in_flight: AtomicUsize,
     orphans: AtomicU64,
+    health: Health,
     session: RwLock<Option<Arc<Session>>>,
     on_change: Box<OnChange>,
 }
@@ -203,6 +208,7 @@ impl Link {
             renewing: AtomicBool::new(false),
             in_flight: AtomicUsize::new(0),
             orphans: AtomicU64::new(0),
+            health: Health::default(),
             session: RwLock::new(None),
             on_change,
         });
@@ -228,6 +234,20 @@ impl Link {
         let standing = self.is_up() || self.is_renewing();
         let usable = standing && !self.shared.leaving.load(Ordering::Relaxed);
         usable.then(|| self.shared.in_flight.load(Ordering::Relaxed))
+    }
+
+    /// How willingly the instance is given such a request, then how many are in flight here: of several, the least
+    /// is to be asked. Nothing if it cannot be given another one now.
+    #[must_use]
+    pub fn rank(&self, intent: Intent) -> Option<(Standing, usize)> {
+        let load = self.load()?;
+        Some((self.shared.health.standing(intent, load), load))
+    }
+
+    /// Whether the instance has been set aside, since it did not answer ([`super::health`]).
+    #[must_use]
+    pub fn is_aside(&self) -> bool {
+        self.shared.health.is_aside()
     }
 
     /// Whether the connection stands.
@@ -270,36 +290,38 @@ impl Link {
     /// # Errors
     /// The [`Outcome`] that the request had instead of a reply.
     pub fn call(&self, request: &Outgoing<'_>, deadline: Instant) -> Result<ReplyFrame, Outcome> {
+        self.begin(request, deadline)?.wait()
+    }
+
+    /// Sends a request; its reply is waited for with the returned [`Call`], until `deadline`.
+    ///
+    /// # Errors
+    /// [`Outcome::Refused`] if it was not sent.
+    pub fn begin<'a>(&'a self, request: &Outgoing<'a>, deadline: Instant) -> Result<Call<'a>, Outcome> {
         loop {
             let session = self.open_session(deadline)?;
-            match self.call_on(&session, request, deadline) {
+            match self.begin_on(session, request, deadline) {
                 // A long packet went before: the next connection is waited for.
                 Err(Outcome::Refused(Refusal::Down)) if self.is_renewing() => {}
-                outcome => return outcome,
+                begun => return begun,
             }
         }
     }
 
-    fn call_on(
-        &self,
-        session: &Session,
-        request: &Outgoing<'_>,
+    fn begin_on<'a>(
+        &'a self,
+        session: Arc<Session>,
+        request: &Outgoing<'a>,
         deadline: Instant,
-    ) -> Result<ReplyFrame, Outcome> {
-        let _in_flight = InFlight::take(&self.shared.in_flight, self.shared.limits.max_pending)?;
+    ) -> Result<Call<'a>, Outcome> {
+        let in_flight = InFlight::take(&self.shared.in_flight, self.shared.limits.max_pending)?;
         let (sender, reply) = bounded(1);
         let key = session.register(Waiting::Caller(sender), self.max_waiting())?;
-        let mut place = Place { session, key, taken: false };
-        self.send(session, request, key, deadline)?;
-        let reply = reply.recv_deadline(deadline).map_err(|error| match error {
-            RecvTimeoutError::Timeout => Outcome::Timeout,
-            RecvTimeoutError::Disconnected => Outcome::LinkLost,
-        })?;
-        place.taken = true;
-        if reply.more {
-            session.cancel(request.uri, key);
-        }
-        Ok(reply)
+        let place = Place { session, key, taken: false };
+        let (shared, uri) = (self.shared.as_ref(), request.uri);
+        let call = Call { shared, uri, reply, place, began: Instant::now(), deadline, _in_flight: in_flight };
+        self.send(&call.place.session, request, key, deadline)?;
+        Ok(call)
     }
 
     /// Sends a request whose reply may be a stream. `deadline` is what the other side is told; how long to wait
@@ -441,15 +463,99 @@ impl Drop for InFlight<'_> {
     }
 }
 
+/// Which of two calls an outcome belongs to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Answered {
+    /// The one that began first.
+    First,
+    /// The other.
+    Second,
+}
+
+/// A request that has been sent and not been answered. Dropping it gives the reply up.
+pub struct Call<'a> {
+    shared: &'a Shared,
+    uri: &'a str,
+    reply: Receiver<ReplyFrame>,
+    place: Place,
+    began: Instant,
+    deadline: Instant,
+    _in_flight: InFlight<'a>,
+}
+
+impl Call<'_> {
+    /// Waits for the reply until the deadline of the call.
+    ///
+    /// # Errors
+    /// The [`Outcome`] that the request had instead.
+    pub fn wait(mut self) -> Result<ReplyFrame, Outcome> {
+        let received = self.reply.recv_deadline(self.deadline);
+        self.conclude(received)
+    }
+
+    /// How the call ended, if it did so until `moment`; nothing if its reply is still waited for.
+    pub fn wait_until(&mut self, moment: Instant) -> Option<Result<ReplyFrame, Outcome>> {
+        match self.reply.recv_deadline(moment.min(self.deadline)) {
+            Err(RecvTimeoutError::Timeout) if moment < self.deadline => None,
+            received => Some(self.conclude(received)),
+        }
+    }
+
+    /// Waits for the first reply of two calls of one request, of which `other` began later, and says whose it is. A
+    /// call that loses its link leaves the other one its time; one that was silent for longer than the other needed
+    /// has failed.
+    pub fn wait_for_either(mut self, mut other: Self) -> (Answered, Result<ReplyFrame, Outcome>) {
+        let mut select = Select::new();
+        let (mine, _) = (select.recv(&self.reply), select.recv(&other.reply));
+        let Ok(ready) = select.select_deadline(self.deadline) else {
+            let _ = other.conclude(Err(RecvTimeoutError::Timeout));
+            return (Answered::First, self.conclude(Err(RecvTimeoutError::Timeout)));
+        };
+        if ready.index() == mine {
+            return match ready.recv(&self.reply) {
+                Ok(reply) => (Answered::First, self.conclude(Ok(reply))),
+                Err(_) => (Answered::Second, other.wait()),
+            };
+        }
+        match ready.recv(&other.reply) {
+            Ok(reply) => {
+                let _ = self.conclude(Err(RecvTimeoutError::Timeout));
+                (Answered::Second, other.conclude(Ok(reply)))
+            }
+            Err(_) => (Answered::First, self.wait()),
+        }
+    }
+
+    fn conclude(&mut self, received: Result<ReplyFrame, RecvTimeoutError>) -> Result<ReplyFrame, Outcome> {
+        match received {
+            Ok(reply) => {
+                self.place.taken = true;
+                self.shared.answered();
+                if reply.more {
+                    self.place.session.cancel(self.uri, self.place.key);
+                }
+                Ok(reply)
+            }
+            Err(RecvTimeoutError::Timeout) => {
+                if self.deadline.saturating_duration_since(self.began) >= FAIR_WAIT {
+                    self.shared.failed();
+                }
+                Err(Outcome::Timeout)
+            }
+            Err(RecvTimeoutError::Disconnected) => Err(Outcome::LinkLost),
+        }
+    }
+}
+
 /// A caller's place in the pending table, given back however the call ends.
-struct Place<'a> {
-    session: &'a Session,
+struct Place {
+    session: Arc<Session>,
     key: u64,
     /// The reader has taken the place out of the table, with the reply.
     taken: bool,
 }
 
-impl Drop for Place<'_> {
+impl Drop for Place {
     fn drop(&mut self) {
         if !self.taken {
             lock(&self.session.pending).waiting.remove(&self.key);
@@ -514,14 +620,15 @@ impl Session {
     }
 
     /// Ends the session: everybody who still waits learns it from their dropped sender.
-    fn close(&self) {
+    /// Whether a caller was among them.
+    fn close(&self) -> bool {
         let waiting = {
             let mut pending = lock(&self.pending);
             pending.closed = true;
             std::mem::take(&mut pending.waiting)
         };
         self.outbox.close();
-        drop(waiting); // woken only now, outside the lock
+        waiting.into_values().any(|waiting| matches!(waiting, Waiting::Caller(_)))
     }
 
     /// Hands a reply to whoever waits for it. A course node may leave the key out, or say `null`; with a single
@@ -641,7 +748,9 @@ impl DialSession for Reader {
         (shared.on_change)(&shared.address, true);
         let ended = shared.read_replies(stream, &session);
         *write(&shared.session) = None;
-        session.close();
+        if session.close() {
+            shared.failed();
+        }
         match ended {
             Ok(()) => log::debug!("link {}: closed", shared.address),
             Err(FrameError::Io(error)) => log::info!("link {}: lost ({error})", shared.address),
@@ -654,6 +763,22 @@ impl DialSession for Reader {
 }
 
 impl Shared {
+    fn answered(&self) {
+        if self.health.answered() {
+            log::info!("link {}: the instance answers again", self.address);
+        }
+    }
+
+    fn failed(&self) {
+        if let Some(aside) = self.health.failed() {
+            log::warn!(
+                "link {}: no answer several times in a row; set aside for {} s, other instances are asked",
+                self.address,
+                aside.as_secs()
+            );
+        }
+    }
+
     fn read_replies(&self, stream: Arc<TcpStream>, session: &Session) -> Result<(), FrameError> {
         let mut inbound = Inbound::new(stream, self.limits.max_frame_bytes);
         while let Some(frame) = inbound.next_frame()? {

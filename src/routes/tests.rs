@@ -126,7 +126,7 @@ fn who_cannot_take_a_request_gets_none() {
     for _ in 0..4 {
         assert_eq!(routes.pick("GET", "/users", only_b), Some("b"));
     }
-    assert_eq!(routes.pick("GET", "/users", |_, _| None), None);
+    assert_eq!(routes.pick("GET", "/users", |_, _| None::<usize>), None);
     assert!(routes.any(|handle| *handle == "b") && !routes.any(|handle| *handle == "c"));
 }
 
