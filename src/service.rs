@@ -23,7 +23,7 @@ use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use clap::Parser;
@@ -64,6 +64,7 @@ pub struct Running {
     serving: Serving,
     membership: Membership,
     streams: Arc<StreamTable>,
+    guests: Arc<Guests>,
     mesh: Option<Arc<Mesh>>,
 }
 
@@ -193,7 +194,9 @@ impl Service {
         let slow = self.routes.values().flat_map(HashMap::values).any(|one| matches!(one, Handler::Slow(_)));
         let pool = if slow { Some(Pool::start("work", WORKERS, MAX_WAITING)?) } else { None };
         let (routes, gates) = (self.routes, course_gates.clone());
-        let desk = Desk { routes, course_gates: gates, pool, streams: streams.clone() };
+        let guests = Arc::new(Guests::default());
+        let desk =
+            Desk { routes, course_gates: gates, pool, streams: streams.clone(), guests: guests.clone() };
         let server = PacketServer::new(Arc::new(desk), common.max_frame);
         let serving = listener
             .serve(self.identity.name, common.max_connections, Arc::new(server))
@@ -208,7 +211,7 @@ impl Service {
         });
         let membership =
             Membership::join(&join.distributor, node, common.max_frame, &on_list).map_err(no_thread)?;
-        Ok(Running { serving, membership, streams, mesh: self.mesh })
+        Ok(Running { serving, membership, streams, guests, mesh: self.mesh })
     }
 
     fn urls(&self) -> Vec<String> {
@@ -226,6 +229,7 @@ impl Running {
     /// Ends the service: says that it leaves, finishes what has begun, and waits no longer than `limit`.
     pub fn stop(self, limit: Duration) {
         self.membership.leave();
+        self.guests.part(self.membership.notice());
         self.streams.end_all(&Failure::new(503, "this instance is ending; ask another for what comes after"));
         self.serving.drain(SETTLE, limit);
         if let Some(mesh) = self.mesh {
@@ -241,6 +245,36 @@ struct Desk {
     /// Where slow handlers run; none if there are none.
     pool: Option<Pool>,
     streams: Arc<StreamTable>,
+    guests: Arc<Guests>,
+}
+
+/// Those who are connected. When the service ends, each of them is told directly: the list may come late, or from
+/// nobody, and a request that is sent meanwhile would be lost.
+#[derive(Debug, Default)]
+struct Guests {
+    connected: Mutex<HashMap<u64, Arc<Peer>>>,
+    /// What those are told who come, or ask for the first time, when the end has begun.
+    notice: OnceLock<Vec<u8>>,
+}
+
+impl Guests {
+    fn part(&self, notice: Vec<u8>) {
+        let notice = self.notice.get_or_init(|| notice);
+        let connected: Vec<Arc<Peer>> = lock(&self.connected).values().cloned().collect();
+        for peer in connected {
+            peer.part(notice);
+        }
+    }
+
+    /// Of a peer that announces how long it waits, one knows that it is of ours.
+    fn know(&self, peer: &Peer, head: &Head<'_>) {
+        if head.deadline_ms.is_some()
+            && peer.set_pilcrow()
+            && let Some(notice) = self.notice.get()
+        {
+            peer.part(notice);
+        }
+    }
 }
 
 /// Whether a gateway of the course is about, which dies of a long packet.
@@ -271,6 +305,13 @@ impl Answerer for Desk {
 
     fn gone(&self, peer: &Arc<Peer>) {
         say(Level::Info, "gone", peer.address().ip(), format_args!("{} gone", peer.address()));
+        log::info!("{} connected", peer.address());
+        lock(&self.guests.connected).insert(peer.id(), peer.clone());
+    }
+
+    fn gone(&self, peer: &Arc<Peer>) {
+        log::info!("{} gone", peer.address());
+        lock(&self.guests.connected).remove(&peer.id());
         self.streams.forget(peer.id());
     }
 
@@ -278,6 +319,7 @@ impl Answerer for Desk {
         let (Some(method), Some(uri)) = (head.method.as_deref(), head.uri.as_deref()) else {
             return log::debug!("{} sent what is no request; ignored", peer.address());
         };
+        self.guests.know(peer, head);
         let key = head.answer_key();
         if method == CANCEL {
             return self.streams.cancel(peer.id(), key.as_ref());

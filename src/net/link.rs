@@ -124,6 +124,8 @@ struct Shared {
     dialect: Dialect,
     limits: LinkLimits,
     leaving: AtomicBool,
+    /// The instance has said over this connection that it is about to end, which no list may contradict.
+    parting: AtomicBool,
     /// The connection is being replaced by a new one: requests wait for that.
     renewing: AtomicBool,
     in_flight: AtomicUsize,
@@ -205,6 +207,7 @@ impl Link {
             dialect,
             limits,
             leaving: AtomicBool::new(false),
+            parting: AtomicBool::new(false),
             renewing: AtomicBool::new(false),
             in_flight: AtomicUsize::new(0),
             orphans: AtomicU64::new(0),
@@ -232,7 +235,7 @@ impl Link {
     #[must_use]
     pub fn load(&self) -> Option<usize> {
         let standing = self.is_up() || self.is_renewing();
-        let usable = standing && !self.shared.leaving.load(Ordering::Relaxed);
+        let usable = standing && !self.shared.is_leaving();
         usable.then(|| self.shared.in_flight.load(Ordering::Relaxed))
     }
 
@@ -743,6 +746,7 @@ impl DialSession for Reader {
             order: Mutex::new(()),
             retire: AtomicBool::new(false),
         });
+        shared.parting.store(false, Ordering::SeqCst);
         *write(&shared.session) = Some(session.clone());
         shared.renewing.store(false, Ordering::SeqCst);
         (shared.on_change)(&shared.address, true);
@@ -756,13 +760,17 @@ impl DialSession for Reader {
             Err(FrameError::Io(error)) => log::info!("link {}: lost ({error})", shared.address),
             Err(error) => log::warn!("link {}: closed: {error}", shared.address),
         }
-        let renewed = session.retire.load(Ordering::SeqCst) && !shared.leaving.load(Ordering::SeqCst);
+        let renewed = session.retire.load(Ordering::SeqCst) && !shared.is_leaving();
         (shared.on_change)(&shared.address, false);
         if renewed { Again::Now } else { Again::Later }
     }
 }
 
 impl Shared {
+    fn is_leaving(&self) -> bool {
+        self.leaving.load(Ordering::SeqCst) || self.parting.load(Ordering::SeqCst)
+    }
+
     fn answered(&self) {
         if self.health.answered() {
             log::info!("link {}: the instance answers again", self.address);
@@ -791,6 +799,12 @@ impl Shared {
                 FrameError::NotAnObject(offence, error.to_string())
             })?;
             log::debug!("{} → {}, {} bytes", self.address, Described(&head), wire_len(frame));
+            if (head.method.as_deref(), head.uri.as_deref()) == (Some("POST"), Some("/distributes")) {
+                log::info!("link {}: the instance is about to end", self.address);
+                self.parting.store(true, Ordering::SeqCst);
+                session.retire();
+                continue;
+            }
             let key = match head.number() {
                 // Only of a course node that names no key at all does one guess whom it means.
                 None if head.has_key() || self.dialect == Dialect::Pilcrow => Some(NOBODY),

@@ -36,6 +36,9 @@ const ACCEPT_CALM: Duration = Duration::from_secs(1);
 /// How many connections may wait to be turned away with words; the next is closed without.
 const REFUSALS_WAITING: usize = 64;
 
+/// How long a peer that was asked to end its connection gets for that, from the beginning of a drain.
+pub const PARTING: Duration = Duration::from_secs(3);
+
 /// What is done with connections.
 pub trait Serve: Send + Sync + 'static {
     /// Serves one connection until it ends; it is closed afterwards.
@@ -70,6 +73,8 @@ pub struct Connection {
     id: u64,
     /// How many requests of this connection are being worked on.
     working: Arc<AtomicUsize>,
+    /// Whether the peer was asked to end this connection by itself.
+    parting: Arc<AtomicBool>,
     table: Arc<Table>,
 }
 
@@ -85,6 +90,15 @@ pub struct Work {
 struct Open {
     stream: Arc<TcpStream>,
     working: Arc<AtomicUsize>,
+    parting: Arc<AtomicBool>,
+}
+
+impl Open {
+    /// Whether a drain may end it: nothing is being worked on, and nothing is expected to come any more.
+    fn is_over(&self, elapsed: Duration) -> bool {
+        let patience = if self.parting.load(Ordering::SeqCst) { PARTING } else { Duration::ZERO };
+        elapsed >= patience && self.working.load(Ordering::SeqCst) == 0
+    }
 }
 
 #[derive(Debug)]
@@ -210,12 +224,13 @@ impl Acceptor {
             return;
         }
         let stream = Arc::new(stream);
-        let working = Arc::new(AtomicUsize::new(0));
+        let (working, parting) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
         let admitted = {
             let mut open = lock(&self.table.open);
             let admitted = open.len() < self.max_connections;
             if admitted {
-                open.insert(id, Open { stream: stream.clone(), working: working.clone() });
+                let (stream, working, parting) = (stream.clone(), working.clone(), parting.clone());
+                open.insert(id, Open { stream, working, parting });
             }
             admitted
         };
@@ -230,7 +245,7 @@ impl Acceptor {
             }
             return;
         }
-        let connection = Connection { stream, peer, id, working, table: self.table.clone() };
+        let connection = Connection { stream, peer, id, working, parting, table: self.table.clone() };
         let service = self.service.clone();
         // A thread that cannot be started drops the connection, and with it its place in the table.
         let started = spawn(&format!("{} {}", self.name, peer.port()), move || service.serve(connection));
@@ -272,8 +287,8 @@ impl Serving {
     }
 
     /// Ends the service: refuses new connections, gives each open one `settle` for requests that are on their
-    /// way, closes those on which nothing is being worked on, waits for the others until `limit` is over, and
-    /// closes what is left. True if nothing had to be cut off.
+    /// way, closes those on which nothing is being worked on (where the peer was asked to do that, it gets
+    /// [`PARTING`] for it), waits for the others until `limit` is over, and closes what is left. True if nothing had to be cut off.
     pub fn drain(mut self, settle: Duration, limit: Duration) -> bool {
         let began = Instant::now();
         self.stop_accepting();
@@ -288,7 +303,7 @@ impl Serving {
             }
             if elapsed >= settle {
                 // Their threads read the end of the stream; what they had read before, they still answer.
-                for idle in open.values().filter(|one| one.working.load(Ordering::SeqCst) == 0) {
+                for idle in open.values().filter(|one| one.is_over(elapsed)) {
                     let _ = idle.stream.shutdown(Shutdown::Read);
                 }
             }
@@ -344,6 +359,11 @@ impl Connection {
     #[must_use]
     pub fn working(&self) -> usize {
         self.working.load(Ordering::SeqCst)
+    }
+
+    /// The peer has been asked to end this connection as soon as nothing is pending on it: a drain leaves that to it.
+    pub fn part(&self) {
+        self.parting.store(true, Ordering::SeqCst);
     }
 
     /// Waits until something has changed on this port, at most `limit`.

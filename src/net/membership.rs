@@ -70,6 +70,13 @@ impl Membership {
             register(&outbox, &node, &address);
         }
     }
+
+    /// What the distributors are told, as a frame, for those who are to be told directly.
+    #[must_use]
+    pub fn notice(&self) -> Vec<u8> {
+        let node = lock(&self.me.node).clone();
+        encode(&Register::of(&node)).unwrap_or_default()
+    }
 }
 
 #[derive(Serialize)]
@@ -80,9 +87,14 @@ struct Register<'a> {
     params: &'a Node,
 }
 
+impl<'a> Register<'a> {
+    fn of(node: &'a Node) -> Self {
+        Self { uri: "/distributes", method: "POST", key: 0, params: node }
+    }
+}
+
 fn register(outbox: &Outbox, node: &Node, address: &str) {
-    let packet = Register { uri: "/distributes", method: "POST", key: 0, params: node };
-    match encode(&packet).map(|frame| outbox.send(&frame).map(|()| frame.len())) {
+    match encode(&Register::of(node)).map(|frame| outbox.send(&frame).map(|()| frame.len())) {
         Ok(Ok(size)) => log::debug!("{address} ← request POST /distributes, key 0, {size} bytes"),
         _ => log::debug!("{address}: registration not sent; the next connection sends it again"),
     }

@@ -2,6 +2,7 @@
 
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, ThreadId};
 use std::time::{Duration, Instant};
 
@@ -38,6 +39,8 @@ pub struct Peer {
     /// The thread that reads this connection; it writes for itself, others leave it to the writer thread.
     reader: ThreadId,
     max_frame_bytes: usize,
+    /// Whether it has shown that it understands all of the protocol.
+    pilcrow: AtomicBool,
 }
 
 /// Serves packets on a port: reads them, checks them, and hands them to an [`Answerer`].
@@ -76,7 +79,8 @@ impl<A: Answerer> Serve for PacketServer<A> {
         let address = connection.peer;
         let outbox = Outbox::new(connection.stream.clone(), Batching::Together);
         let reader = thread::current().id();
-        let peer = Arc::new(Peer { connection, outbox, reader, max_frame_bytes: self.max_frame_bytes });
+        let (max_frame_bytes, pilcrow) = (self.max_frame_bytes, AtomicBool::new(false));
+        let peer = Arc::new(Peer { connection, outbox, reader, max_frame_bytes, pilcrow });
         let writing = peer.clone();
         let writer = match spawn(&format!("write {}", address.port()), move || writing.outbox.run()) {
             Ok(writer) => writer,
@@ -120,6 +124,19 @@ impl Peer {
     #[must_use]
     pub fn outbox(&self) -> &Outbox {
         &self.outbox
+    }
+
+    /// It has shown that it is no node of the course. True if that is news.
+    pub fn set_pilcrow(&self) -> bool {
+        !self.pilcrow.load(Ordering::Relaxed) && !self.pilcrow.swap(true, Ordering::SeqCst)
+    }
+
+    /// Tells a peer that understands it that this process is about to end, in the words in which a distributor is
+    /// told: it sends no further request, and ends the connection once nothing is pending.
+    pub fn part(&self, notice: &[u8]) {
+        if self.pilcrow.load(Ordering::SeqCst) && self.outbox.post(notice).is_ok() {
+            self.connection.part();
+        }
     }
 
     /// Says that a request of this peer is being worked on; see [`Connection::work`].

@@ -6,6 +6,8 @@
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
 
 mod abuse;
+#[cfg(unix)]
+mod chaos;
 mod cli;
 mod course;
 mod distributor;
