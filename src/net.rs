@@ -7,6 +7,7 @@
 //! | [`link`] | the calling side: requests out, replies back to whoever waits |
 //! | [`membership`] | staying registered at the distributors and following their lists |
 //! | [`health`] | whether an instance answers, and who is asked instead |
+//! | [`lateness`] | how late a packet is, without a common clock |
 //! | [`dial`] | the reconnect thread under `link` and `membership` |
 //! | [`secret`] | the cluster secret, and the proofs that a node knows it |
 //! | [`inbound`], [`outbox`] | the two halves of one packet connection |
@@ -18,6 +19,7 @@ pub mod dial;
 pub mod flood;
 pub mod health;
 pub mod inbound;
+pub mod lateness;
 pub mod link;
 pub mod listener;
 pub mod membership;

@@ -141,6 +141,8 @@ pub struct Head<'a> {
     pub etag: Option<Cow<'a, str>>,
     /// How many milliseconds the asker still waits (sent to `pilcrow/1` nodes only).
     pub deadline_ms: Option<u64>,
+    /// When it was written, in milliseconds since its connection began (sent to `pilcrow/1` nodes only).
+    pub sent_ms: Option<u64>,
     /// Through how many services the request has come (sent to `pilcrow/1` nodes only).
     pub hops: Option<u32>,
     /// Under which id the logs of all processes tell of the request (sent to `pilcrow/1` nodes only).
@@ -166,6 +168,7 @@ enum Field {
     Seq,
     Etag,
     DeadlineMs,
+    SentMs,
     Hops,
     RequestId,
     Client,
@@ -259,6 +262,7 @@ impl<'de> Visitor<'de> for HeadVisitor {
                 Field::Etag => head.etag = text(raw)?,
                 Field::Hops => head.hops = raw.get().parse().ok(),
                 Field::DeadlineMs => head.deadline_ms = raw.get().parse().ok(),
+                Field::SentMs => head.sent_ms = raw.get().parse().ok(),
                 Field::RequestId => head.request_id = text(raw)?,
                 Field::Client => head.client = text(raw)?,
                 Field::Authorization => head.authorization = text(raw)?,
@@ -306,6 +310,9 @@ pub enum Dialect {
 pub struct Travel<'a> {
     /// How long the answer is waited for.
     pub deadline_ms: u64,
+    /// When this is written, in milliseconds since the connection began: with it, the other side knows how much of
+    /// `deadline_ms` has passed on the way.
+    pub sent_ms: u64,
     /// Through how many services the request has come.
     pub hops: u32,
     /// Where the request began, if that is known.
@@ -352,6 +359,8 @@ struct WireRequest<'a> {
     params: &'a RawValue,
     #[serde(skip_serializing_if = "Option::is_none")]
     deadline_ms: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    sent_ms: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     hops: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -400,6 +409,7 @@ impl Outgoing<'_> {
             key,
             params: self.params,
             deadline_ms: Some(travel.deadline_ms),
+            sent_ms: Some(travel.sent_ms),
             hops: (travel.hops > 0).then_some(travel.hops),
             request_id: travel.origin.map(|origin| origin.request_id.as_str()),
             client: travel.origin.and_then(|origin| origin.client),
@@ -413,6 +423,7 @@ impl Outgoing<'_> {
         wire = WireRequest {
             params: params.as_deref().unwrap_or(self.params),
             deadline_ms: None,
+            sent_ms: None,
             hops: None,
             request_id: None,
             client: None,

@@ -333,7 +333,7 @@ impl Answerer for Desk {
             _work: peer.work(),
         };
         let (handler, request) =
-            match self.handler(method, uri).and_then(|found| Ok((found, Request::of(head)?))) {
+            match self.handler(method, uri).and_then(|found| Ok((found, Request::of(peer, head)?))) {
                 Ok(found) => found,
                 Err(failure) => return responder.answer(&Err(failure)),
             };
@@ -390,7 +390,16 @@ impl Desk {
 }
 
 impl Request {
-    fn of(head: &Head<'_>) -> Result<Self, Failure> {
+    fn of(peer: &Peer, head: &Head<'_>) -> Result<Self, Failure> {
+        let deadline = peer.deadline_of(head);
+        // It was held up on its way, or this process was stopped. To carry it out now, when its asker has long
+        // asked something else, would be worse than not to.
+        if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
+            return Err(Failure::new(
+                503,
+                "the request came when nobody waited for it any more; it was not begun",
+            ));
+        }
         let json = head.params.map_or("{}", |params| params.get());
         let mut params: Value = serde_json::from_str(json)
             .map_err(|error| Failure::bad_request(format!("params cannot be read: {error}")))?;
@@ -399,8 +408,6 @@ impl Request {
         {
             fields.remove("key");
         }
-        let deadline =
-            head.deadline_ms.map(|left| Instant::now() + Duration::from_millis(left.min(3_600_000)));
         let hops = head.hops.unwrap_or(0).saturating_add(1);
         if hops > MAX_HOPS + 1 {
             return Err(Failure::new(

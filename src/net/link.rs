@@ -138,6 +138,7 @@ struct Shared {
 /// One connection of a link.
 struct Session {
     dialect: Dialect,
+    began: Instant,
     outbox: Outbox,
     pending: Mutex<Pending>,
     /// Held while a packet for a course node is queued, so that none is queued behind a long one.
@@ -353,7 +354,7 @@ impl Link {
         key: u64,
         deadline: Instant,
     ) -> Result<(), Outcome> {
-        let frame = self.frame(request, key, deadline)?;
+        let frame = self.frame(session, request, key, deadline)?;
         // Told before it leaves, or its reply might be told first.
         self.log_sent(request, key, frame.len());
         self.hand_over(session, &frame)
@@ -388,7 +389,7 @@ impl Link {
     /// [`Outcome::Refused`] if it was not sent.
     pub fn notify(&self, request: &Outgoing<'_>) -> Result<(), Outcome> {
         let session = self.open_session(Instant::now() + RENEWAL_LIMIT)?;
-        let frame = self.frame(request, 0, Instant::now())?;
+        let frame = self.frame(&session, request, 0, Instant::now())?;
         self.log_sent(request, 0, frame.len());
         self.hand_over(&session, &frame)?;
         if session.retire.load(Ordering::SeqCst) {
@@ -426,12 +427,21 @@ impl Link {
         read(&self.shared.session).clone()
     }
 
-    fn frame(&self, request: &Outgoing<'_>, key: u64, deadline: Instant) -> Result<Vec<u8>, Outcome> {
-        let mut frame = Vec::with_capacity(request.params.get().len() + 128);
-        let left = deadline.saturating_duration_since(Instant::now()).as_millis();
-        let deadline_ms = u64::try_from(left).unwrap_or(u64::MAX);
-        let context = Context::current();
-        let travel = Travel { deadline_ms, hops: context.hops, origin: context.origin.as_deref() };
+    fn frame(
+        &self,
+        session: &Session,
+        request: &Outgoing<'_>,
+        key: u64,
+        deadline: Instant,
+    ) -> Result<Vec<u8>, Outcome> {
+        let mut frame = Vec::with_capacity(request.params.get().len() + 256);
+        let (now, context) = (Instant::now(), Context::current());
+        let travel = Travel {
+            deadline_ms: millis(deadline.saturating_duration_since(now)),
+            sent_ms: millis(now.saturating_duration_since(session.began)),
+            hops: context.hops,
+            origin: context.origin.as_deref(),
+        };
         let written = request.write(&mut frame, key, self.dialect(), travel);
         if written.is_err() || frame.len() > self.shared.limits.max_frame_bytes {
             return Err(Outcome::Refused(Refusal::TooLarge));
@@ -447,6 +457,10 @@ impl Link {
             request.uri
         );
     }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// A place among the requests of a link, given back when it is dropped.
@@ -741,6 +755,7 @@ impl DialSession for Reader {
         };
         let session = Arc::new(Session {
             dialect: shared.dialect,
+            began: Instant::now(),
             outbox: Outbox::new(stream.clone(), batching),
             pending: Mutex::new(Pending::default()),
             order: Mutex::new(()),

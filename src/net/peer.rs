@@ -10,6 +10,7 @@ use log::Level;
 
 use super::flood::say;
 use super::inbound::Inbound;
+use super::lateness::Lateness;
 use super::listener::{Connection, Serve, Work};
 use super::outbox::{Batching, Outbox, SendError};
 use super::spawn;
@@ -18,6 +19,9 @@ use crate::packet::{Answer, DELIMITER, Failure, Head, Key, Reply, encode};
 
 /// How long answers that are still being worked out are waited for after the asker has stopped sending.
 const LINGER: Duration = Duration::from_secs(10);
+
+/// The longest that a request is taken to be waited for.
+const LONGEST_WAIT_MS: u64 = 3_600_000;
 
 /// What is done with the packets that peers send.
 pub trait Answerer: Send + Sync + 'static {
@@ -41,6 +45,7 @@ pub struct Peer {
     max_frame_bytes: usize,
     /// Whether it has shown that it understands all of the protocol.
     pilcrow: AtomicBool,
+    lateness: Lateness,
 }
 
 /// Serves packets on a port: reads them, checks them, and hands them to an [`Answerer`].
@@ -80,7 +85,8 @@ impl<A: Answerer> Serve for PacketServer<A> {
         let outbox = Outbox::new(connection.stream.clone(), Batching::Together);
         let reader = thread::current().id();
         let (max_frame_bytes, pilcrow) = (self.max_frame_bytes, AtomicBool::new(false));
-        let peer = Arc::new(Peer { connection, outbox, reader, max_frame_bytes, pilcrow });
+        let lateness = Lateness::default();
+        let peer = Arc::new(Peer { connection, outbox, reader, max_frame_bytes, pilcrow, lateness });
         let writing = peer.clone();
         let writer = match spawn(&format!("write {}", address.port()), move || writing.outbox.run()) {
             Ok(writer) => writer,
@@ -137,6 +143,14 @@ impl Peer {
         if self.pilcrow.load(Ordering::SeqCst) && self.outbox.post(notice).is_ok() {
             self.connection.part();
         }
+    }
+
+    /// Until when the asker of this packet, which has just come, waits for an answer; nothing if it does not say.
+    #[must_use]
+    pub fn deadline_of(&self, head: &Head<'_>) -> Option<Instant> {
+        let left = Duration::from_millis(head.deadline_ms?.min(LONGEST_WAIT_MS));
+        let late = head.sent_ms.map_or(Duration::ZERO, |sent_ms| self.lateness.of(sent_ms));
+        Some(Instant::now() + left.saturating_sub(late))
     }
 
     /// Says that a request of this peer is being worked on; see [`Connection::work`].

@@ -231,7 +231,9 @@ proptest! {
 /// What a request is to its receiver.
 fn written(request: &Outgoing<'_>, key: u64, dialect: Dialect) -> Value {
     let mut frame = Vec::new();
-    request.write(&mut frame, key, dialect, Travel { deadline_ms: 5000, hops: 0, origin: None }).unwrap();
+    request
+        .write(&mut frame, key, dialect, Travel { deadline_ms: 5000, sent_ms: 7, hops: 0, origin: None })
+        .unwrap();
     let (frames, error) = read_all(frame.as_slice(), LIMIT);
     assert!(error.is_none() && frames.len() == 1, "{frames:?}");
     serde_json::from_str(&frames[0]).unwrap()
@@ -515,7 +517,9 @@ fn sent(params: &str, dialect: Dialect, hops: u32) -> String {
     let params = raw(params);
     let request = Outgoing { uri: "/goods", method: "GET", params: &params };
     let mut frame = b"before".to_vec();
-    request.write(&mut frame, 17, dialect, Travel { deadline_ms: 5000, hops, origin: None }).unwrap();
+    request
+        .write(&mut frame, 17, dialect, Travel { deadline_ms: 5000, sent_ms: 7, hops, origin: None })
+        .unwrap();
     let text = String::from_utf8(frame).unwrap();
     text.strip_prefix(r#"before{"uri":"/goods","method":"GET","key":17,"params":"#).unwrap().to_owned()
 }
@@ -524,23 +528,23 @@ fn sent(params: &str, dialect: Dialect, hops: u32) -> String {
 fn a_request_is_written_in_the_dialect_of_its_receiver() {
     let ours = |params| sent(params, Dialect::Pilcrow, 0);
     let course = |params| sent(params, Dialect::Course, 0);
-    assert_eq!(ours(r#"{"id":"1"}"#), r#"{"id":"1"},"deadline_ms":5000}¶"#);
+    assert_eq!(ours(r#"{"id":"1"}"#), r#"{"id":"1"},"deadline_ms":5000,"sent_ms":7}¶"#);
     assert_eq!(course(r#"{"id":"1"}"#), r#"{"id":"1","key":17}}¶"#);
     assert_eq!(course("{}"), r#"{"key":17}}¶"#);
     assert_eq!(course("{ }"), r#"{ "key":17}}¶"#);
     for no_object in ["\"a {text}\"", "[1,{}]", "null", "5"] {
         assert_eq!(course(no_object), format!("{no_object}}}¶"));
-        assert_eq!(ours(no_object), format!(r#"{no_object},"deadline_ms":5000}}¶"#));
+        assert_eq!(ours(no_object), format!(r#"{no_object},"deadline_ms":5000,"sent_ms":7}}¶"#));
     }
     // A client's own `key` stays and loses: of a name that stands twice the last counts.
     assert_eq!(course(r#"{"key":"mine"}"#), r#"{"key":"mine","key":17}}¶"#);
     assert_eq!(course(r#"{"a¶":"¶"}"#), r#"{"a\u00b6":"\u00b6","key":17}}¶"#);
-    assert_eq!(ours(r#"{"a¶":"¶"}"#), r#"{"a\u00b6":"\u00b6"},"deadline_ms":5000}¶"#);
+    assert_eq!(ours(r#"{"a¶":"¶"}"#), r#"{"a\u00b6":"\u00b6"},"deadline_ms":5000,"sent_ms":7}¶"#);
 }
 
 #[test]
 fn what_travels_with_a_request_is_for_our_own_nodes_alone() {
-    assert_eq!(sent("{}", Dialect::Pilcrow, 3), r#"{},"deadline_ms":5000,"hops":3}¶"#);
+    assert_eq!(sent("{}", Dialect::Pilcrow, 3), r#"{},"deadline_ms":5000,"sent_ms":7,"hops":3}¶"#);
     assert_eq!(sent("{}", Dialect::Course, 3), r#"{"key":17}}¶"#);
 }
 
