@@ -147,7 +147,7 @@ impl Mesh {
         };
         let outcome = match first.begin(request, deadline) {
             Err(refused @ Outcome::Refused(Refusal::Down | Refusal::Busy)) => {
-                return self.elsewhere(request, deadline, first, refused);
+                return self.elsewhere(request, deadline, &first, refused);
             }
             Err(refused) => Err(refused),
             // Whatever becomes of a write, it may have been carried out already.
@@ -156,7 +156,7 @@ impl Mesh {
                 None => return self.hedge(request, deadline, &first, call),
                 Some(Err(Outcome::LinkLost)) => {
                     drop(call);
-                    return self.elsewhere(request, deadline, first, Outcome::LinkLost);
+                    return self.elsewhere(request, deadline, &first, Outcome::LinkLost);
                 }
                 Some(outcome) => outcome,
             },
@@ -170,16 +170,16 @@ impl Mesh {
         &self,
         request: &Outgoing<'_>,
         deadline: Instant,
-        failed: Arc<Link>,
+        failed: &Arc<Link>,
         why: Outcome,
     ) -> Exchange {
         match self.pick(request.method, request.uri, Some(failed.address())) {
             Some(second) => {
-                log_retry(request, &failed, &why, &second);
+                log_retry(request, failed, &why, &second);
                 let outcome = second.call(request, deadline);
                 Exchange { asked: Some(second), outcome }
             }
-            None => Exchange { asked: Some(failed), outcome: Err(why) },
+            None => Exchange { asked: Some(failed.clone()), outcome: Err(why) },
         }
     }
 
@@ -203,7 +203,7 @@ impl Mesh {
         let (asked, outcome) = match other {
             Some(other) => match call.wait_for_either(other) {
                 (Answered::First, outcome) => (Some(first.clone()), outcome),
-                (Answered::Second, outcome) => (second, outcome),
+                (Answered::Second, outcome) => (second.clone(), outcome),
             },
             None => (Some(first.clone()), call.wait()),
         };
