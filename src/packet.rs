@@ -11,10 +11,10 @@
 
 pub mod frame;
 
+use core::net::IpAddr;
 use std::borrow::Cow;
 use std::fmt;
 use std::io;
-use std::net::IpAddr;
 
 use serde::de::{self, Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde::{Deserialize, Serialize};
