@@ -301,16 +301,11 @@ impl CourseGates {
 impl Answerer for Desk {
     fn connected(&self, peer: &Arc<Peer>) {
         say(Level::Info, "connected", peer.address().ip(), format_args!("{} connected", peer.address()));
-    }
-
-    fn gone(&self, peer: &Arc<Peer>) {
-        say(Level::Info, "gone", peer.address().ip(), format_args!("{} gone", peer.address()));
-        log::info!("{} connected", peer.address());
         lock(&self.guests.connected).insert(peer.id(), peer.clone());
     }
 
     fn gone(&self, peer: &Arc<Peer>) {
-        log::info!("{} gone", peer.address());
+        say(Level::Info, "gone", peer.address().ip(), format_args!("{} gone", peer.address()));
         lock(&self.guests.connected).remove(&peer.id());
         self.streams.forget(peer.id());
     }
