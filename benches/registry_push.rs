@@ -96,8 +96,12 @@ fn ratio(of: u64, to: u64) -> String {
 
 /// Lets this many nodes come to a distributor of their own.
 fn measure(count: u16) -> Result<Measured, Box<dyn Error>> {
-    let distributor =
-        Distributor::start(Listener::bind("127.0.0.1:0")?, usize::from(count), DEFAULT_MAX_FRAME_BYTES)?;
+    let distributor = Distributor::start(
+        Listener::bind("127.0.0.1:0")?,
+        usize::from(count),
+        DEFAULT_MAX_FRAME_BYTES,
+        None,
+    )?;
     let (report, reports) = channel();
     // All stay until the last has the complete list: whoever left would be one more change.
     let (stay, leave) = channel::<()>();

@@ -11,7 +11,7 @@ use pilcrow::mesh::Mesh;
 use pilcrow::net::link::LinkLimits;
 use pilcrow::net::listener::Listener;
 use pilcrow::node::Node;
-use pilcrow::process;
+use pilcrow::process::{self, Cluster};
 use pilcrow::subscription::Subscription;
 use serde_json::{Map, Value};
 
@@ -25,6 +25,9 @@ struct Args {
     /// The number of the change after which to begin; without it, from now on
     #[arg(long)]
     after: Option<u64>,
+
+    #[command(flatten)]
+    cluster: Cluster,
 }
 
 fn main() -> ExitCode {
@@ -41,9 +44,13 @@ fn watch(args: &Args) -> Result<(), String> {
     // Whoever follows the list registers, and whoever registers has a port. Nobody will call this one.
     let listener = Listener::bind("127.0.0.1:0").map_err(|error| error.to_string())?;
     let node = Node::ours("watch", listener.address().port(), Vec::new(), &process::new_id()?);
-    let (mesh, _membership) =
-        Mesh::join(std::slice::from_ref(&args.distributor), node, LinkLimits::default())
-            .map_err(|error| error.to_string())?;
+    let (mesh, _membership) = Mesh::join(
+        std::slice::from_ref(&args.distributor),
+        node,
+        LinkLimits::default(),
+        args.cluster.secret(),
+    )
+    .map_err(|error| error.to_string())?;
     let mut after = args.after;
     loop {
         let params = after.map(|after| ("after".to_owned(), Value::from(after))).into_iter();

@@ -23,6 +23,7 @@ use serde_json::Value;
 use crate::net::flood::say;
 use crate::net::listener::{Listener, Serving};
 use crate::net::peer::{Answerer, PacketServer, Peer};
+use crate::net::secret::Secret;
 use crate::net::spawn;
 use crate::node::Node;
 use crate::packet::{Failure, Head, Reply, encode};
@@ -48,16 +49,21 @@ pub struct Distributor {
 }
 
 impl Distributor {
-    /// Serves the registry on this port.
+    /// Serves the registry on this port, to those who prove this secret if there is one.
     ///
     /// # Errors
     /// If the operating system starts no further thread.
-    pub fn start(listener: Listener, max_connections: usize, max_frame_bytes: usize) -> io::Result<Self> {
+    pub fn start(
+        listener: Listener,
+        max_connections: usize,
+        max_frame_bytes: usize,
+        secret: Option<&Secret>,
+    ) -> io::Result<Self> {
         let (dirty, changes) = bounded(1);
         let state = Arc::new(Mutex::new(State::new(max_frame_bytes)));
         let pushed = state.clone();
         spawn("push", move || push_changes(&changes, &pushed))?;
-        let server = PacketServer::new(Arc::new(Desk { state, dirty }), max_frame_bytes);
+        let server = PacketServer::new(Arc::new(Desk { state, dirty }), max_frame_bytes, secret);
         let serving = listener.serve("node", max_connections, Arc::new(server))?;
         Ok(Self { serving })
     }

@@ -10,7 +10,7 @@ use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, RwLock, Weak};
+use std::sync::{Arc, OnceLock, RwLock, Weak};
 use std::time::Instant;
 
 use serde::Serialize;
@@ -23,6 +23,7 @@ use crate::net::link::{
     Answered, Call, DEFAULT_TIMEOUT, Link, LinkLimits, Outcome, Refusal, ReplyFrame, ReplyStream,
 };
 use crate::net::membership::{Membership, OnList};
+use crate::net::secret::Secret;
 use crate::node::Node;
 use crate::packet::{Dialect, Failure, Outgoing};
 use crate::routes::{Resolved, Routes, Row};
@@ -38,6 +39,8 @@ pub struct Mesh {
     closing: AtomicBool,
     /// How many reads wait for a second instance as well.
     hedges: AtomicUsize,
+    /// What its links prove, once it belongs to a cluster.
+    secret: OnceLock<Option<Secret>>,
 }
 
 /// *Invariant:* every link here has its routes in `routes`, and no route has a link that is not here.
@@ -63,7 +66,7 @@ impl Mesh {
     #[must_use]
     pub fn new(limits: LinkLimits) -> Arc<Self> {
         let (table, closing) = (RwLock::new(Table::default()), AtomicBool::new(false));
-        Arc::new(Self { limits, table, closing, hedges: AtomicUsize::new(0) })
+        Arc::new(Self { limits, table, closing, hedges: AtomicUsize::new(0), secret: OnceLock::new() })
     }
 
     /// Joins by itself: registers `node` with every distributor and follows their lists. Dropping the membership
@@ -75,15 +78,19 @@ impl Mesh {
         distributors: &[String],
         node: Node,
         limits: LinkLimits,
+        secret: Option<&Secret>,
     ) -> io::Result<(Arc<Self>, Membership)> {
         let mesh = Self::new(limits);
-        let membership = Membership::join(distributors, node, limits.max_frame_bytes, &mesh.on_list())?;
+        let on_list = mesh.on_list(secret);
+        let membership = Membership::join(distributors, node, limits.max_frame_bytes, secret, &on_list)?;
         Ok((mesh, membership))
     }
 
-    /// What to do with a distributor's list.
+    /// What to do with a distributor's list. The links to those that it names prove this secret, if there is one;
+    /// a mesh belongs to one cluster, that of the first call.
     #[must_use]
-    pub fn on_list(self: &Arc<Self>) -> Arc<OnList> {
+    pub fn on_list(self: &Arc<Self>, secret: Option<&Secret>) -> Arc<OnList> {
+        self.secret.get_or_init(|| secret.cloned());
         let mesh = self.clone();
         Arc::new(move |place, nodes| mesh.follow(place, nodes))
     }
@@ -321,7 +328,8 @@ impl Mesh {
                 mesh.changed(address, up);
             }
         };
-        Link::open(address, dialect, self.limits, Box::new(on_change)).map(Arc::new)
+        let secret = self.secret.get().and_then(Option::as_ref);
+        Link::open(address, dialect, self.limits, secret, Box::new(on_change)).map(Arc::new)
     }
 
     fn changed(&self, address: &str, up: bool) {

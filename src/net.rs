@@ -9,7 +9,7 @@
 //! | [`health`] | whether an instance answers, and who is asked instead |
 //! | [`lateness`] | how late a packet is, without a common clock |
 //! | [`dial`] | the reconnect thread under `link` and `membership` |
-//! | [`secret`] | the cluster secret, and the proofs that a node knows it |
+//! | [`secret`], [`proof`] | the cluster secret, and how both ends of a connection prove that they know it |
 //! | [`inbound`], [`outbox`] | the two halves of one packet connection |
 //! | [`flood`] | lines of the log that strangers can cause, kept in bounds |
 //!
@@ -25,6 +25,7 @@ pub mod listener;
 pub mod membership;
 pub mod outbox;
 pub mod peer;
+pub mod proof;
 pub mod secret;
 
 use std::io;

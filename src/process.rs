@@ -99,7 +99,7 @@ impl Common {
     /// The cluster secret, if there is one. Without it, this process is in development mode.
     #[must_use]
     pub fn secret(&self) -> Option<&Secret> {
-        self.cluster.secret.as_ref()
+        self.cluster.secret()
     }
 
     /// Whether a cluster secret is set, and so everybody has to show who they are.
@@ -145,6 +145,12 @@ impl Common {
 }
 
 impl Cluster {
+    /// The secret, if there is one.
+    #[must_use]
+    pub fn secret(&self) -> Option<&Secret> {
+        self.secret.as_ref()
+    }
+
     /// A cluster with this secret.
     #[must_use]
     pub fn with(secret: Secret) -> Self {

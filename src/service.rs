@@ -197,12 +197,12 @@ impl Service {
         let guests = Arc::new(Guests::default());
         let desk =
             Desk { routes, course_gates: gates, pool, streams: streams.clone(), guests: guests.clone() };
-        let server = PacketServer::new(Arc::new(desk), common.max_frame);
+        let server = PacketServer::new(Arc::new(desk), common.max_frame, common.secret());
         let serving = listener
             .serve(self.identity.name, common.max_connections, Arc::new(server))
             .map_err(no_thread)?;
         let node = Node::ours(self.identity.name, serving.address().port(), urls, &process::new_id()?);
-        let followed = self.mesh.as_ref().map(Mesh::on_list);
+        let followed = self.mesh.as_ref().map(|mesh| mesh.on_list(common.secret()));
         let on_list: Arc<OnList> = Arc::new(move |place, nodes: Vec<Node>| {
             course_gates.follow(place, &nodes);
             if let Some(followed) = &followed {
@@ -210,7 +210,8 @@ impl Service {
             }
         });
         let membership =
-            Membership::join(&join.distributor, node, common.max_frame, &on_list).map_err(no_thread)?;
+            Membership::join(&join.distributor, node, common.max_frame, common.secret(), &on_list)
+                .map_err(no_thread)?;
         Ok(Running { serving, membership, streams, guests, mesh: self.mesh })
     }
 

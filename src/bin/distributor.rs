@@ -22,7 +22,8 @@ fn main() -> ExitCode {
 fn serve(common: &Common) -> Result<(), String> {
     let stop = process::stop_signal()?;
     let distributor =
-        Distributor::start(common.bind()?, common.max_connections, common.max_frame).map_err(no_thread)?;
+        Distributor::start(common.bind()?, common.max_connections, common.max_frame, common.secret())
+            .map_err(no_thread)?;
     process::ready(DISTRIBUTOR.name, distributor.address());
     let _ = stop.recv();
     log::info!("distributor: asked to end");

@@ -76,7 +76,8 @@ fn serve(args: &Args) -> Result<(), String> {
     let id = process::new_id()?;
     let node = Node::ours(GATE, address.port(), Vec::new(), &id);
     let limits = LinkLimits { max_frame_bytes: args.common.max_frame, max_pending: args.max_in_flight };
-    let (mesh, membership) = Mesh::join(&args.join.distributor, node, limits).map_err(no_thread)?;
+    let (mesh, membership) =
+        Mesh::join(&args.join.distributor, node, limits, args.common.secret()).map_err(no_thread)?;
     let Args { timeout, max_in_flight, max_streams, .. } = *args;
     let trusted_proxies = args.trusted_proxy.iter().copied().map(canonical).collect();
     let settings = Settings { timeout, max_in_flight, max_streams, trusted_proxies };

@@ -1,15 +1,20 @@
 //! The reconnect thread: keeps one outgoing connection alive for as long as its owner wants it.
 //!
 //! The first attempt is immediate; after a failure or the end of a connection the next comes 3 s later, for
-//! ever. The thread ends when its [`Dialer`] is dropped.
+//! ever. The thread ends when its [`Dialer`] is dropped. Where there is a cluster secret, a connection counts only
+//! once both ends have proven it.
 
 use std::io;
+use std::mem::{Discriminant, discriminant};
 use std::net::{Shutdown, TcpStream, ToSocketAddrs};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
+use log::Level;
 
+use super::proof::{Unproven, prove};
+use super::secret::Secret;
 use super::{spawn, tune};
 use crate::sync::lock;
 
@@ -52,15 +57,21 @@ struct Slot {
 }
 
 impl Dialer {
-    /// Starts a reconnect thread called `name` that dials `address` and hands each connection to `session`.
+    /// Starts a reconnect thread called `name` that dials `address` and hands each connection to `session`; with a
+    /// secret, once that is proven.
     ///
     /// # Errors
     /// If the operating system starts no further thread.
-    pub fn start(name: &str, address: String, session: impl Session) -> io::Result<Self> {
+    pub fn start(
+        name: &str,
+        address: String,
+        secret: Option<&Secret>,
+        session: impl Session,
+    ) -> io::Result<Self> {
         let (wake, woken) = bounded(1);
         let current = Arc::new(Current::default());
-        let shared = current.clone();
-        spawn(name, move || keep_dialling(&address, session, &shared, &woken))?;
+        let line = Line { address, secret: secret.cloned(), current: current.clone(), said: None };
+        spawn(name, move || line.keep(session, &woken))?;
         Ok(Self { current, wake })
     }
 
@@ -86,41 +97,92 @@ impl Drop for Dialer {
 
 impl Current {
     /// Makes this connection the one that a stop shuts down; false if the stop came first.
-    fn set(&self, stream: Option<Arc<TcpStream>>) -> bool {
+    fn begin(&self, stream: &Arc<TcpStream>) -> bool {
         let mut slot = lock(&self.0);
-        slot.stream = stream;
+        slot.stream = Some(stream.clone());
         !slot.stopped
+    }
+
+    /// Closes the connection, if there is one; false if a stop has come.
+    fn end(&self) -> bool {
+        let (stream, stopped) = {
+            let mut slot = lock(&self.0);
+            (slot.stream.take(), slot.stopped)
+        };
+        if let Some(stream) = stream {
+            let _ = stream.shutdown(Shutdown::Both);
+        }
+        !stopped
     }
 }
 
-fn keep_dialling(address: &str, mut session: impl Session, current: &Current, woken: &Receiver<()>) {
-    let mut failures = 0_u32;
-    loop {
-        let again = match connect(address) {
-            Ok(stream) => {
-                failures = 0;
-                let stream = Arc::new(stream);
-                if !current.set(Some(stream.clone())) {
-                    return;
+/// What the reconnect thread knows.
+struct Line {
+    address: String,
+    secret: Option<Secret>,
+    current: Arc<Current>,
+    /// The trouble that was last said. It is said once, not every 3 s: the log of a waiting process stays readable.
+    said: Option<Discriminant<Trouble>>,
+}
+
+/// Why there is no connection to use.
+enum Trouble {
+    Unreachable(io::Error),
+    Unproven(Unproven),
+    /// The dialler has been dropped.
+    Stopped,
+}
+
+impl Line {
+    fn keep(mut self, mut session: impl Session, woken: &Receiver<()>) {
+        loop {
+            let again = match self.open() {
+                Ok(stream) => {
+                    self.said = None;
+                    session.run(stream)
                 }
-                let again = session.run(stream.clone());
-                let _ = stream.shutdown(Shutdown::Both);
-                if !current.set(None) {
-                    return;
+                Err(Trouble::Stopped) => return,
+                Err(trouble) => {
+                    self.tell(&trouble);
+                    Again::Later
                 }
-                again
+            };
+            if !self.current.end() {
+                return;
             }
-            Err(error) => {
-                // Said once, not every 3 s: the log of a waiting process stays readable.
-                let level = if failures == 0 { log::Level::Info } else { log::Level::Debug };
-                log::log!(level, "cannot reach {address} ({error}); trying again every 3 s");
-                failures = failures.saturating_add(1);
-                Again::Later
+            let pause = if again == Again::Now { Duration::ZERO } else { RETRY_EVERY };
+            if woken.recv_timeout(pause) == Err(RecvTimeoutError::Disconnected) {
+                return;
             }
-        };
-        let pause = if again == Again::Now { Duration::ZERO } else { RETRY_EVERY };
-        if woken.recv_timeout(pause) == Err(RecvTimeoutError::Disconnected) {
-            return;
+        }
+    }
+
+    /// A connection, proven if there is a secret.
+    fn open(&self) -> Result<Arc<TcpStream>, Trouble> {
+        let stream = Arc::new(connect(&self.address).map_err(Trouble::Unreachable)?);
+        if !self.current.begin(&stream) {
+            return Err(Trouble::Stopped);
+        }
+        if let Some(secret) = &self.secret {
+            prove(secret, &stream).map_err(Trouble::Unproven)?;
+        }
+        Ok(stream)
+    }
+
+    fn tell(&mut self, trouble: &Trouble) {
+        let address = &self.address;
+        let news = self.said.replace(discriminant(trouble)) != Some(discriminant(trouble));
+        let level = |loud| if news { loud } else { Level::Debug };
+        match trouble {
+            Trouble::Unreachable(error) => {
+                log::log!(level(Level::Info), "cannot reach {address} ({error}); trying again every 3 s");
+            }
+            Trouble::Unproven(why) => log::log!(
+                level(Level::Warn),
+                "{address} does not prove the cluster secret ({why}): is PILCROW_SECRET the same there? \
+                 trying again every 3 s"
+            ),
+            Trouble::Stopped => {}
         }
     }
 }

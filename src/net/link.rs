@@ -27,6 +27,7 @@ use super::health::{Health, Intent, Standing};
 use super::inbound::Inbound;
 use super::outbox::{Batching, Outbox, SendError};
 use super::peer::{Described, wire_len};
+use super::secret::Secret;
 use crate::context::Context;
 use crate::packet::frame::{FrameError, Offence};
 use crate::packet::{
@@ -193,7 +194,7 @@ pub enum StreamEnd {
 }
 
 impl Link {
-    /// Opens a link to `address` and keeps it open.
+    /// Opens a link to `address` and keeps it open; with a secret, it is up once both ends have proven that.
     ///
     /// # Errors
     /// If the operating system starts no further thread.
@@ -201,6 +202,7 @@ impl Link {
         address: &str,
         dialect: Dialect,
         limits: LinkLimits,
+        secret: Option<&Secret>,
         on_change: Box<OnChange>,
     ) -> io::Result<Self> {
         let shared = Arc::new(Shared {
@@ -216,7 +218,8 @@ impl Link {
             session: RwLock::new(None),
             on_change,
         });
-        let dialer = Dialer::start(&format!("link {address}"), address.to_owned(), Reader(shared.clone()))?;
+        let name = format!("link {address}");
+        let dialer = Dialer::start(&name, address.to_owned(), secret, Reader(shared.clone()))?;
         Ok(Self { shared, dialer })
     }
 

@@ -11,6 +11,8 @@ use super::dial::{Again, Dialer, Session};
 use super::inbound::Inbound;
 use super::outbox::{Batching, Outbox};
 use super::peer::wire_len;
+use super::proof::asks_for_proof;
+use super::secret::Secret;
 use crate::node::Node;
 use crate::packet::frame::FrameError;
 use crate::packet::{Head, encode};
@@ -33,7 +35,7 @@ struct Me {
 
 impl Membership {
     /// Registers `node` with every one of `distributors` (`host:port` each), now and after every reconnect, and
-    /// hands each list that comes to `on_list`.
+    /// hands each list that comes to `on_list`. With a secret, only a distributor that proves it is believed.
     ///
     /// # Errors
     /// If the operating system starts no further thread.
@@ -41,6 +43,7 @@ impl Membership {
         distributors: &[String],
         node: Node,
         max_frame_bytes: usize,
+        secret: Option<&Secret>,
         on_list: &Arc<OnList>,
     ) -> io::Result<Self> {
         let me = Arc::new(Me { node: Mutex::new(node), connected: Mutex::new(Vec::new()) });
@@ -51,8 +54,9 @@ impl Membership {
                 me: me.clone(),
                 on_list: on_list.clone(),
                 max_frame_bytes,
+                shut_out: false,
             };
-            Dialer::start(&format!("follow {address}"), address.clone(), session)
+            Dialer::start(&format!("follow {address}"), address.clone(), secret, session)
         };
         let dialers = distributors.iter().enumerate().map(dial).collect::<io::Result<_>>()?;
         Ok(Self { me, _dialers: dialers })
@@ -106,6 +110,8 @@ struct Follow {
     me: Arc<Me>,
     on_list: Arc<OnList>,
     max_frame_bytes: usize,
+    /// The distributor has asked for a secret that we do not have. That is said once, not every 3 s.
+    shut_out: bool,
 }
 
 impl Session for Follow {
@@ -119,6 +125,7 @@ impl Session for Follow {
         lock(&self.me.connected).retain(|(_, one)| !Arc::ptr_eq(one, &outbox));
         let leaving = lock(&self.me.node).leaving();
         match ended {
+            _ if self.shut_out => log::debug!("still shut out by distributor {}", self.address),
             _ if leaving => log::debug!("left distributor {}", self.address),
             Ok(()) => log::info!("distributor {} has ended; trying again every 3 s", self.address),
             Err(error) => log::warn!("distributor {} lost: {error}; trying again every 3 s", self.address),
@@ -139,14 +146,16 @@ impl Follow {
             }
             node = now;
         }
-        log::info!("registered as {} with distributor {}", node.name, self.address);
+        let level = if self.shut_out { log::Level::Debug } else { log::Level::Info };
+        log::log!(level, "registered as {} with distributor {}", node.name, self.address);
     }
 
-    fn follow(&self, stream: Arc<TcpStream>) -> Result<(), FrameError> {
+    fn follow(&mut self, stream: Arc<TcpStream>) -> Result<(), FrameError> {
         let mut inbound = Inbound::new(stream, self.max_frame_bytes);
         while let Some(frame) = inbound.next_frame()? {
             match list_in(frame) {
                 Some(nodes) => {
+                    self.shut_out = false;
                     log::debug!(
                         "{} → list of {} nodes, {} bytes",
                         self.address,
@@ -155,10 +164,22 @@ impl Follow {
                     );
                     (self.on_list)(self.place, nodes);
                 }
+                None if asks_for_proof(frame) => self.tell_shut_out(),
                 None => log::debug!("{} → not a list, ignored, {} bytes", self.address, wire_len(frame)),
             }
         }
         Ok(())
+    }
+
+    /// Here comes only who has no secret: the others have proven theirs before they register.
+    fn tell_shut_out(&mut self) {
+        if !self.shut_out {
+            log::warn!(
+                "the distributor at {} asks for the cluster secret: set PILCROW_SECRET; trying again every 3 s",
+                self.address
+            );
+        }
+        self.shut_out = true;
     }
 }
 

@@ -13,6 +13,8 @@ use super::inbound::Inbound;
 use super::lateness::Lateness;
 use super::listener::{Connection, Serve, Work};
 use super::outbox::{Batching, Outbox, SendError};
+use super::proof;
+use super::secret::Secret;
 use super::spawn;
 use crate::packet::frame::{FrameError, Offence};
 use crate::packet::{Answer, DELIMITER, Failure, Head, Key, Reply, encode};
@@ -53,12 +55,14 @@ pub struct Peer {
 pub struct PacketServer<A> {
     answerer: Arc<A>,
     max_frame_bytes: usize,
+    /// What everybody has to prove; nothing in development mode.
+    secret: Option<Secret>,
 }
 
 impl<A: Answerer> PacketServer<A> {
-    /// Hands the packets of up to `max_frame_bytes` to `answerer`.
-    pub fn new(answerer: Arc<A>, max_frame_bytes: usize) -> Self {
-        Self { answerer, max_frame_bytes }
+    /// Hands the packets of up to `max_frame_bytes` to `answerer`, of those who prove this secret if there is one.
+    pub fn new(answerer: Arc<A>, max_frame_bytes: usize, secret: Option<&Secret>) -> Self {
+        Self { answerer, max_frame_bytes, secret: secret.cloned() }
     }
 
     fn read_packets(&self, peer: &Arc<Peer>) -> Result<(), FrameError> {
@@ -82,6 +86,10 @@ impl<A: Answerer> PacketServer<A> {
 impl<A: Answerer> Serve for PacketServer<A> {
     fn serve(&self, connection: Connection) {
         let address = connection.peer;
+        // Before anything else: the answerer does not hear of whoever fails here.
+        if self.secret.as_ref().is_some_and(|secret| !proof::admits(secret, &connection.stream, address)) {
+            return;
+        }
         let outbox = Outbox::new(connection.stream.clone(), Batching::Together);
         let reader = thread::current().id();
         let (max_frame_bytes, pilcrow) = (self.max_frame_bytes, AtomicBool::new(false));

@@ -80,7 +80,7 @@ fn play<F: FnOnce(Asker) + Send + 'static>(scripts: Vec<F>) -> (Arc<Mesh>, Recei
     };
     let nodes: Vec<Node> = scripts.into_iter().map(node).collect();
     let count = nodes.len();
-    mesh.on_list()(0, nodes);
+    mesh.on_list(None)(0, nodes);
     while mesh.routes()[0].instances.len() < count {
         thread::sleep(Duration::from_millis(1));
     }

@@ -100,9 +100,9 @@ fn an_ipv4_address_has_one_spelling_also_where_it_comes_in_as_ipv6() {
         return println!("skipped: there is no IPv6 here");
     }
     let distributor = Process::distributor_with(&["--listen", "[::]:0"], &[("PILCROW_SECRET", SECRET)]);
-    let mut local = Packets::to(SocketAddr::from(([127, 0, 0, 1], distributor.port())));
+    let mut local = Packets::proven(SocketAddr::from(([127, 0, 0, 1], distributor.port())), SECRET);
     local.register("four", 9004, &[], &json!({}));
-    let mut six = Packets::to(format!("[::1]:{}", distributor.port()).parse().unwrap());
+    let mut six = Packets::proven(format!("[::1]:{}", distributor.port()).parse().unwrap(), SECRET);
     six.register("six", 9006, &[], &json!({}));
     let list = six.await_list(|list| list.len() == 2);
     let hosts: Vec<(&Value, &Value)> = list.iter().map(|entry| (&entry["name"], &entry["host"])).collect();

@@ -43,7 +43,7 @@ fn serve(service: Service, distributor: &Process) -> Running {
 fn join(distributor: &Process) -> (Arc<Mesh>, Membership) {
     let listener = Listener::bind("127.0.0.1:0").unwrap();
     let node = Node::ours("story", listener.address().port(), Vec::new(), "story");
-    Mesh::join(&[distributor.address().to_string()], node, LinkLimits::default()).unwrap()
+    Mesh::join(&[distributor.address().to_string()], node, LinkLimits::default(), None).unwrap()
 }
 
 /// Waits until so many instances of a route take calls of this mesh.

@@ -3,7 +3,11 @@
 //! | file | what it shows |
 //! | --- | --- |
 //! | [`switch`] | the setting: where it comes from, what is refused, and what it permits |
+//! | [`nodes`] | nodes that have another secret, or none, or meet a false distributor |
+//! | [`strangers`] | whoever connects and does not know the secret |
 
+mod nodes;
+mod strangers;
 mod switch;
 
 use serde_json::json;

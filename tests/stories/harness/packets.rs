@@ -4,6 +4,7 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
+use pilcrow::net::secret::{Challenges, Role, Secret, new_challenge};
 use serde_json::{Value, json};
 
 use super::PATIENCE;
@@ -40,6 +41,19 @@ impl Packets {
     /// As `to`; `None` if nobody accepts.
     pub fn try_to(address: SocketAddr) -> Option<Self> {
         TcpStream::connect_timeout(&address, PATIENCE).ok().map(Self::on)
+    }
+
+    /// A connection on which this secret has been proven, by both sides.
+    pub fn proven(address: SocketAddr, secret: &str) -> Self {
+        let secret = Secret::new(secret.as_bytes()).unwrap();
+        let mut packets = Self::to(address);
+        let acceptor = packets.receive().expect("a challenge")["challenge"].as_str().unwrap().to_owned();
+        let dialer = new_challenge().unwrap();
+        let both = Challenges { acceptor: &acceptor, dialer: &dialer };
+        packets.send(&json!({ "challenge": dialer, "proof": secret.proof(Role::Dialer, both) }));
+        let proof = packets.receive().expect("a proof")["proof"].as_str().unwrap().to_owned();
+        assert!(secret.is_proven(Role::Acceptor, both, &proof));
+        packets
     }
 
     pub fn on(stream: TcpStream) -> Self {

@@ -1,0 +1,231 @@
+//! The first words on every packet connection of a cluster with a secret: both sides prove that they know it.
+//!
+//! ```text
+//! dialer                                                  acceptor
+//!   │ ◄──── {"proto":"pilcrow/1","challenge":"<A>"}¶ ──────── │
+//!   │ ───── {"challenge":"<D>","proof":"<dialer's>"}¶ ──────► │  checked; only then:
+//!   │ ◄──── {"proof":"<acceptor's>"}¶ ─────────────────────── │
+//!   │  checked; only then: registration, requests             │
+//! ```
+//!
+//! Before it is proven, a connection costs a thread and a place among the connections, at most 1 KiB of what it
+//! sends, and [`PROOF_TIMEOUT`]. Afterwards it is as any other: the proof costs nothing per packet.
+
+use std::fmt;
+use std::io::{self, Read};
+use std::net::{SocketAddr, TcpStream};
+use std::time::{Duration, Instant};
+
+use log::Level;
+use serde::{Deserialize, Serialize};
+
+use super::flood::say;
+use super::is_timeout;
+use super::outbox::write_by;
+use super::secret::{Challenges, Role, Secret, is_challenge, new_challenge};
+use crate::packet::{DELIMITER, PROTO, encode};
+
+/// How long all three packets together may take. Whoever does not prove the secret is out within 2 s.
+pub const PROOF_TIMEOUT: Duration = Duration::from_millis(1500);
+
+/// The longest packet that is read before the other side has proven the secret, in bytes.
+pub const PROOF_MAX_BYTES: usize = 1024;
+
+/// Why the other side has not proven the secret.
+#[derive(Debug)]
+pub enum Unproven {
+    /// It did not say enough in time.
+    Late,
+    /// It ended the connection.
+    Ended,
+    /// It says more than a proof needs.
+    TooLong,
+    /// It says something else.
+    NoProof,
+    /// An acceptor asks for no proof: it knows of no secret.
+    AsksNothing,
+    /// An acceptor does not take our proof.
+    RefusesOurs,
+    /// Its proof is made with another secret, or for another connection.
+    Wrong,
+    /// The connection failed, or there is no randomness.
+    Io(io::Error),
+}
+
+/// What is said in a proof. Fields that are not known mean nothing, as everywhere.
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+struct Words {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    proto: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    challenge: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    proof: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    errorcode: Option<i64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    errormessage: Option<String>,
+}
+
+/// The answering side: whether whoever has connected proves the secret. Waits no longer than [`PROOF_TIMEOUT`]. One who
+/// does not is told so, and is to be closed.
+#[must_use]
+pub fn admits(secret: &Secret, stream: &TcpStream, peer: SocketAddr) -> bool {
+    let talk = Talk::begin(stream);
+    let Err(why) = talk.accept(secret) else { return true };
+    talk.refuse(&why);
+    let told = format_args!("{peer} closed: it does not prove the cluster secret ({why})");
+    say(Level::Warn, "unproven", peer.ip(), told);
+    false
+}
+
+/// The calling side: proves the secret to whoever has been dialled, and has it proven.
+///
+/// # Errors
+/// Why the connection is not to be used.
+pub fn prove(secret: &Secret, stream: &TcpStream) -> Result<(), Unproven> {
+    Talk::begin(stream).dial(secret)
+}
+
+/// Whether an acceptor says, in its first packet, that it wants the secret proven.
+#[must_use]
+pub fn asks_for_proof(frame: &str) -> bool {
+    serde_json::from_str::<Words>(frame)
+        .is_ok_and(|words| words.challenge.as_deref().is_some_and(is_challenge))
+}
+
+/// One exchange, with one deadline for all of it.
+struct Talk<'a> {
+    stream: &'a TcpStream,
+    deadline: Instant,
+}
+
+impl<'a> Talk<'a> {
+    fn begin(stream: &'a TcpStream) -> Self {
+        Self { stream, deadline: Instant::now() + PROOF_TIMEOUT }
+    }
+
+    fn accept(&self, secret: &Secret) -> Result<(), Unproven> {
+        let acceptor = new_challenge()?;
+        let proto = Some(PROTO.to_owned());
+        self.say(&Words { proto, challenge: Some(acceptor.clone()), ..Words::default() })?;
+        let Words { challenge: Some(dialer), proof: Some(proof), .. } = self.hear()? else {
+            return Err(Unproven::NoProof);
+        };
+        if !is_challenge(&dialer) {
+            return Err(Unproven::NoProof);
+        }
+        let challenges = Challenges { acceptor: &acceptor, dialer: &dialer };
+        if !secret.is_proven(Role::Dialer, challenges, &proof) {
+            return Err(Unproven::Wrong);
+        }
+        self.say(&Words { proof: Some(secret.proof(Role::Acceptor, challenges)), ..Words::default() })?;
+        self.end()
+    }
+
+    fn dial(&self, secret: &Secret) -> Result<(), Unproven> {
+        let acceptor = match self.hear() {
+            Ok(Words { challenge: Some(challenge), .. }) if is_challenge(&challenge) => challenge,
+            // The list of a distributor without a secret, of whatever length.
+            Ok(_) | Err(Unproven::TooLong | Unproven::NoProof) => return Err(Unproven::AsksNothing),
+            Err(why) => return Err(why),
+        };
+        let dialer = new_challenge()?;
+        let challenges = Challenges { acceptor: &acceptor, dialer: &dialer };
+        let ours = secret.proof(Role::Dialer, challenges);
+        self.say(&Words { challenge: Some(dialer.clone()), proof: Some(ours), ..Words::default() })?;
+        match self.hear()? {
+            Words { proof: Some(theirs), .. } if secret.is_proven(Role::Acceptor, challenges, &theirs) => {
+                self.end()
+            }
+            Words { proof: Some(_), .. } => Err(Unproven::Wrong),
+            Words { errorcode: Some(_), .. } => Err(Unproven::RefusesOurs),
+            _ => Err(Unproven::NoProof),
+        }
+    }
+
+    /// From here on the connection may be silent as long as it likes.
+    fn end(&self) -> Result<(), Unproven> {
+        Ok(self.stream.set_read_timeout(None)?)
+    }
+
+    /// Words for whoever reads along, such as a learner who types packets by hand.
+    fn refuse(&self, why: &Unproven) {
+        let told = format!("this cluster has a secret, and you have not proven it: {why}");
+        // Whoever is not there any more need not be told.
+        let _ = self.say(&Words { errorcode: Some(401), errormessage: Some(told), ..Words::default() });
+    }
+
+    /// A few bytes, the first on this connection: they fit into the socket's buffer, and nobody waits.
+    fn say(&self, words: &Words) -> Result<(), Unproven> {
+        let frame = encode(words).map_err(io::Error::from)?;
+        Ok(write_by(self.stream, &frame, self.deadline)?)
+    }
+
+    /// The next packet. What comes behind it stays in the socket: it is for those who read after us.
+    fn hear(&self) -> Result<Words, Unproven> {
+        let mut heard = Vec::new();
+        let mut piece = [0; PROOF_MAX_BYTES];
+        loop {
+            let count = self.peek(&mut piece)?;
+            // The delimiter may have been cut in two, so the last byte heard is looked at again.
+            let from = heard.len().saturating_sub(1);
+            let before = heard.len();
+            heard.extend_from_slice(&piece[..count]);
+            let end = memchr::memmem::find(&heard[from..], &DELIMITER).map(|at| from + at);
+            let taken = end.map_or(count, |end| end + DELIMITER.len() - before);
+            (&mut &*self.stream).read_exact(&mut piece[..taken])?;
+            match end {
+                Some(end) if end <= PROOF_MAX_BYTES => {
+                    return serde_json::from_slice(&heard[..end]).map_err(|_| Unproven::NoProof);
+                }
+                None if heard.len() <= PROOF_MAX_BYTES => {}
+                _ => return Err(Unproven::TooLong),
+            }
+        }
+    }
+
+    /// Waits for bytes and leaves them where they are.
+    fn peek(&self, piece: &mut [u8]) -> Result<usize, Unproven> {
+        loop {
+            let left = self.deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Err(Unproven::Late);
+            }
+            self.stream.set_read_timeout(Some(left))?;
+            match self.stream.peek(piece) {
+                Ok(0) => return Err(Unproven::Ended),
+                Ok(count) => return Ok(count),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted || is_timeout(&error) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+}
+
+impl From<io::Error> for Unproven {
+    fn from(error: io::Error) -> Self {
+        Self::Io(error)
+    }
+}
+
+impl fmt::Display for Unproven {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Late => write!(f, "no proof came within {PROOF_TIMEOUT:?}"),
+            Self::Ended => f.write_str("the connection ended before the proof"),
+            Self::TooLong => write!(f, "more than {PROOF_MAX_BYTES} bytes came in place of a proof"),
+            Self::NoProof => f.write_str("what came is no proof"),
+            Self::AsksNothing => f.write_str("it asks for no proof: it has no secret"),
+            Self::RefusesOurs => f.write_str("it does not take our proof"),
+            Self::Wrong => f.write_str("the proof is made with another secret, or for another connection"),
+            Self::Io(error) => write!(f, "{error}"),
+        }
+    }
+}
+
+impl std::error::Error for Unproven {}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,192 @@
+//! Whoever connects to a port of a secured cluster and does not know the secret.
+
+use std::io::{Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use crate::harness::{PATIENCE, Packets, Process, SECRET, Scratch, System, eventually};
+
+/// Passes bytes on between those who connect here and `to`, and keeps them.
+struct Relay {
+    address: SocketAddr,
+    passed: Arc<Mutex<Vec<u8>>>,
+}
+
+impl Relay {
+    fn before(to: SocketAddr) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let (address, passed) = (listener.local_addr().unwrap(), Arc::new(Mutex::new(Vec::new())));
+        let relay = Self { address, passed: passed.clone() };
+        // Ends with the test's process: nobody connects any more.
+        thread::spawn(move || {
+            for dialer in listener.incoming().map_while(Result::ok) {
+                let acceptor = TcpStream::connect(to).unwrap();
+                for (from, to) in [(&dialer, &acceptor), (&acceptor, &dialer)] {
+                    let (from, to) = (from.try_clone().unwrap(), to.try_clone().unwrap());
+                    let passed = passed.clone();
+                    thread::spawn(move || pass(from, to, &passed));
+                }
+            }
+        });
+        relay
+    }
+
+    fn passed(&self) -> String {
+        String::from_utf8_lossy(&self.passed.lock().unwrap()).into_owned()
+    }
+}
+
+fn pass(mut from: TcpStream, mut to: TcpStream, passed: &Mutex<Vec<u8>>) {
+    let mut piece = [0; 4096];
+    while let Ok(count @ 1..) = from.read(&mut piece) {
+        passed.lock().unwrap().extend_from_slice(&piece[..count]);
+        if to.write_all(&piece[..count]).is_err() {
+            break;
+        }
+    }
+    let _ = to.shutdown(Shutdown::Both);
+}
+
+/// Expects the challenge, the refusal and the end, and nothing else: no list above all. Returns the refusal.
+fn turned_away(stranger: &mut Packets) -> String {
+    let refusal = stranger.receive().expect("a word of refusal");
+    assert_eq!(refusal["errorcode"], 401, "{refusal}");
+    assert_eq!(stranger.receive(), None);
+    refusal["errormessage"].as_str().unwrap().to_owned()
+}
+
+fn challenged(address: SocketAddr) -> (Packets, Value) {
+    let mut stranger = Packets::to(address);
+    let challenge = stranger.receive().expect("a challenge");
+    assert_eq!((&challenge["proto"], challenge.as_object().unwrap().len()), (&json!("pilcrow/1"), 2));
+    (stranger, challenge["challenge"].clone())
+}
+
+#[test]
+fn a_course_node_is_told_and_closed_and_is_shown_nobody() {
+    let system = System::secured(1);
+    let params = json!({ "port": 9040, "name": "goods", "urls": ["GET/goods"] });
+    let register = json!({ "uri": "/distributes", "method": "POST", "key": 0, "params": params });
+    let request = json!({ "uri": "/users", "method": "GET", "key": 1, "params": {} });
+    for (process, packet) in [(&system.distributor, &register), (&system.users[0], &request)] {
+        let (mut stranger, _) = challenged(process.address());
+        stranger.send(packet);
+        let told = turned_away(&mut stranger);
+        assert!(told.contains("this cluster has a secret"), "{told}");
+        let port = stranger.stream().local_addr().unwrap().port().to_string();
+        process.await_log(&["WARN", &port, "does not prove the cluster secret", "what came is no proof"]);
+    }
+    assert_eq!(system.http().get("/goods").status, 404);
+}
+
+#[test]
+fn who_says_nothing_or_little_is_closed_all_the_same() {
+    let system = System::secured(1);
+    let ports = [system.distributor.address(), system.users[0].address()];
+    thread::scope(|scope| {
+        for (address, drips) in ports.into_iter().flat_map(|address| [(address, false), (address, true)]) {
+            scope.spawn(move || {
+                let began = Instant::now();
+                let (mut stranger, _) = challenged(address);
+                let mut dripping = stranger.stream().try_clone().unwrap();
+                thread::spawn(move || {
+                    while drips && dripping.write_all(b" ").is_ok() && began.elapsed() < PATIENCE {
+                        thread::sleep(Duration::from_millis(100));
+                    }
+                });
+                let refusal = stranger.receive().expect("a word of refusal");
+                println!("drips: {drips}, refused after {:?}", began.elapsed());
+                assert!(
+                    refusal["errormessage"].as_str().unwrap().contains("no proof came within"),
+                    "{refusal}"
+                );
+                assert_eq!(stranger.receive(), None);
+            });
+        }
+    });
+}
+
+#[test]
+fn a_proof_that_was_overheard_is_worth_nothing() {
+    let distributor = Process::distributor_with(&[], &[("PILCROW_SECRET", SECRET)]);
+    let relay = Relay::before(distributor.address());
+    let mut node = Packets::proven(relay.address, SECRET);
+    node.receive().expect("the list");
+    let passed = relay.passed();
+    let frames: Vec<Value> =
+        passed.split_terminator('¶').map(|one| serde_json::from_str(one).unwrap()).collect();
+    let answer = frames.iter().find(|one| one["proof"].is_string() && one["challenge"].is_string()).unwrap();
+    let (mut stranger, challenge) = challenged(distributor.address());
+    assert_ne!(challenge, frames[0]["challenge"], "a new one for each connection");
+    stranger.send(answer);
+    assert!(turned_away(&mut stranger).contains("another secret, or for another connection"));
+    // Nor is what the distributor itself has proven.
+    let proof = frames.iter().find(|one| one["proof"].is_string() && one["challenge"].is_null()).unwrap();
+    let (mut stranger, challenge) = challenged(distributor.address());
+    stranger.send(&json!({ "challenge": challenge, "proof": proof["proof"] }));
+    turned_away(&mut stranger);
+}
+
+#[test]
+fn strangers_by_the_hundred_disturb_nobody_and_do_not_fill_the_log() {
+    let system = System::secured(1);
+    system.create_user("kim@example.com", "Kim");
+    let ports = [(system.distributor.address(), 150), (system.users[0].address(), 50)];
+    let places = ports.iter().flat_map(|(address, count)| (0..*count).map(move |_| *address));
+    let mut strangers: Vec<Packets> = places.map(|address| challenged(address).0).collect();
+    assert_eq!(system.http().get("/users/1").status, 200);
+    let late = Process::users_with(&system.distributor, &system.scratch, &[], &[("PILCROW_SECRET", SECRET)]);
+    system.await_instances("GET", "/users", 2);
+    for stranger in &mut strangers {
+        turned_away(stranger);
+    }
+    assert_eq!(system.http().get("/users/1").status, 200);
+    system.distributor.await_log(&["does not prove the cluster secret", "only counted"]);
+    let log = system.distributor.log();
+    let lines = log.iter().filter(|line| line.contains("does not prove")).count();
+    assert!((100..150).contains(&lines), "{lines} lines");
+    drop(late);
+}
+
+#[test]
+fn strangers_count_among_the_connections() {
+    let distributor = Process::distributor_with(&["--max-connections", "2"], &[("PILCROW_SECRET", SECRET)]);
+    eventually("there is no room for a third", || {
+        let mut three = [(); 3].map(|()| Packets::to(distributor.address()));
+        three[2].receive().is_none().then_some(())
+    });
+    distributor.await_log(&["turned away", "2 connections are open"]);
+    eventually("there is room again", || Packets::to(distributor.address()).receive());
+}
+
+#[test]
+fn the_secret_stands_in_no_log_not_even_at_trace_and_never_crosses_the_wire() {
+    let scratch = Scratch::new();
+    let variables = [("PILCROW_SECRET", SECRET), ("RUST_LOG", "trace")];
+    let distributor = Process::distributor_with(&[], &variables);
+    let relay = Relay::before(distributor.address());
+    let database = scratch.file("users.db");
+    let through = ["--listen", "127.0.0.1:0", "--distributor", &relay.address.to_string()].map(str::to_owned);
+    let with_database =
+        [&through[..], &["--database".to_owned(), database.to_str().unwrap().to_owned()]].concat();
+    let users = Process::start(env!("CARGO_BIN_EXE_users"), &with_database, &variables);
+    let gateway = Process::start(env!("CARGO_BIN_EXE_gateway"), &through, &variables);
+    // Those who fail are logged as well.
+    let mut stranger = challenged(users.address()).0;
+    stranger.send(&json!({ "challenge": "0".repeat(64), "proof": "1".repeat(64) }));
+    turned_away(&mut stranger);
+    crate::harness::await_instances(&gateway, "GET", "/users", 1);
+    assert_eq!(gateway.http().get("/users").status, 200);
+    let passed = relay.passed();
+    assert!(passed.contains("\"challenge\"") && passed.contains("GET/users"), "{passed}");
+    assert!(!passed.contains(SECRET));
+    for process in [&distributor, &users, &gateway] {
+        let log = process.log().join("\n");
+        assert!(log.contains("secured") && !log.contains(SECRET), "{log}");
+    }
+    users.await_log(&["WARN", "does not prove the cluster secret"]);
+}
