@@ -118,6 +118,14 @@ impl<R: Read> FrameReader<R> {
         !self.buffer.is_empty()
     }
 
+    /// How much memory the buffer takes, in bytes: what the tests hold against the limit.
+    #[cfg(any(test, fuzzing))]
+    #[doc(hidden)]
+    #[must_use]
+    pub fn held_bytes(&self) -> usize {
+        self.buffer.capacity()
+    }
+
     /// Whether the beginning of a frame is here and its end is not.
     #[must_use]
     pub fn mid_frame(&self) -> bool {
@@ -203,6 +211,8 @@ impl<R: Read> FrameReader<R> {
         // Doubling keeps the cost of a long frame in proportion to its length.
         let wanted = (self.filled.end * 2).clamp(READ_BYTES, self.max_frame_bytes.saturating_add(READ_BYTES));
         if wanted > self.buffer.len() {
+            // Left to itself, the vector would double once more, and hold two frames of the permitted length.
+            self.buffer.reserve_exact(wanted - self.buffer.len());
             self.buffer.resize(wanted, 0);
         }
     }

@@ -297,6 +297,16 @@ fn a_frame_has_the_limit_and_not_a_byte_more() {
 }
 
 #[test]
+fn a_reader_holds_one_frame_of_the_permitted_length_and_little_more() {
+    for limit in [100, 40_000, 100_000, 1024 * 1024] {
+        let stream = [&vec![b'x'; limit][..], &DELIMITER].concat();
+        let mut reader = FrameReader::new(stream.as_slice(), limit);
+        assert_eq!(reader.next_frame().unwrap().map(str::len), Some(limit));
+        assert!(reader.held_bytes() <= limit + 16 * 1024, "{} bytes for {limit}", reader.held_bytes());
+    }
+}
+
+#[test]
 fn a_frame_is_too_long_before_its_end_has_come() {
     // There is no end: whoever waited for it would wait for ever, and keep all that comes.
     let good = encode(&json!({ "good": 1 })).unwrap();
