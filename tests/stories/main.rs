@@ -10,6 +10,7 @@ mod abuse;
 mod chaos;
 mod cli;
 mod course;
+mod deploy;
 mod distributor;
 mod feed;
 mod harness;

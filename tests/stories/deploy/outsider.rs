@@ -1,0 +1,146 @@
+//! Who comes from outside: curl, and a client that speaks TLS but otherwise does what it is told.
+
+use std::io::{Read, Write, copy};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+
+use super::proxy::{NAME, Proxy};
+use crate::harness::{Http, Response};
+
+/// curl, with this version of HTTP.
+#[derive(Clone, Copy)]
+pub struct Curl<'a> {
+    pub proxy: &'a Proxy,
+    pub version: &'static str,
+}
+
+pub const VERSIONS: [&str; 2] = ["--http1.1", "--http2"];
+
+impl Curl<'_> {
+    /// What every call has, and these arguments, with `path` at the end.
+    pub fn arguments(&self, path: &str, further: &[&str]) -> Vec<String> {
+        let port = self.proxy.https.port();
+        let certificate = self.proxy.certificate.to_str().unwrap();
+        let resolve = format!("{NAME}:{port}:127.0.0.1");
+        let url = format!("https://{NAME}:{port}{path}");
+        let all = ["-sS", self.version, "--max-time", "60", "--cacert", certificate, "--resolve", &resolve];
+        all.iter().chain(further).chain([&url.as_str()]).map(ToString::to_string).collect()
+    }
+
+    /// One request and its answer.
+    pub fn ask(&self, path: &str, further: &[&str]) -> Response {
+        let further = [&["-i"], further].concat();
+        let told = Command::new("curl").args(self.arguments(path, &further)).output().unwrap();
+        assert!(told.status.success(), "curl {path}: {}", String::from_utf8_lossy(&told.stderr));
+        parse(&told.stdout)
+    }
+}
+
+/// What `curl -i` prints. Interim answers (100) come first.
+fn parse(told: &[u8]) -> Response {
+    let end = told.windows(4).position(|four| four == b"\r\n\r\n").expect("a head") + 4;
+    let head = std::str::from_utf8(&told[..end]).unwrap();
+    let mut lines = head.trim_end().split("\r\n");
+    let mut first = lines.next().unwrap().split(' ');
+    let version = first.next().unwrap().to_owned();
+    let status = first.next().unwrap().parse().unwrap();
+    if status < 200 {
+        return parse(&told[end..]);
+    }
+    let headers = lines.map(|line| line.split_once(": ").unwrap());
+    let headers = headers.map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
+    Response { status, version, headers, body: told[end..].to_vec() }
+}
+
+/// One attempt at a handshake: `openssl s_client` with these flags, and nothing said.
+pub fn handshake(proxy: &Proxy, flags: &[&str]) -> Output {
+    Command::new("openssl")
+        .args(["s_client", "-connect", &proxy.https.to_string(), "-servername", NAME, "-CAfile"])
+        .arg(&proxy.certificate)
+        .args(flags)
+        .stdin(Stdio::null())
+        .output()
+        .unwrap()
+}
+
+/// A port whose every connection is carried to the proxy over TLS, byte by byte, by an `openssl s_client` of its own.
+/// So the client of the other stories can say to the proxy what no library of TLS would let it say.
+pub struct Tunnel {
+    address: SocketAddr,
+    ended: Arc<AtomicBool>,
+}
+
+impl Tunnel {
+    pub fn to(proxy: &Proxy) -> Self {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let address = listener.local_addr().unwrap();
+        let ended = Arc::new(AtomicBool::new(false));
+        let (stop, target, certificate) = (ended.clone(), proxy.https.to_string(), proxy.certificate.clone());
+        thread::spawn(move || {
+            while let Ok((stream, _)) = listener.accept() {
+                if stop.load(Ordering::SeqCst) {
+                    return;
+                }
+                let client = Command::new("openssl")
+                    .args([
+                        "s_client",
+                        "-quiet",
+                        "-verify_quiet",
+                        "-verify_return_error",
+                        "-alpn",
+                        "http/1.1",
+                    ])
+                    .args(["-connect", &target, "-servername", NAME, "-CAfile"])
+                    .arg(&certificate)
+                    .stdin(Stdio::piped())
+                    .stdout(Stdio::piped())
+                    .stderr(Stdio::null())
+                    .spawn()
+                    .unwrap();
+                thread::spawn(move || carry(&stream, client));
+            }
+        });
+        Self { address, ended }
+    }
+
+    pub fn http(&self) -> Http {
+        Http::to(self.address)
+    }
+}
+
+impl Drop for Tunnel {
+    fn drop(&mut self) {
+        self.ended.store(true, Ordering::SeqCst);
+        // Wakes the thread that waits in `accept`.
+        let _ = TcpStream::connect(self.address);
+    }
+}
+
+/// Carries bytes until either side ends, and then ends the other.
+fn carry(stream: &TcpStream, mut client: Child) {
+    let (mut into, mut from) = (client.stdin.take().unwrap(), client.stdout.take().unwrap());
+    let mut says = stream.try_clone().unwrap();
+    let upward = thread::spawn(move || {
+        let mut piece = [0; 4096];
+        while let Ok(count @ 1..) = says.read(&mut piece) {
+            if into.write_all(&piece[..count]).and_then(|()| into.flush()).is_err() {
+                break;
+            }
+        }
+        // Its client has gone: the tunnel ends on this side as well.
+        into
+    });
+    let mut hears = stream;
+    let downward = stream.try_clone().unwrap();
+    let waiting = thread::spawn(move || {
+        let _kept_until_the_client_is_gone = upward.join();
+        let _ = client.kill();
+        let _ = client.wait();
+    });
+    let _ = copy(&mut from, &mut hears);
+    let _ = downward.shutdown(Shutdown::Both);
+    let _ = waiting.join();
+}
