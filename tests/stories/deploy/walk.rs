@@ -155,3 +155,17 @@ fn one_of_two_gateways_may_end_and_nobody_notices() {
         assert!(log.iter().any(|line| line.contains(gateway)), "both had some of it: {log:#?}");
     }
 }
+
+#[test]
+fn a_gateway_that_knows_no_service_is_given_no_request() {
+    let (system, nobody) = (System::start(), Process::distributor(&[]));
+    let lost = Process::gateway(&nobody, &[]);
+    let Some(proxy) = Proxy::before(&[lost.address(), system.gateway.address()]) else { return };
+    eventually("the proxy has found out", || {
+        proxy.log().iter().any(|line| line.contains("Server gateways/gateway1 is DOWN")).then_some(())
+    });
+    for number in 1..=10 {
+        let answer = Curl { proxy: &proxy, version: "--http2" }.ask("/users", &[]);
+        assert_eq!(answer.status, 200, "request {number}: {}", answer.text());
+    }
+}
