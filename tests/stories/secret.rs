@@ -12,7 +12,7 @@ mod switch;
 
 use serde_json::json;
 
-use crate::harness::System;
+use crate::harness::{Process, SECRET, System};
 
 #[test]
 fn with_the_same_secret_everywhere_the_walk_is_as_without() {
@@ -21,4 +21,33 @@ fn with_the_same_secret_everywhere_the_walk_is_as_without() {
     let read = system.http().get(&format!("/users/{}", made["id"]));
     assert_eq!((read.status, &read.results()["name"]), (200, &json!("Kim")));
     assert_eq!(system.http().get("/goods").status, 404);
+}
+
+/// The program that `docs/protocol.md` shows, for this distributor.
+fn documented(system: &System) -> String {
+    let page = include_str!("../../docs/protocol.md");
+    let (_, section) = page.split_once("## 9. The cluster secret").unwrap();
+    let (_, program) = section.split_once("```bash\n").unwrap();
+    let (program, _) = program.split_once("```").unwrap();
+    assert!(program.contains("127.0.0.1/9000"), "{program}");
+    program.replace("127.0.0.1/9000", &system.distributor.address().to_string().replace(':', "/"))
+}
+
+#[cfg(unix)]
+#[test]
+fn the_proof_by_hand_that_the_documents_show_is_taken() {
+    let has = |program: &str, flag| std::process::Command::new(program).arg(flag).output().is_ok();
+    if !has("bash", "--version") || !has("openssl", "version") {
+        return println!("skipped: this machine has no bash or no openssl");
+    }
+    let system = System::secured(1);
+    let program = documented(&system);
+    let run = |secret| Process::run("bash", &["-c", &program], &[("PILCROW_SECRET", secret)]);
+    let (status, out, told) = run(SECRET);
+    assert_eq!(status, Some(0), "{out} {told}");
+    let list: serde_json::Value = serde_json::from_str(&out).unwrap();
+    assert_eq!((&list["uri"], list["params"].as_array().unwrap().len()), (&json!("/distributes"), 2));
+    let (status, out, _) = run("another secret that is long enough");
+    assert_eq!(status, Some(1));
+    assert!(out.contains("does not know the secret") && out.contains("401"), "{out}");
 }
