@@ -38,6 +38,9 @@ pub const GATEWAY: Identity = Identity { name: "gateway", port: 8000, port_varia
 /// The longest body of a request, in bytes.
 pub const MAX_BODY_BYTES: usize = 1024 * 1024;
 
+/// How long, once the gateway is asked to end, its idle connections are still read: requests may be on their way.
+pub const SETTLE: Duration = Duration::from_millis(300);
+
 /// The longest request id taken over from a client, in characters.
 const MAX_REQUEST_ID_CHARS: usize = 64;
 

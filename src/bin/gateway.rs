@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use clap::{Parser, ValueEnum};
 use pilcrow::gateway::http::Front;
-use pilcrow::gateway::{GATEWAY, Gateway, Settings, tiny_front};
+use pilcrow::gateway::{GATEWAY, Gateway, SETTLE, Settings, tiny_front};
 use pilcrow::mesh::Mesh;
 use pilcrow::net::canonical;
 use pilcrow::net::link::LinkLimits;
@@ -90,7 +90,7 @@ fn serve(args: &Args) -> Result<(), String> {
             let _ = stop.recv();
             log::info!("gateway: asked to end; finishing what is in progress");
             gateway.leave();
-            serving.drain(Duration::ZERO, args.common.drain_limit());
+            serving.drain(SETTLE, args.common.drain_limit());
         }
         FrontKind::TinyHttp => {
             let server = tiny_front::start(listener.into_socket(), &gateway)?;

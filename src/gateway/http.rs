@@ -88,13 +88,13 @@ impl Front {
         while reader.await_request()? {
             let _work = connection.work();
             let (answer, how) = match Self::read(&mut reader, connection.peer.ip()) {
-                Ok((request, mut how)) => {
-                    how.keep_alive &= !connection.draining();
-                    match self.gateway.answer(&request) {
-                        Answer::Whole(answer) => (answer, how),
-                        Answer::Stream(events) => return events.send(stream),
+                Ok((request, mut how)) => match self.gateway.answer(&request) {
+                    Answer::Whole(answer) => {
+                        how.keep_alive &= !connection.draining();
+                        (answer, how)
                     }
-                }
+                    Answer::Stream(events) => return events.send(stream),
+                },
                 Err(Broken::Refused(answer)) => {
                     (self.gateway.refuse(*answer, &reader.headers), Manner::CLOSING)
                 }

@@ -9,11 +9,13 @@ use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
-use std::thread::JoinHandle;
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 use log::Level;
+#[cfg(target_os = "linux")]
+use socket2::SockRef;
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::flood::say;
@@ -38,6 +40,11 @@ const REFUSALS_WAITING: usize = 64;
 
 /// How long a peer that was asked to end its connection gets for that, from the beginning of a drain.
 pub const PARTING: Duration = Duration::from_secs(3);
+
+/// How long, at the end, connections that wait in the kernel are still taken in, and how often it is looked whether
+/// one more has come.
+const BACKLOG_LIMIT: Duration = Duration::from_secs(1);
+const BACKLOG_PAUSE: Duration = Duration::from_millis(10);
 
 /// What is done with connections.
 pub trait Serve: Send + Sync + 'static {
@@ -107,6 +114,8 @@ struct Table {
     /// Told when a connection has ended, and during a drain when one has become idle.
     changed: Condvar,
     draining: AtomicBool,
+    /// Where the connection comes from that wakes the accept thread at the end: nobody to be served.
+    waker: Mutex<Option<SocketAddr>>,
 }
 
 impl Listener {
@@ -164,6 +173,7 @@ impl Listener {
             open: Mutex::new(HashMap::new()),
             changed: Condvar::new(),
             draining: AtomicBool::new(false),
+            waker: Mutex::new(None),
         });
         let (refused, to_refuse) = bounded(REFUSALS_WAITING);
         let refusing = service.clone();
@@ -191,19 +201,16 @@ impl Acceptor {
         let mut next_id = 0;
         loop {
             let accepted = self.socket.accept();
-            if self.table.draining.load(Ordering::SeqCst) {
-                return;
-            }
+            let draining = self.table.draining.load(Ordering::SeqCst);
             match accepted {
                 Ok((stream, peer)) => {
                     if failed.is_some_and(|last| last.elapsed() >= ACCEPT_CALM) {
                         log::info!("{}: accepting connections again", self.name);
                         failed = None;
                     }
-                    next_id += 1;
-                    self.admit(stream, SocketAddr::new(peer.ip().to_canonical(), peer.port()), next_id);
+                    self.take(stream, peer, &mut next_id);
                 }
-                Err(error) if is_the_peers_fault(&error) => {}
+                Err(error) if is_the_peers_fault(&error) || draining => {}
                 Err(error) => {
                     // Without a free descriptor `accept` fails at once, again and again: say it once and wait
                     // for connections to end. Those that come meanwhile wait in the kernel's backlog.
@@ -215,7 +222,46 @@ impl Acceptor {
                     drop(self.table.changed.wait_timeout(open, ACCEPT_PAUSE));
                 }
             }
+            if draining {
+                return self.empty_backlog(&mut next_id);
+            }
         }
+    }
+
+    /// Takes in those who wait in the kernel: they have been told that they are connected, and may have sent their
+    /// request already. Giving the port back would reset them.
+    fn empty_backlog(&self, next_id: &mut u64) {
+        let began = Instant::now();
+        let turned_off = turn_newcomers_off(&self.socket).is_ok();
+        let mut was_empty = false;
+        while self.socket.set_nonblocking(true).is_ok() && began.elapsed() < BACKLOG_LIMIT {
+            match self.socket.accept() {
+                Ok((stream, peer)) => {
+                    was_empty = false;
+                    // Some systems hand it down that the listening socket does not wait.
+                    if stream.set_nonblocking(false).is_ok() {
+                        self.take(stream, peer, next_id);
+                    }
+                }
+                Err(error) if is_the_peers_fault(&error) => {}
+                // Where newcomers are kept away, the last ones may still be on their way in.
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock && (was_empty || !turned_off) => {
+                    return;
+                }
+                Err(error) => {
+                    was_empty = error.kind() == io::ErrorKind::WouldBlock;
+                    thread::sleep(BACKLOG_PAUSE);
+                }
+            }
+        }
+    }
+
+    fn take(&self, stream: TcpStream, peer: SocketAddr, next_id: &mut u64) {
+        if *lock(&self.table.waker) == Some(peer) {
+            return;
+        }
+        *next_id += 1;
+        self.admit(stream, SocketAddr::new(peer.ip().to_canonical(), peer.port()), *next_id);
     }
 
     fn admit(&self, stream: TcpStream, peer: SocketAddr, id: u64) {
@@ -261,6 +307,33 @@ impl Acceptor {
     }
 }
 
+/// Lets the kernel drop what would open a further connection to this port, while those that are being opened come
+/// through. Whoever is dropped asks again a second later, and is then refused, or served by our successor.
+#[cfg(target_os = "linux")]
+fn turn_newcomers_off(socket: &TcpListener) -> io::Result<()> {
+    use socket2::SockFilter;
+    const LOAD_BYTE: u16 = 0x30;
+    const AND: u16 = 0x54;
+    const JUMP_IF_EQUAL: u16 = 0x15;
+    const RETURN: u16 = 0x06;
+    /// Where the flags stand in a TCP header, and the two that tell the first packet of a connection.
+    const FLAGS: u32 = 13;
+    const SYN: u32 = 0x02;
+    const ACK: u32 = 0x10;
+    SockRef::from(socket).attach_filter(&[
+        SockFilter::new(LOAD_BYTE, 0, 0, FLAGS),
+        SockFilter::new(AND, 0, 0, SYN | ACK),
+        SockFilter::new(JUMP_IF_EQUAL, 0, 1, SYN),
+        SockFilter::new(RETURN, 0, 0, 0),
+        SockFilter::new(RETURN, 0, 0, u32::MAX),
+    ])
+}
+
+#[cfg(not(target_os = "linux"))]
+fn turn_newcomers_off(_socket: &TcpListener) -> io::Result<()> {
+    Err(io::ErrorKind::Unsupported.into())
+}
+
 fn refuse_politely(to_refuse: &Receiver<(TcpStream, SocketAddr)>, service: &dyn Serve) {
     while let Ok((stream, peer)) = to_refuse.recv() {
         service.refuse(&stream, peer);
@@ -292,6 +365,8 @@ impl Serving {
     pub fn drain(mut self, settle: Duration, limit: Duration) -> bool {
         let began = Instant::now();
         self.stop_accepting();
+        // Also for those who were the last to be let in.
+        let settle = settle + began.elapsed();
         let mut open = lock(&self.table.open);
         loop {
             if open.is_empty() {
@@ -318,19 +393,40 @@ impl Serving {
         false
     }
 
-    /// Gives the port back. Open connections live on.
+    /// Takes in who has connected already, then gives the port back. Open connections live on.
     pub fn stop_accepting(&mut self) {
-        self.table.draining.store(true, Ordering::SeqCst);
         let Some(accepting) = self.accepting.take() else { return };
         // A thread that waits in `accept` is woken by a connection, and by nothing else everywhere.
+        let waker = self.waker();
+        *lock(&self.table.waker) =
+            waker.as_ref().ok().and_then(|socket| socket.local_addr().ok()?.as_socket());
+        self.table.draining.store(true, Ordering::SeqCst);
+        let woken = waker.and_then(|socket| {
+            socket.connect_timeout(&self.reachable_address().into(), BACKLOG_LIMIT).map(|()| socket)
+        });
+        // One that finds no free descriptor is not waiting in `accept`: it tries again and again.
+        let deadline = Instant::now() + 2 * BACKLOG_LIMIT;
+        while !accepting.is_finished() && Instant::now() < deadline {
+            thread::sleep(Duration::from_millis(1));
+        }
+        drop(woken);
+    }
+
+    /// A socket that has its address already, so that the accept thread knows its connection.
+    fn waker(&self) -> io::Result<Socket> {
+        let address = self.reachable_address();
+        let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+        socket.bind(&SocketAddr::new(address.ip(), 0).into())?;
+        Ok(socket)
+    }
+
+    /// Where this port is reached from this machine.
+    fn reachable_address(&self) -> SocketAddr {
         let port = self.address.port();
-        let wake = match self.address {
+        match self.address {
             SocketAddr::V4(v4) if v4.ip().is_unspecified() => SocketAddr::from((Ipv4Addr::LOCALHOST, port)),
             SocketAddr::V6(v6) if v6.ip().is_unspecified() => SocketAddr::from((Ipv6Addr::LOCALHOST, port)),
             address => address,
-        };
-        if TcpStream::connect_timeout(&wake, Duration::from_secs(1)).is_ok() || accepting.is_finished() {
-            let _ = accepting.join();
         }
     }
 }
