@@ -382,7 +382,7 @@ impl Link {
             })
         })?;
         drop(in_order);
-        session.outbox.flush();
+        session.outbox.push();
         Ok(())
     }
 

@@ -4,17 +4,21 @@
 //! each. Instead they append to a queue, and *whoever finds the connection idle writes everything that is queued
 //! by then in one call*. Under load that turns many packets into one write, and an idle connection pays nothing.
 //!
-//! A thread that must never wait for a slow peer (a database writer, a pool) leaves its packet with [`Outbox::post`]
-//! to the connection's own writer thread, which runs [`Outbox::run`].
+//! Nobody who writes for others waits for the peer: where the connection takes no more at once, a thread that is
+//! started for it takes over what is left ([`Outbox::send`]). So a peer that does not read costs its callers their
+//! own time-out and no more.
+//!
+//! A thread that must not even write (a database writer, a pool) leaves its packet with [`Outbox::post`] to the
+//! connection's own writer thread, which runs [`Outbox::run`].
 
 use std::fmt;
 use std::io::{self, Write};
 use std::net::{Shutdown, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::{WRITE_TIMEOUT, is_timeout};
+use super::{WRITE_TIMEOUT, is_timeout, spawn};
 use crate::packet::DELIMITER;
 use crate::sync::lock;
 
@@ -33,9 +37,15 @@ pub enum Batching {
     OneByOne,
 }
 
+/// How many batches one caller writes, most of them for others, before another thread takes over.
+const MAX_BATCHES: usize = 64;
+
 /// The sending half of one connection, shared by all who send on it.
+#[derive(Debug, Clone)]
+pub struct Outbox(Arc<Shared>);
+
 #[derive(Debug)]
-pub struct Outbox {
+struct Shared {
     stream: Arc<TcpStream>,
     one_by_one: AtomicBool,
     state: Mutex<State>,
@@ -67,36 +77,46 @@ pub enum SendError {
     Full,
 }
 
+/// Whether a writer waits for its peer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Patience {
+    /// It writes what the connection takes at once.
+    None,
+    /// It waits for room, at most [`WRITE_TIMEOUT`].
+    WriteTimeout,
+}
+
 impl Outbox {
     /// An outbox over this connection.
     #[must_use]
     pub fn new(stream: Arc<TcpStream>, batching: Batching) -> Self {
         let one_by_one = AtomicBool::new(batching == Batching::OneByOne);
-        Self { stream, one_by_one, state: Mutex::new(State::default()), wake: Condvar::new() }
+        let (state, wake) = (Mutex::new(State::default()), Condvar::new());
+        Self(Arc::new(Shared { stream, one_by_one, state, wake }))
     }
 
     /// From now on each packet leaves in a write of its own: the peer has turned out to be of the course.
     pub fn set_one_by_one(&self) {
-        self.one_by_one.store(true, Ordering::Relaxed);
+        self.0.one_by_one.store(true, Ordering::Relaxed);
     }
 
-    /// Queues a frame and, if nobody is writing, writes all that is queued. May wait for the peer, at most
-    /// [`WRITE_TIMEOUT`].
+    /// Queues a frame and, if nobody is writing, writes what is queued, as [`push`](Self::push) does. Never waits
+    /// for the peer.
     ///
     /// # Errors
     /// If the frame was not taken. A write that fails later closes the connection instead.
     pub fn send(&self, frame: &[u8]) -> Result<(), SendError> {
         self.hold(frame)?;
-        self.flush();
+        self.push();
         Ok(())
     }
 
-    /// Queues a frame that a [`flush`](Self::flush) of the same thread will follow soon.
+    /// Queues a frame that a [`push`](Self::push) or [`flush`](Self::flush) of the same thread will follow soon.
     ///
     /// # Errors
     /// If the frame was not taken.
     pub fn hold(&self, frame: &[u8]) -> Result<(), SendError> {
-        let mut state = lock(&self.state);
+        let mut state = lock(&self.0.state);
         if state.closed {
             return Err(SendError::Closed);
         }
@@ -113,27 +133,27 @@ impl Outbox {
     /// If the frame was not taken.
     pub fn post(&self, frame: &[u8]) -> Result<(), SendError> {
         self.hold(frame)?;
-        self.wake.notify_one();
+        self.0.wake.notify_one();
         Ok(())
     }
 
     /// How many bytes wait to be written. Many bytes mean a peer that does not keep up.
     #[must_use]
     pub fn waiting_bytes(&self) -> usize {
-        lock(&self.state).queue.len()
+        lock(&self.0.state).queue.len()
     }
 
     /// Waits until no more than `bytes` wait to be written; false if they still do at `deadline`, or the connection
     /// has ended.
     #[must_use]
     pub fn await_room(&self, bytes: usize, deadline: Instant) -> bool {
-        let mut state = lock(&self.state);
+        let mut state = lock(&self.0.state);
         while !state.closed && state.queue.len() > bytes {
             if Instant::now() >= deadline {
                 return false;
             }
             // The writer wakes nobody when it is done: those who wait here are few, and look again soon.
-            let waited = self.wake.wait_timeout(state, Duration::from_millis(2));
+            let waited = self.0.wake.wait_timeout(state, Duration::from_millis(2));
             state = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
         !state.closed
@@ -142,26 +162,33 @@ impl Outbox {
     /// Leaves a frame to the writer thread that replaces the one left before, if that has not gone yet: a slow
     /// reader of the list skips the lists that are already out of date.
     pub fn post_latest(&self, frame: Arc<[u8]>) {
-        lock(&self.state).latest = Some(frame);
-        self.wake.notify_one();
+        lock(&self.0.state).latest = Some(frame);
+        self.0.wake.notify_one();
     }
 
-    /// Writes what is queued, unless somebody is writing: they will take it along.
+    /// Writes what is queued, unless somebody is writing: they will take it along. Never waits for the peer: what
+    /// the connection does not take at once is left to a thread of its own.
+    pub fn push(&self) {
+        self.write_queued(lock(&self.0.state), Patience::None);
+    }
+
+    /// As [`push`](Self::push), but waits for the peer, at most [`WRITE_TIMEOUT`]: for the thread that reads this
+    /// connection, since whoever does not read answers need not be read.
     pub fn flush(&self) {
-        self.write_queued(lock(&self.state));
+        self.write_queued(lock(&self.0.state), Patience::WriteTimeout);
     }
 
     /// The writer thread: writes what others post, until the connection closes.
     pub fn run(&self) {
         loop {
-            let mut state = lock(&self.state);
+            let mut state = lock(&self.0.state);
             while !state.closed && (state.writing || !state.has_work()) {
-                state = self.wake.wait(state).unwrap_or_else(PoisonError::into_inner);
+                state = self.0.wake.wait(state).unwrap_or_else(PoisonError::into_inner);
             }
             if state.closed {
                 return;
             }
-            self.write_queued(state);
+            self.write_queued(state, Patience::WriteTimeout);
         }
     }
 
@@ -169,15 +196,15 @@ impl Outbox {
     pub fn finish(&self) {
         let deadline = Instant::now() + WRITE_TIMEOUT;
         loop {
-            let state = lock(&self.state);
+            let state = lock(&self.0.state);
             let done = state.closed || !(state.writing || state.has_work());
             if done || Instant::now() >= deadline {
                 return;
             }
             if state.writing {
-                drop(self.wake.wait_timeout(state, Duration::from_millis(10)));
+                drop(self.0.wake.wait_timeout(state, Duration::from_millis(10)));
             } else {
-                self.write_queued(state);
+                self.write_queued(state, Patience::WriteTimeout);
             }
         }
     }
@@ -185,33 +212,43 @@ impl Outbox {
     /// Ends the connection in both directions. Its reader sees the end of the stream.
     pub fn close(&self) {
         {
-            let mut state = lock(&self.state);
+            let mut state = lock(&self.0.state);
             state.closed = true;
             state.queue = Vec::new();
             state.latest = None;
         }
-        self.wake.notify_all();
+        self.0.wake.notify_all();
         // Dropping our handle would not wake the thread that reads from another one; this does.
-        let _ = self.stream.shutdown(Shutdown::Both);
+        let _ = self.0.stream.shutdown(Shutdown::Both);
     }
 
-    fn write_queued<'a>(&'a self, mut state: std::sync::MutexGuard<'a, State>) {
+    fn write_queued<'a>(&'a self, mut state: MutexGuard<'a, State>, patience: Patience) {
         if state.writing {
             return;
         }
         let mut batch = Vec::new();
+        let mut batches = 0;
         while state.has_work() {
             state.writing = true;
             batch.clear();
             std::mem::swap(&mut batch, &mut state.queue);
             let latest = state.latest.take();
             drop(state); // never hold the lock during I/O: others go on queueing
-            let written = self.write(&batch).and_then(|()| latest.map_or(Ok(()), |frame| self.write(&frame)));
-            if let Err(error) = written {
-                log::debug!("writing to {:?} failed: {error}", self.stream.peer_addr().ok());
-                self.close();
-            }
-            state = lock(&self.state);
+            batches += 1;
+            let written = match patience {
+                Patience::WriteTimeout => self.0.write(&batch),
+                Patience::None => match self.0.write_at_once(&batch) {
+                    Ok(count) if count == batch.len() && latest.is_none() && batches < MAX_BATCHES => Ok(()),
+                    Ok(count) => {
+                        batch.drain(..count);
+                        return self.leave_to_a_thread(batch, latest);
+                    }
+                    Err(error) => Err(error),
+                },
+            };
+            let written = written.and_then(|()| latest.map_or(Ok(()), |frame| self.0.write(&frame)));
+            self.close_if_failed(written);
+            state = lock(&self.0.state);
             state.writing = false;
         }
         if state.queue.capacity() == 0 && batch.capacity() <= KEEP_BYTES {
@@ -220,19 +257,83 @@ impl Outbox {
         }
     }
 
+    /// Starts a thread that writes `rest`, and what is queued meanwhile, while callers go on to wait for their
+    /// replies. Until it is done it is the one who writes.
+    fn leave_to_a_thread(&self, rest: Vec<u8>, latest: Option<Arc<[u8]>>) {
+        let outbox = self.clone();
+        let port = self.0.stream.peer_addr().map_or(0, |peer| peer.port());
+        let started = spawn(&format!("rest {port}"), move || {
+            let written = outbox.0.write(&rest);
+            drop(rest);
+            let written = written.and_then(|()| latest.map_or(Ok(()), |frame| outbox.0.write(&frame)));
+            outbox.close_if_failed(written);
+            let mut state = lock(&outbox.0.state);
+            state.writing = false;
+            outbox.write_queued(state, Patience::WriteTimeout);
+        });
+        if let Err(error) = started {
+            self.close_if_failed(Err(error));
+            lock(&self.0.state).writing = false;
+        }
+    }
+
+    fn close_if_failed(&self, written: io::Result<()>) {
+        if let Err(error) = written {
+            log::debug!("writing to {:?} failed: {error}", self.0.stream.peer_addr().ok());
+            self.close();
+        }
+    }
+}
+
+impl Shared {
     fn write(&self, bytes: &[u8]) -> io::Result<()> {
         let deadline = Instant::now() + WRITE_TIMEOUT;
-        if !self.one_by_one.load(Ordering::Relaxed) {
-            return write_by(&self.stream, bytes, deadline);
-        }
         let mut rest = bytes;
-        while let Some(at) = memchr::memmem::find(rest, &DELIMITER) {
-            let (frame, after) = rest.split_at(at + DELIMITER.len());
-            write_by(&self.stream, frame, deadline)?;
+        while !rest.is_empty() {
+            let (piece, after) = rest.split_at(self.next_write(rest));
+            write_by(&self.stream, piece, deadline)?;
             rest = after;
         }
         Ok(())
     }
+
+    /// Writes what the connection takes without waiting. How many bytes that were.
+    fn write_at_once(&self, bytes: &[u8]) -> io::Result<usize> {
+        let mut written = 0;
+        while written < bytes.len() {
+            let rest = &bytes[written..];
+            match send_at_once(&self.stream, &rest[..self.next_write(rest)]) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(count) => written += count,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if is_timeout(&error) => return Ok(written),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(written)
+    }
+
+    /// How many of these bytes go into one write: all, or up to the end of the first packet.
+    fn next_write(&self, bytes: &[u8]) -> usize {
+        if !self.one_by_one.load(Ordering::Relaxed) {
+            return bytes.len();
+        }
+        memchr::memmem::find(bytes, &DELIMITER).map_or(bytes.len(), |at| at + DELIMITER.len())
+    }
+}
+
+/// One write that fails, rather than waits, where there is no room.
+#[cfg(target_os = "linux")]
+fn send_at_once(stream: &TcpStream, bytes: &[u8]) -> io::Result<usize> {
+    const DONT_WAIT: i32 = 0x40;
+    const NO_SIGNAL: i32 = 0x4000;
+    socket2::SockRef::from(stream).send_with_flags(bytes, DONT_WAIT | NO_SIGNAL)
+}
+
+/// Elsewhere a write waits for room, at most [`WRITE_TIMEOUT`].
+#[cfg(not(target_os = "linux"))]
+fn send_at_once(mut stream: &TcpStream, bytes: &[u8]) -> io::Result<usize> {
+    stream.write(bytes)
 }
 
 /// Writes all of `bytes` before `deadline`. The stream's own write time-out bounds each single wait; this bounds
