@@ -21,7 +21,7 @@ pub mod store;
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use serde::Serialize;
 
@@ -32,16 +32,13 @@ use changes::Feed;
 use input::Fields;
 use model::{Changes, NewUser, User};
 use passwords::{HashingPool, Password, PasswordHash, Token};
-use store::{Store, StoreError};
+use store::{ANSWER_IN_TIME, Store, StoreError};
 
 /// The process that serves users.
 pub const USERS: Identity = Identity { name: "users", port: 9020, port_variable: "USERS_PORT" };
 
 /// How long a login token is valid, in seconds.
 const TOKEN_SECONDS: u64 = 24 * 60 * 60;
-
-/// How long before its deadline a reader that waits for a change is told that it has not come.
-const ANSWER_IN_TIME: Duration = Duration::from_millis(100);
 
 /// What the handlers share.
 struct Users {

@@ -70,6 +70,8 @@ struct State {
     last: u64,
     subscribers: Vec<Subscriber>,
     waiters: Vec<Waiter>,
+    /// The last look into the database failed: that is said once, not ten times a second.
+    in_trouble: bool,
 }
 
 struct Subscriber {
@@ -97,11 +99,11 @@ impl Feed {
         let no_port = |error: io::Error| format!("no loopback port for the change feed: {error}");
         let ear = Ear::open().map_err(no_port)?;
         let port = ear.port().map_err(no_port)?;
-        let failed = |error: StoreError| format!("the change feed does not start: {error}");
+        let failed = |error: StoreError| store.explain(&error);
         store.write_now(move |db| bell::hang(db, port)).map_err(failed)?;
         // From here on every commit rings; what came before is known from the table.
         let last = store.read(model::last_seq).map_err(failed)?;
-        let state = State { last, subscribers: Vec::new(), waiters: Vec::new() };
+        let state = State { last, subscribers: Vec::new(), waiters: Vec::new(), in_trouble: false };
         let replays = Pool::start("replay", REPLAYS, REPLAYS_WAITING)?;
         let bell = ear.bell().map_err(no_port)?;
         let feed = Arc::new(Self { store, state: Mutex::new(state), replays, bell });
@@ -204,10 +206,13 @@ impl Feed {
             let changes = match self.store.read(|db| model::changes(db, state.last, PAGE)) {
                 Ok(changes) => changes,
                 Err(error) => {
-                    log::warn!("the change feed cannot read: {error}; trying on");
+                    let level = if state.in_trouble { log::Level::Debug } else { log::Level::Warn };
+                    log::log!(level, "the change feed cannot read: {error}; trying on");
+                    state.in_trouble = true;
                     return Duration::from_millis(100);
                 }
             };
+            state.in_trouble = false;
             for change in &changes {
                 state.broadcast(change);
             }

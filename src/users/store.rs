@@ -16,7 +16,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
-use rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior};
+use rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior, ffi};
 
 use super::bell::Ringer;
 use crate::packet::Failure;
@@ -30,6 +30,9 @@ const MIGRATIONS: [&str; 2] =
 /// How long to wait for another process that is writing. Less than a gateway waits, so that its client is told what
 /// happened and not only that nothing came.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// How long before its deadline an asker that waits is told that it waits in vain: it must still be there to hear it.
+pub const ANSWER_IN_TIME: Duration = Duration::from_millis(100);
 
 /// How many connections there are for reading. Reads are short: more would only cost memory.
 const MAX_READERS: usize = 8;
@@ -64,6 +67,10 @@ pub enum StoreError {
     DiskFull,
     /// The file may not be written.
     ReadOnly,
+    /// The file does not take what is written to it: a fault of the disk, or of its file system. With SQLite's code.
+    Unwritable(i32),
+    /// The file cannot be opened once more, such as without a free descriptor.
+    Unopened,
     /// There is no such row.
     NotFound,
     /// The value must be unique and another row has it.
@@ -80,26 +87,39 @@ impl Store {
     /// # Errors
     /// A sentence that names the file and the reason.
     pub fn open(path: &Path) -> Result<Self, String> {
-        let explain =
-            |error: &dyn fmt::Display| format!("cannot open the database {}: {error}", path.display());
+        let explain = |error: &dyn fmt::Display| cannot_open(path, error);
         // To SQLite these are no files: in memory each connection, and each process, would have its own database.
         if path.to_str().is_some_and(|name| name == ":memory:" || name.starts_with("file:")) {
             return Err(explain(&"name a file, not an SQLite URI or a database in memory"));
         }
         create_private(path).map_err(|error| explain(&error))?;
         let mut database = connect(path, BUSY_TIMEOUT).map_err(|error| explain(&error))?;
+        if database.is_readonly("main").map_err(|error| explain(&error))? {
+            return Err(explain(
+                &"it may not be written: its disk is mounted read-only, or it is somebody else's",
+            ));
+        }
         prepare(&mut database).map_err(|error| explain(&error))?;
+        // Where there is no descriptor for a further one later, everybody reads over this one.
+        let reader = connect(path, BUSY_TIMEOUT).map_err(|error| explain(&error))?;
+        reader.query_row("SELECT count(*) FROM bells", [], |_| Ok(())).map_err(|error| explain(&error))?;
         let (writes, queue) = bounded(MAX_WAITING_WRITES);
         thread::Builder::new()
             .name("db writer".to_owned())
-            .spawn(move || write_all(&mut database, &queue))
+            .spawn(move || write_all(database, &queue))
             .map_err(no_thread)?;
         Ok(Self {
             path: path.to_owned(),
-            readers: Mutex::new(Readers { idle: Vec::new(), open: 0 }),
+            readers: Mutex::new(Readers { idle: vec![reader], open: 1 }),
             returned: Condvar::new(),
             writes,
         })
+    }
+
+    /// The sentence that says that this database cannot be used.
+    #[must_use]
+    pub fn explain(&self, error: &StoreError) -> String {
+        cannot_open(&self.path, error)
     }
 
     /// Reads on the caller's thread.
@@ -124,7 +144,10 @@ impl Store {
         work: impl FnOnce(&Connection) -> Result<T, StoreError> + Send + 'static,
         done: impl FnOnce(Result<T, StoreError>) + Send + 'static,
     ) {
-        let job = Job { deadline, work, done };
+        let busy = Instant::now() + BUSY_TIMEOUT;
+        let patience = deadline
+            .map_or(busy, |deadline| busy.min(deadline.checked_sub(ANSWER_IN_TIME).unwrap_or(deadline)));
+        let job = Job { deadline, patience, work, done };
         if let Err(TrySendError::Full(job) | TrySendError::Disconnected(job)) =
             self.writes.try_send(Box::new(job))
         {
@@ -147,15 +170,23 @@ impl Store {
 
     fn reader(&self) -> Result<Connection, StoreError> {
         let deadline = Instant::now() + BUSY_TIMEOUT;
+        let mut may_open = true;
         let mut readers = lock(&self.readers);
         loop {
             if let Some(connection) = readers.idle.pop() {
                 return Ok(connection);
             }
-            if readers.open < MAX_READERS {
+            if readers.open < MAX_READERS && may_open {
                 readers.open += 1;
                 drop(readers); // opening reads the file: never under the lock
-                return connect(&self.path, BUSY_TIMEOUT).inspect_err(|_| self.forget_reader());
+                match connect(&self.path, BUSY_TIMEOUT) {
+                    Ok(connection) => return Ok(connection),
+                    Err(error) => log::debug!("no further connection to the database: {error}"),
+                }
+                self.forget_reader();
+                may_open = false; // those that are open come back
+                readers = lock(&self.readers);
+                continue;
             }
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
@@ -188,9 +219,12 @@ impl Drop for Lent<'_> {
 
 /// What the writer thread does with a queued write.
 trait Write: Send {
-    /// Does the work inside the open transaction. Returned is what to do after the commit; an error means that
-    /// nothing of this write may remain.
-    fn run(self: Box<Self>, connection: &Connection) -> (bool, Completion);
+    /// Until when another process that writes is waited for.
+    fn patience(&self) -> Instant;
+
+    /// Does the work inside the open transaction. Returned is also what to do after the commit; an error means
+    /// that nothing of this write may remain.
+    fn run(self: Box<Self>, connection: &Connection) -> (Result<(), StoreError>, Completion);
 
     /// Reports that the write was not begun.
     fn refuse(self: Box<Self>, why: StoreError);
@@ -200,7 +234,9 @@ trait Write: Send {
 type Completion = Box<dyn FnOnce(Result<(), StoreError>)>;
 
 struct Job<W, D> {
+    /// Until when its asker waits.
     deadline: Option<Instant>,
+    patience: Instant,
     work: W,
     done: D,
 }
@@ -211,14 +247,18 @@ where
     W: FnOnce(&Connection) -> Result<T, StoreError> + Send,
     D: FnOnce(Result<T, StoreError>) + Send + 'static,
 {
-    fn run(self: Box<Self>, connection: &Connection) -> (bool, Completion) {
-        let Self { deadline, work, done } = *self;
+    fn patience(&self) -> Instant {
+        self.patience
+    }
+
+    fn run(self: Box<Self>, connection: &Connection) -> (Result<(), StoreError>, Completion) {
+        let Self { deadline, work, done, .. } = *self;
         let outcome = match deadline {
             Some(deadline) if deadline <= Instant::now() => Err(StoreError::TooLate),
             _ => work(connection),
         };
-        let keep = outcome.is_ok();
-        (keep, Box::new(move |committed| done(committed.and(outcome))))
+        let ran = outcome.as_ref().map(|_| ()).map_err(StoreError::again);
+        (ran, Box::new(move |committed| done(committed.and(outcome))))
     }
 
     fn refuse(self: Box<Self>, why: StoreError) {
@@ -227,38 +267,107 @@ where
 }
 
 /// The writer thread: ends when the store is gone.
-fn write_all(connection: &mut Connection, queue: &Receiver<Box<dyn Write>>) {
-    let mut ringer = Ringer::default();
-    while let Ok(first) = queue.recv() {
-        let batch = std::iter::once(first).chain(queue.try_iter().take(MAX_BATCH - 1)).collect();
-        write_batch(connection, batch, &mut ringer);
+fn write_all(connection: Connection, queue: &Receiver<Box<dyn Write>>) {
+    let mut writer = Writer { connection, ringer: Ringer::default(), in_trouble: false };
+    let mut batch = Vec::new();
+    loop {
+        if batch.is_empty() {
+            match queue.recv() {
+                Ok(first) => batch.push(first),
+                Err(_) => return,
+            }
+        }
+        batch.extend(queue.try_iter().take(MAX_BATCH - batch.len()));
+        batch = writer.write(batch);
     }
 }
 
-fn write_batch(connection: &mut Connection, batch: Vec<Box<dyn Write>>, ringer: &mut Ringer) {
-    let mut transaction = match connection.transaction_with_behavior(TransactionBehavior::Immediate) {
-        Ok(transaction) => transaction,
-        Err(error) => {
-            let why = StoreError::from(error);
-            log::warn!("{} writes refused: {why}", batch.len());
-            return batch.into_iter().for_each(|job| report(|| job.refuse(why.again())));
-        }
-    };
-    let mut completions = Vec::with_capacity(batch.len());
-    for job in batch {
-        match run_in_savepoint(&mut transaction, job) {
-            Ok(completion) => completions.extend(completion),
-            Err(error) => log::error!("a savepoint failed: {error}"),
+/// What the writer thread works with.
+struct Writer {
+    connection: Connection,
+    ringer: Ringer,
+    /// The last transaction failed: that is said once, not for every one.
+    in_trouble: bool,
+}
+
+impl Writer {
+    /// Writes a batch in one transaction and reports to each how it ended. Returned are those that may still wait
+    /// for another process to be done.
+    fn write(&mut self, batch: Vec<Box<dyn Write>>) -> Vec<Box<dyn Write>> {
+        match self.begin(&batch) {
+            Err(StoreError::Busy) => self.give_up_the_impatient(batch),
+            Err(why) => {
+                self.note(Some(&why));
+                refuse(batch, &why);
+                Vec::new()
+            }
+            Ok(()) => {
+                let (completions, committed) = self.write_and_commit(batch);
+                self.note(committed.as_ref().err());
+                for completion in completions {
+                    report(|| completion(committed.as_ref().copied().map_err(StoreError::again)));
+                }
+                Vec::new()
+            }
         }
     }
-    let bells = ringer.bells(&transaction).unwrap_or_default();
-    let committed = transaction.commit().map_err(StoreError::from);
-    ringer.ring(&bells);
-    if let Err(why) = &committed {
-        log::warn!("{} writes were not committed: {why}", completions.len());
+
+    /// Begins a transaction; waits for another process as long as the least patient of the batch does.
+    fn begin(&mut self, batch: &[Box<dyn Write>]) -> Result<(), StoreError> {
+        let patience = batch.iter().map(|job| job.patience()).min().unwrap_or_else(Instant::now);
+        self.connection.busy_timeout(patience.saturating_duration_since(Instant::now()))?;
+        Ok(self.connection.execute_batch("BEGIN IMMEDIATE")?)
     }
-    for completion in completions {
-        report(|| completion(committed.as_ref().copied().map_err(StoreError::again)));
+
+    fn give_up_the_impatient(&mut self, batch: Vec<Box<dyn Write>>) -> Vec<Box<dyn Write>> {
+        let now = Instant::now();
+        let (patient, impatient): (Vec<_>, Vec<_>) = batch.into_iter().partition(|job| job.patience() > now);
+        if !impatient.is_empty() {
+            self.note(Some(&StoreError::Busy));
+            refuse(impatient, &StoreError::Busy);
+        }
+        patient
+    }
+
+    /// The reports to be made, and whether the transaction was committed. If it was not, nothing of it remains.
+    fn write_and_commit(&mut self, batch: Vec<Box<dyn Write>>) -> (Vec<Completion>, Result<(), StoreError>) {
+        let mut completions = Vec::with_capacity(batch.len());
+        let mut jobs = batch.into_iter();
+        let written =
+            jobs.by_ref().try_for_each(|job| run_in_savepoint(&self.connection, job, &mut completions));
+        let committed = written.and_then(|()| self.commit());
+        if let Err(why) = &committed {
+            if !self.connection.is_autocommit() {
+                let undone = self.connection.execute_batch("ROLLBACK");
+                undone.unwrap_or_else(|error| log::error!("database: a rollback failed: {error}"));
+            }
+            refuse(jobs, why);
+        }
+        (completions, committed)
+    }
+
+    fn commit(&mut self) -> Result<(), StoreError> {
+        let bells = self.ringer.bells(&self.connection);
+        still_open(&self.connection, None)?;
+        self.connection.execute_batch("COMMIT")?;
+        self.ringer.ring(&bells);
+        Ok(())
+    }
+
+    /// Tells the log of the first failure, and when all is well again.
+    fn note(&mut self, failure: Option<&StoreError>) {
+        match failure {
+            Some(why) if !self.in_trouble => log::warn!("database: writes are refused: {why}"),
+            None if self.in_trouble => log::info!("database: writes are taken again"),
+            _ => {}
+        }
+        self.in_trouble = failure.is_some();
+    }
+}
+
+fn refuse(jobs: impl IntoIterator<Item = Box<dyn Write>>, why: &StoreError) {
+    for job in jobs {
+        report(|| job.refuse(why.again()));
     }
 }
 
@@ -270,21 +379,41 @@ fn report(tell: impl FnOnce()) {
 }
 
 /// Runs one write so that, if it fails or panics, nothing of it remains and the others are not touched.
+///
+/// An error says that the transaction is lost, with all that was done in it: SQLite undoes everything by itself
+/// where the disk is full, and what would come after it would be a transaction of its own.
 fn run_in_savepoint(
-    transaction: &mut rusqlite::Transaction<'_>,
+    transaction: &Connection,
     job: Box<dyn Write>,
-) -> rusqlite::Result<Option<Completion>> {
-    let mut savepoint = transaction.savepoint()?;
-    let ran = catch_unwind(AssertUnwindSafe(|| job.run(&savepoint)));
-    let (keep, completion) = match ran {
-        Ok((keep, completion)) => (keep, Some(completion)),
-        Err(_) => (false, None),
-    };
-    if !keep {
-        savepoint.rollback()?;
+    completions: &mut Vec<Completion>,
+) -> Result<(), StoreError> {
+    if let Err(error) = transaction.execute_batch("SAVEPOINT one") {
+        let why = StoreError::from(error);
+        report(|| job.refuse(why.again()));
+        return Err(why);
     }
-    savepoint.commit()?;
-    Ok(completion)
+    let ran = catch_unwind(AssertUnwindSafe(|| job.run(transaction)));
+    let end = match ran {
+        Ok((ran, completion)) => {
+            completions.push(completion);
+            still_open(transaction, ran.as_ref().err())?;
+            if ran.is_ok() { "RELEASE one" } else { "ROLLBACK TO one; RELEASE one" }
+        }
+        Err(_) => "ROLLBACK TO one; RELEASE one",
+    };
+    Ok(transaction.execute_batch(end)?)
+}
+
+/// An error if SQLite has ended the transaction by itself, as it does after some failures.
+fn still_open(transaction: &Connection, failure: Option<&StoreError>) -> Result<(), StoreError> {
+    if transaction.is_autocommit() {
+        return Err(failure.map_or(StoreError::Unwritable(ffi::SQLITE_ABORT_ROLLBACK), StoreError::again));
+    }
+    Ok(())
+}
+
+fn cannot_open(path: &Path, why: &dyn fmt::Display) -> String {
+    format!("cannot open the database {}: {why}", path.display())
 }
 
 /// Makes the file, for its owner alone, if it is not there.
@@ -305,6 +434,8 @@ fn connect(path: &Path, busy_timeout: Duration) -> Result<Connection, StoreError
     connection.busy_timeout(busy_timeout)?;
     connection.pragma_update(None, "foreign_keys", true)?;
     connection.pragma_update(None, "synchronous", "FULL")?;
+    // What a savepoint needs to be undone is small: it needs no file, which a full disk would refuse.
+    connection.pragma_update(None, "temp_store", "MEMORY")?;
     connection.set_prepared_statement_cache_capacity(32);
     Ok(connection)
 }
@@ -350,6 +481,8 @@ impl StoreError {
             Self::TooLate => Self::TooLate,
             Self::DiskFull => Self::DiskFull,
             Self::ReadOnly => Self::ReadOnly,
+            Self::Unwritable(code) => Self::Unwritable(*code),
+            Self::Unopened => Self::Unopened,
             Self::NotFound => Self::NotFound,
             Self::Taken => Self::Taken,
             Self::Changed => Self::Changed,
@@ -366,10 +499,14 @@ impl From<rusqlite::Error> for StoreError {
             Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => Self::Busy,
             Some(ErrorCode::DiskFull) => Self::DiskFull,
             Some(ErrorCode::ReadOnly) => Self::ReadOnly,
+            Some(ErrorCode::CannotOpen) => Self::Unopened,
+            Some(ErrorCode::SystemIoFailure) => match error.sqlite_error().map_or(0, |e| e.extended_code) {
+                ffi::SQLITE_IOERR_SHMSIZE => Self::DiskFull,
+                code if NOTHING_WRITTEN.contains(&code) => Self::Unwritable(code),
+                _ => Self::Sqlite(error),
+            },
             Some(ErrorCode::ConstraintViolation)
-                if error
-                    .sqlite_error()
-                    .is_some_and(|e| e.extended_code == rusqlite::ffi::SQLITE_CONSTRAINT_UNIQUE) =>
+                if error.sqlite_error().is_some_and(|e| e.extended_code == ffi::SQLITE_CONSTRAINT_UNIQUE) =>
             {
                 Self::Taken
             }
@@ -378,6 +515,10 @@ impl From<rusqlite::Error> for StoreError {
     }
 }
 
+/// Failures of the disk after which nothing was written. One of `fsync` is not among them: after it nobody knows.
+const NOTHING_WRITTEN: [i32; 3] =
+    [ffi::SQLITE_IOERR_WRITE, ffi::SQLITE_IOERR_SHMOPEN, ffi::SQLITE_IOERR_SHMMAP];
+
 /// The one table of store errors and what a client is told.
 impl From<StoreError> for Failure {
     fn from(error: StoreError) -> Self {
@@ -385,7 +526,11 @@ impl From<StoreError> for Failure {
             StoreError::NotFound => 404,
             StoreError::Taken => 409,
             StoreError::Changed => 412,
-            StoreError::Busy | StoreError::TooLate | StoreError::DiskFull => 503,
+            StoreError::Busy
+            | StoreError::TooLate
+            | StoreError::DiskFull
+            | StoreError::Unwritable(_)
+            | StoreError::Unopened => 503,
             StoreError::ReadOnly => 500,
             StoreError::Sqlite(detail) => {
                 // For whoever runs the service; a client can do nothing with it.
@@ -404,6 +549,10 @@ impl fmt::Display for StoreError {
             Self::TooLate => f.write_str("the write was not begun in time and has not been carried out"),
             Self::DiskFull => f.write_str("the disk is full; nothing was written"),
             Self::ReadOnly => f.write_str("the database file may not be written; nothing was written"),
+            Self::Unwritable(code) => {
+                write!(f, "the disk does not take what is written (SQLite error {code}); nothing was written")
+            }
+            Self::Unopened => f.write_str("the database file cannot be opened now; try again in a moment"),
             Self::NotFound => f.write_str("there is no such row"),
             Self::Taken => f.write_str("another row has this value"),
             Self::Changed => f.write_str("it has been changed since you read it; read it again"),

@@ -146,6 +146,27 @@ fn if_the_commit_fails_everybody_is_told_and_the_next_write_goes_well() {
 }
 
 #[test]
+fn if_the_database_undoes_a_transaction_by_itself_everybody_in_it_is_told_and_nothing_remains() {
+    let scratch = Scratch::new();
+    let release = scratch.hold_the_writer();
+    let before = scratch.write(|db| create(db, "before@example.com"));
+    // SQLite does so on some failures, such as a full disk in the middle of a statement.
+    let undone = scratch.write(|db| {
+        db.execute_batch("ROLLBACK")?;
+        Err(StoreError::DiskFull)
+    });
+    let behind = scratch.write(|db| create(db, "behind@example.com"));
+    release();
+    for told in [before, undone, behind] {
+        assert!(matches!(told.recv_timeout(PATIENCE).unwrap(), Err(StoreError::DiskFull)));
+    }
+    assert!(scratch.emails().is_empty());
+    let next = scratch.write(|db| create(db, "next@example.com"));
+    assert!(next.recv_timeout(PATIENCE).unwrap().is_ok());
+    assert_eq!(scratch.emails(), ["next@example.com"]);
+}
+
+#[test]
 fn a_write_whose_asker_has_stopped_waiting_is_not_begun() {
     let scratch = Scratch::new();
     let release = scratch.hold_the_writer();

@@ -20,7 +20,7 @@ pub use packets::{Frames, Packets};
 pub use process::{Process, Watched};
 pub use random::Random;
 use serde_json::Value;
-pub use sse::{Events, Piece};
+pub use sse::{Event, Events, Piece};
 
 /// How long anything may take before a story is called broken. Far more than it needs: the machine may be busy.
 pub const PATIENCE: Duration = Duration::from_secs(20);
