@@ -12,6 +12,8 @@ mod cli;
 mod course;
 mod deploy;
 mod distributor;
+#[cfg(unix)]
+mod faults;
 mod feed;
 mod harness;
 mod http_front;

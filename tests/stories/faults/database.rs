@@ -1,0 +1,355 @@
+//! The database: locked by somebody else, on a full disk, on a disk that takes nothing.
+
+use std::fs;
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use super::{create, emails, times_said};
+use crate::harness::{Event, Http, Process, Response, Scratch, System, await_instances};
+
+// ---- locked
+
+/// Another process that writes to the database of this story, and does not come to an end.
+fn lock_database(scratch: &Scratch) -> rusqlite::Connection {
+    let other = rusqlite::Connection::open(scratch.file("users.db")).unwrap();
+    other.busy_timeout(Duration::from_secs(10)).unwrap();
+    other.execute_batch("BEGIN EXCLUSIVE").unwrap();
+    other
+}
+
+/// Creates these users, each from a connection of its own, all at once.
+fn create_all(http: Http, emails: &[String]) -> Vec<JoinHandle<(Response, Duration)>> {
+    let create_one = |email: &String| {
+        let email = email.clone();
+        thread::spawn(move || {
+            let began = Instant::now();
+            (create(&http, &email), began.elapsed())
+        })
+    };
+    emails.iter().map(create_one).collect()
+}
+
+fn addresses(round: &str, count: usize) -> Vec<String> {
+    (0..count).map(|number| format!("{round}-{number}@example.com")).collect()
+}
+
+/// Reads without a pause until it is told to stop. How often it has read; every read must go well.
+fn keep_reading(http: Http, ended: &Arc<AtomicBool>) -> JoinHandle<usize> {
+    let ended = ended.clone();
+    thread::spawn(move || {
+        let mut count = 0;
+        while !ended.load(Ordering::SeqCst) {
+            for path in ["/users/1", "/users?limit=10"] {
+                let answer = http.get(path);
+                assert_eq!(answer.status, 200, "{path}: {}", answer.text());
+            }
+            count += 2;
+        }
+        count
+    })
+}
+
+#[test]
+fn while_another_process_has_the_database_locked_writes_wait_and_reads_go_on() {
+    let system = System::on(Scratch::in_memory(), Process::distributor(&[]), 2, &[]);
+    system.create_user("kim@example.com", "Kim");
+    let mut created = vec!["kim@example.com".to_owned()];
+    for round in 1.. {
+        let ended = Arc::default();
+        let reader = keep_reading(system.http(), &ended);
+        let other = lock_database(&system.scratch);
+        let locked = Instant::now();
+        let new = addresses(&format!("round{round}"), 20);
+        let writers = create_all(system.http(), &new);
+        thread::sleep(Duration::from_secs(2).saturating_sub(locked.elapsed()));
+        assert!(writers.iter().all(|writer| !writer.is_finished()), "they wait");
+        other.execute_batch("COMMIT").unwrap();
+        let held = locked.elapsed();
+        let answers: Vec<_> = writers.into_iter().map(|writer| writer.join().unwrap()).collect();
+        ended.store(true, Ordering::SeqCst);
+        let reads = reader.join().unwrap();
+        let statuses: Vec<u16> = answers.iter().map(|(answer, _)| answer.status).collect();
+        println!(
+            "locked for {held:?}: {reads} reads went well meanwhile, the writes ended with {statuses:?}"
+        );
+        assert!(reads > 0);
+        created.extend(
+            new.iter().zip(&statuses).filter(|(_, status)| **status == 201).map(|(new, _)| new.clone()),
+        );
+        // A machine that is too busy to let go in time is no proof of anything.
+        if held < Duration::from_millis(2500) || round == 5 {
+            assert!(statuses.iter().all(|status| *status == 201), "{statuses:?}");
+            break;
+        }
+    }
+    let changes = system.http().get("/users/changes?limit=500").results();
+    assert_eq!(changes.as_array().unwrap().len(), created.len());
+    assert_eq!(sorted(emails(&system.http())), sorted(created), "each was written once");
+}
+
+#[test]
+fn who_writes_while_the_database_stays_locked_is_told_so_before_it_stops_waiting() {
+    refused_while_locked("1.5", Duration::from_secs(4));
+}
+
+#[test]
+#[ignore = "slow: waits as long as a write may wait for another process, with the time-out as it is by default"]
+fn a_write_waits_three_seconds_for_another_process_and_is_then_refused_in_words() {
+    refused_while_locked("5", Duration::from_secs(8));
+}
+
+fn refused_while_locked(timeout: &str, limit: Duration) {
+    let system = System::on(Scratch::in_memory(), Process::distributor(&[]), 1, &["--timeout", timeout]);
+    system.create_user("kim@example.com", "Kim");
+    let ended = Arc::default();
+    let reader = keep_reading(system.http(), &ended);
+    let other = lock_database(&system.scratch);
+    for (answer, took) in
+        create_all(system.http(), &addresses("locked", 20)).into_iter().map(|writer| writer.join().unwrap())
+    {
+        assert_eq!(answer.status, 503, "{}", answer.text());
+        assert!(answer.message().contains("the database is busy"), "{}", answer.text());
+        assert!(took < limit, "{took:?}");
+    }
+    assert_eq!(times_said(&system.users[0].log(), "writes are refused"), 1);
+    other.execute_batch("COMMIT").unwrap();
+    assert_eq!(create(&system.http(), "next@example.com").status, 201);
+    ended.store(true, Ordering::SeqCst);
+    assert!(reader.join().unwrap() > 0);
+    assert_eq!(emails(&system.http()), ["kim@example.com", "next@example.com"]);
+    system.users[0].await_log(&["writes are taken again"]);
+}
+
+// ---- a disk of its own
+
+/// A users process that sees a disk of its own in this directory; the disk ends with it.
+struct OwnDisk {
+    users: Process,
+    directory: PathBuf,
+    _scratch: Scratch,
+}
+
+/// How a process is given mounts of its own here; nothing where that is not permitted.
+fn with_own_mounts() -> Option<Vec<&'static str>> {
+    let ways = [vec!["unshare", "-m"], vec!["unshare", "-rm"]];
+    let way = ways.into_iter().find(|way| {
+        let script = "mount -t tmpfs -o size=1m none /tmp";
+        let tried = Command::new(way[0]).args(&way[1..]).args(["sh", "-c", script]).output();
+        tried.is_ok_and(|tried| tried.status.success())
+    });
+    if way.is_none() {
+        println!("skipped: this user may not mount a disk of its own (unshare -m)");
+    }
+    way
+}
+
+/// The command that starts users where this script has made a disk of the directory `$0`.
+fn on_own_disk(
+    distributor: &Process,
+    scratch: &Scratch,
+    script: &str,
+) -> Option<(&'static str, Vec<String>)> {
+    let way = with_own_mounts()?;
+    let directory = scratch.path().canonicalize().unwrap();
+    let database = directory.join("users.db");
+    let script = format!("{script} && exec \"$@\"");
+    let joined = distributor.address().to_string();
+    let all = [
+        &way[1..],
+        &["sh", "-c", &script, directory.to_str().unwrap(), env!("CARGO_BIN_EXE_users")],
+        &["--listen", "127.0.0.1:0", "--distributor", &joined],
+        &["--database", database.to_str().unwrap()],
+    ];
+    Some((way[0], all.concat().into_iter().map(str::to_owned).collect()))
+}
+
+impl OwnDisk {
+    /// Starts users on a disk that this script makes of the directory `$0`.
+    fn start(distributor: &Process, script: &str) -> Option<Self> {
+        let scratch = Scratch::new();
+        let (program, arguments) = on_own_disk(distributor, &scratch, script)?;
+        let users = Process::start(program, &arguments, &[]);
+        Some(Self { users, directory: scratch.path().canonicalize().unwrap(), _scratch: scratch })
+    }
+
+    /// Starts users on a disk on which it cannot run. The one sentence that it says.
+    fn refused(distributor: &Process, scratch: &Scratch, script: &str) -> Option<String> {
+        let (program, arguments) = on_own_disk(distributor, scratch, script)?;
+        let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+        let (status, out, told) = Process::run(program, &arguments, &[("RUST_LOG", "info")]);
+        assert_eq!((status, out.as_str()), (Some(1), ""), "{told}");
+        let last = told.lines().last().unwrap_or_default();
+        assert!(last.starts_with("users: "), "{told}");
+        Some(last.to_owned())
+    }
+
+    /// A file on that disk, as it is seen from here.
+    fn file(&self, name: &str) -> PathBuf {
+        let root = PathBuf::from(format!("/proc/{}/root", self.users.id()));
+        root.join(self.directory.strip_prefix("/").unwrap()).join(name)
+    }
+
+    fn fill(&self) {
+        let mut ballast = fs::File::create(self.file("ballast")).unwrap();
+        for size in [64 * 1024, 1024, 1] {
+            while ballast.write_all(&vec![0; size]).is_ok() {}
+        }
+    }
+
+    fn make_room(&self) {
+        fs::remove_file(self.file("ballast")).unwrap();
+    }
+}
+
+#[test]
+fn on_a_full_disk_writes_are_refused_and_reads_go_on_until_there_is_room_again() {
+    let distributor = Process::distributor(&[]);
+    let Some(mut disk) = OwnDisk::start(&distributor, "mount -t tmpfs -o size=16m none \"$0\"") else {
+        return;
+    };
+    let gateway = Process::gateway(&distributor, &[]);
+    await_instances(&gateway, "GET", "/users", 1);
+    let http = gateway.http();
+    let mut written = addresses("before", 20);
+    for email in &written {
+        assert_eq!(create(&http, email).status, 201);
+    }
+    let mut events = http.events("/users/changes?after=0", &[]).unwrap();
+    for round in 1..=3 {
+        disk.fill();
+        let ended = Arc::default();
+        let reader = keep_reading(http, &ended);
+        let new = addresses(&format!("full{round}"), 100);
+        for (email, writer) in new.iter().zip(create_all(http, &new)) {
+            let answer = writer.join().unwrap().0;
+            // What fits into room that was taken before is written.
+            if answer.status == 201 {
+                written.push(email.clone());
+                continue;
+            }
+            assert_eq!(answer.status, 503, "{}", answer.text());
+            assert_eq!(answer.message(), "the disk is full; nothing was written");
+        }
+        assert_eq!(create(&http, "last@example.com").status, 503, "the disk is full");
+        assert!(disk.users.is_alive());
+        disk.make_room();
+        let after = format!("after{round}@example.com");
+        assert_eq!(create(&http, &after).status, 201, "without a restart");
+        written.push(after);
+        ended.store(true, Ordering::SeqCst);
+        assert!(reader.join().unwrap() > 0);
+    }
+    assert_eq!(
+        times_said(&disk.users.log(), "writes are refused: the disk is full"),
+        3,
+        "once for each time"
+    );
+    assert_eq!(times_said(&disk.users.log(), "writes are taken again"), 3);
+    let told: Vec<String> = written.iter().map(|_| email_in(&events.event().unwrap())).collect();
+    let there = emails(&http);
+    assert_eq!(told, there, "the feed tells what is there, in this order");
+    assert_eq!(sorted(there), sorted(written), "what was acknowledged, and nothing else");
+}
+
+#[test]
+fn users_does_not_start_on_a_full_disk_and_says_why() {
+    let distributor = Process::distributor(&[]);
+    let scratch = Scratch::new();
+    assert!(Process::users(&distributor, &scratch, &[]).stop().success());
+    let copy = scratch.file("copy");
+    fs::rename(scratch.file("users.db"), &copy).unwrap();
+    let full = "mount --bind \"$0\" /mnt && mount -t tmpfs -o size=1m none \"$0\"";
+    let stuffed = "{ cat /dev/zero >\"$0/ballast\" 2>/dev/null || true; }";
+    let new = format!("{full} && {stuffed}");
+    let known = format!("{full} && cp /mnt/copy \"$0/users.db\" && {stuffed}");
+    for script in [new, known] {
+        let Some(told) = OwnDisk::refused(&distributor, &scratch, &script) else { return };
+        println!("{told}");
+        assert!(told.contains("disk is full") && told.contains("users.db"), "{told}");
+    }
+}
+
+#[test]
+fn users_does_not_start_on_a_disk_that_may_only_be_read_and_says_why() {
+    let distributor = Process::distributor(&[]);
+    let script = "mount --bind \"$0\" \"$0\" && mount -o remount,bind,ro \"$0\"";
+    let scratch = Scratch::new();
+    let Some(new) = OwnDisk::refused(&distributor, &scratch, script) else { return };
+    // One that was there before, closed in order: without its side files.
+    assert!(Process::users(&distributor, &scratch, &[]).stop().success());
+    let Some(known) = OwnDisk::refused(&distributor, &scratch, script) else { return };
+    for told in [new, known] {
+        println!("{told}");
+        assert!(told.contains("users.db"), "{told}");
+        assert!(told.to_lowercase().contains("read-only") || told.contains("may not be written"), "{told}");
+    }
+}
+
+#[test]
+fn when_the_disk_turns_read_only_writes_are_refused_and_reads_go_on_until_it_is_back() {
+    let mut system = System::start();
+    let http = system.http();
+    assert_eq!(create(&http, "before@example.com").status, 201);
+    let ended = Arc::default();
+    let reader = keep_reading(http, &ended);
+    let Some(frozen) = Frozen::all(&system.scratch) else { return ended.store(true, Ordering::SeqCst) };
+    for (answer, _) in
+        create_all(http, &addresses("frozen", 20)).into_iter().map(|writer| writer.join().unwrap())
+    {
+        assert_eq!(answer.status, 503, "{}", answer.text());
+        assert_eq!(
+            answer.message(),
+            "the disk does not take what is written (SQLite error 778); nothing was written"
+        );
+    }
+    assert!(system.users[0].is_alive());
+    assert_eq!(times_said(&system.users[0].log(), "writes are refused"), 1);
+    drop(frozen);
+    assert_eq!(create(&http, "after@example.com").status, 201, "without a restart");
+    ended.store(true, Ordering::SeqCst);
+    assert!(reader.join().unwrap() > 0);
+    assert_eq!(emails(&http), ["before@example.com", "after@example.com"]);
+}
+
+/// The files of a database that can be read and, even by the process that has them open, not written.
+struct Frozen(Vec<PathBuf>);
+
+impl Frozen {
+    /// Nothing where that is not permitted, or where the file system knows no such files.
+    fn all(scratch: &Scratch) -> Option<Self> {
+        let files = ["users.db", "users.db-wal", "users.db-shm"].map(|name| scratch.file(name));
+        let frozen = Self(files.to_vec());
+        if Self::change("+i", &frozen.0) && fs::OpenOptions::new().append(true).open(&files[0]).is_err() {
+            return Some(frozen);
+        }
+        println!("skipped: this user may not freeze files on this file system (chattr +i)");
+        None
+    }
+
+    fn change(how: &str, files: &[PathBuf]) -> bool {
+        Command::new("chattr").arg(how).args(files).output().is_ok_and(|done| done.status.success())
+    }
+}
+
+impl Drop for Frozen {
+    fn drop(&mut self) {
+        Self::change("-i", &self.0);
+    }
+}
+
+fn email_in(event: &Event) -> String {
+    let change: Value = serde_json::from_str(&event.data).unwrap();
+    change["user"]["email"].as_str().unwrap().to_owned()
+}
+
+fn sorted(mut all: Vec<String>) -> Vec<String> {
+    all.sort_unstable();
+    all
+}
