@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::outsider::{Curl, Tunnel, VERSIONS, handshake};
 use super::played_gateway::PlayedGateway;
 use super::proxy::Proxy;
-use crate::harness::{Connection, Http, PATIENCE, eventually};
+use crate::harness::{Connection, Echo, Http, PATIENCE, Process, await_instances, eventually};
 
 #[test]
 fn what_is_older_than_tls_1_2_is_refused() {
@@ -111,6 +111,23 @@ fn nobody_can_say_where_he_comes_from_or_which_id_his_request_has() {
     let answer =
         Curl { proxy: &proxy, version: "--http1.1" }.ask("/users", &["-H", "X_Forwarded_For: 6.6.6.6"]);
     assert_eq!((answer.status, gateway.heads().len()), (403, 2));
+}
+
+#[cfg(target_os = "linux")] // where all of 127.0.0.0/8 is this machine
+#[test]
+fn a_service_learns_the_address_of_the_client_and_not_that_of_the_proxy() {
+    let distributor = Process::distributor(&[]);
+    let echo = Echo::start(&distributor, "stage", &["GET/echo"]);
+    let gateway = Process::gateway(&distributor, &["--trusted-proxy", "127.0.0.1"]);
+    await_instances(&gateway, "GET", "/echo", 1);
+    let Some(proxy) = Proxy::before(&[gateway.address()]) else { return };
+    for version in VERSIONS {
+        let forged = ["--interface", "127.0.0.9", "-H", "X-Forwarded-For: 6.6.6.6"];
+        assert_eq!(Curl { proxy: &proxy, version }.ask("/echo", &forged).status, 200);
+    }
+    for asked in echo.await_asked(2) {
+        assert_eq!(asked.packet["client"], "127.0.0.9");
+    }
 }
 
 #[test]

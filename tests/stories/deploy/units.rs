@@ -1,11 +1,14 @@
 //! The units of systemd. Binaries of this build stand where they will be installed.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::Command;
 
+use super::outsider::Curl;
+use super::proxy::Proxy;
 use super::{deployed, have};
-use crate::harness::Scratch;
+use crate::harness::{Process, Scratch, await_instances, free_port};
 
 /// The units, as copies in which the binaries are those of this build.
 fn units(scratch: &Scratch) -> Vec<PathBuf> {
@@ -54,4 +57,63 @@ fn the_units_take_away_what_the_processes_do_not_need() {
             .unwrap();
         assert!(told.status.success(), "{}: {}", unit.display(), String::from_utf8_lossy(&told.stdout));
     }
+}
+
+#[test]
+fn the_command_lines_of_the_units_are_a_system_with_a_secret() {
+    let scratch = Scratch::in_memory();
+    fs::create_dir(scratch.file("pilcrow")).unwrap();
+    fs::write(scratch.file("secret"), "5f0c".repeat(16)).unwrap();
+    fs::set_permissions(scratch.file("secret"), fs::Permissions::from_mode(0o600)).unwrap();
+    let [distributor, gateway, first, second] = [(); 4].map(|()| free_port().to_string());
+    let [distributor, gateway] = [distributor, gateway].map(|port| format!("127.0.0.1:{port}"));
+    // What the deployer writes into /etc/pilcrow/pilcrow.env.
+    let settings = [
+        ("DISTRIBUTOR_LISTEN", distributor.as_str()),
+        ("PILCROW_DISTRIBUTOR", &distributor),
+        ("GATEWAY_LISTEN", &gateway),
+    ];
+    let start = |unit: &str, instance: &str| start_unit(&scratch, unit, instance, &settings);
+    let distributor = start("pilcrow-distributor.service", "");
+    let users = [first, second].map(|port| start("pilcrow-users@.service", &port));
+    let gateway = start("pilcrow-gateway.service", "");
+    await_instances(&gateway, "POST", "/users", 2);
+    if let Some(proxy) = Proxy::before(&[gateway.address()]) {
+        let form = ["-d", "name=Kim", "-d", "email=kim@example.com", "-d", "password=correct-horse"];
+        let answer = Curl { proxy: &proxy, version: "--http2" }.ask("/users", &form);
+        assert_eq!(answer.status, 201, "{}", answer.text());
+        assert!(scratch.file("pilcrow/users.db").is_file());
+    }
+    let [first, second] = users;
+    for process in [gateway, first, second, distributor] {
+        assert!(process.stop().success());
+    }
+}
+
+/// Starts what this unit starts, as this instance, with the files of systemd in `scratch`.
+fn start_unit(scratch: &Scratch, unit: &str, instance: &str, settings: &[(&str, &str)]) -> Process {
+    let text = fs::read_to_string(deployed("systemd").join(unit)).unwrap();
+    let values = |name: &str| -> Vec<&str> {
+        text.lines().filter_map(|line| line.strip_prefix(name)?.strip_prefix('=')).collect()
+    };
+    let own = values("Environment").into_iter().map(|setting| setting.split_once('=').unwrap());
+    let variables: Vec<(&str, &str)> = own.chain(settings.iter().copied()).collect();
+    let mut command = values("ExecStart").remove(0).to_owned();
+    for (name, value) in &variables {
+        command = command.replace(&format!("${{{name}}}"), value);
+    }
+    // The folder of credentials, the folder of states, the instance.
+    let folder = scratch.path().to_str().unwrap();
+    let command = command.replace("%d", folder).replace("%S", folder).replace("%i", instance);
+    let mut words = command.split(' ');
+    let program = match words.next().unwrap() {
+        "/usr/local/bin/distributor" => env!("CARGO_BIN_EXE_distributor"),
+        "/usr/local/bin/gateway" => env!("CARGO_BIN_EXE_gateway"),
+        "/usr/local/bin/users" => env!("CARGO_BIN_EXE_users"),
+        other => panic!("{unit} starts {other}"),
+    };
+    let arguments: Vec<String> = words.map(str::to_owned).collect();
+    let process = Process::start(program, &arguments, &variables);
+    process.await_log(&["secured"]);
+    process
 }
