@@ -191,6 +191,55 @@ fn what_is_no_request_is_refused_and_nobody_else_notices() {
     assert!(stage.gateway.is_alive());
 }
 
+/// A frame of HTTP/2.
+fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
+    let mut frame = length[1..].to_vec();
+    frame.extend([kind, flags]);
+    frame.extend(stream.to_be_bytes());
+    frame.extend_from_slice(payload);
+    frame
+}
+
+#[test]
+fn floods_of_http_2_frames_end_nobody_but_their_sender() {
+    const HEADERS: u8 = 1;
+    const RST_STREAM: u8 = 3;
+    const SETTINGS: u8 = 4;
+    const PING: u8 = 6;
+    const CONTINUATION: u8 = 9;
+    let Some(mut stage) = Stage::start(&[]) else { return };
+    let mut guest = Guest::of(&stage);
+    // GET https://test/, by the numbers of HPACK's table; flags: the request ends here, and so does its head.
+    let get = b"\x82\x87\x84\x41\x04test";
+    let request = |number: u32| frame(HEADERS, 5, 2 * number + 1, get);
+    let taken_back =
+        |number: u32| [request(number), frame(RST_STREAM, 0, 2 * number + 1, &[0, 0, 0, 8])].concat();
+    let head = frame(HEADERS, 1, 1, get);
+    let more_head = frame(CONTINUATION, 0, 1, b"\x00\x01x\x01y").repeat(50_000);
+    let floods: [(&str, Vec<u8>); 5] = [
+        ("requests that are taken back at once", (0..5000).flat_map(taken_back).collect()),
+        ("requests that wait for no answer", (0..5000).flat_map(request).collect()),
+        ("a head without an end", [head, more_head].concat()),
+        ("settings", frame(SETTINGS, 0, 0, b"\0\x04\0\0\xff\xff").repeat(50_000)),
+        ("pings", frame(PING, 0, 0, b"answer!!").repeat(50_000)),
+    ];
+    let tunnel = Tunnel::speaking("h2", &stage.proxy);
+    for (what, flood) in floods {
+        let mut connection = tunnel.http().connect();
+        connection.send(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n");
+        connection.send(&frame(SETTINGS, 0, 0, b""));
+        for piece in flood.chunks(64 * 1024) {
+            connection.send(piece);
+            guest.asks(what);
+        }
+    }
+    assert!(stage.logged("GET / HTTP/2.0") > 0, "what was sent is HTTP/2");
+    assert!(stage.gateway.is_alive());
+    #[cfg(target_os = "linux")]
+    assert!(stage.proxy.peak_kib() < 96 * 1024, "{} KiB", stage.proxy.peak_kib());
+}
+
 #[test]
 #[ignore = "slow: the proxy waits ten seconds for a head, and for a body"]
 fn slow_clients_hold_nothing_of_the_gateway() {

@@ -75,6 +75,11 @@ pub struct Tunnel {
 
 impl Tunnel {
     pub fn to(proxy: &Proxy) -> Self {
+        Self::speaking("http/1.1", proxy)
+    }
+
+    /// As `to`, but the proxy is told that this protocol follows.
+    pub fn speaking(protocol: &'static str, proxy: &Proxy) -> Self {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let address = listener.local_addr().unwrap();
         let ended = Arc::new(AtomicBool::new(false));
@@ -85,14 +90,7 @@ impl Tunnel {
                     return;
                 }
                 let client = Command::new("openssl")
-                    .args([
-                        "s_client",
-                        "-quiet",
-                        "-verify_quiet",
-                        "-verify_return_error",
-                        "-alpn",
-                        "http/1.1",
-                    ])
+                    .args(["s_client", "-quiet", "-verify_quiet", "-verify_return_error", "-alpn", protocol])
                     .args(["-connect", &target, "-servername", NAME, "-CAfile"])
                     .arg(&certificate)
                     .stdin(Stdio::piped())

@@ -1,8 +1,5 @@
 //! The walk of the README, from outside.
 
-use std::thread;
-use std::time::Duration;
-
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
@@ -142,14 +139,9 @@ fn one_of_two_gateways_may_end_and_nobody_notices() {
         assert_eq!(answer.status, 201, "write {number}: {}", answer.text());
     };
     (0..10).for_each(write);
-    thread::scope(|scope| {
-        let ending = scope.spawn(|| {
-            thread::sleep(Duration::from_millis(100));
-            other.end_by(Signal::SIGTERM)
-        });
-        (10..60).for_each(write);
-        assert!(ending.join().unwrap().status.success());
-    });
+    other.signal(Signal::SIGTERM);
+    (10..60).for_each(write);
+    assert!(other.stop().success());
     let log = proxy.log();
     for gateway in ["gateways/gateway1 ", "gateways/gateway2 "] {
         assert!(log.iter().any(|line| line.contains(gateway)), "both had some of it: {log:#?}");
