@@ -62,6 +62,7 @@ pub mod context;
 pub mod distributor;
 pub mod gateway;
 pub mod mesh;
+pub mod metrics;
 pub mod net;
 pub mod node;
 pub mod packet;

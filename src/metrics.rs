@@ -1,0 +1,438 @@
+//! What a process counts of itself, in the text form that Prometheus reads (`docs/seeing.md` has the table).
+//!
+//! Everything is counted in atomics that belong to the whole process. Whoever counts keeps the handle of what it
+//! counts: on the way of a request nothing is looked up by its labels but the route, once, behind a read lock.
+//! What somebody else knows anyway, such as how many connections are open, is not counted a second time: it is
+//! looked up when the metrics are asked for ([`watch`]).
+//!
+//! How many series there can be is limited, whatever clients send and nodes register: a route is one that a node
+//! has registered, never the path of a client, and of routes and of statuses only so many are told apart.
+
+mod process;
+
+use std::collections::HashMap;
+use std::sync::{Arc, LazyLock, Mutex, OnceLock, RwLock};
+use std::time::Duration;
+
+use prometheus::core::Collector;
+use prometheus::{
+    Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+    TextEncoder,
+};
+
+use crate::sync::{lock, read, write};
+
+/// What the text is called in HTTP.
+pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+/// How many routes are told apart, by method; those that are asked for later are counted together, as `other`.
+const MAX_ROUTES: usize = 128;
+
+/// How many statuses of one route are told apart; those that come later are counted together, as `other`.
+const MAX_CODES: usize = 16;
+
+/// The bounds of the latency histograms, in seconds: from what a healthy route takes to what nobody waits for.
+const SECONDS: [f64; 15] =
+    [0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
+
+/// The methods that HTTP knows. A client may send any other text as well, which must not become a label.
+const METHODS: [&str; 9] = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT"];
+
+/// What stands in place of what is not told apart.
+const OTHER: &str = "other";
+
+static REGISTRY: LazyLock<Registry> = LazyLock::new(Registry::new);
+
+/// What is looked up when the metrics are asked for.
+static WATCHED: Mutex<Vec<Watched>> = Mutex::new(Vec::new());
+
+/// HTTP requests at the gateway.
+pub static HTTP: LazyLock<RouteTable> = LazyLock::new(|| RouteTable {
+    answers: counters(
+        "pilcrow_http_requests_total",
+        "HTTP requests that were answered, by method, route and status.",
+        &["method", "route", "status"],
+    ),
+    seconds: histograms(
+        "pilcrow_http_request_duration_seconds",
+        "From the last byte of an HTTP request to its answer, or to the first reply of its stream.",
+        &SECONDS,
+    ),
+    routes: RwLock::default(),
+    others: OnceLock::new(),
+});
+
+/// Requests that a service answers.
+pub static SERVICE: LazyLock<RouteTable> = LazyLock::new(|| RouteTable {
+    answers: counters(
+        "pilcrow_service_requests_total",
+        "Requests that this service answered, by method, route and errorcode.",
+        &["method", "route", "errorcode"],
+    ),
+    seconds: histograms(
+        "pilcrow_service_request_duration_seconds",
+        "From a request's packet to its reply, or to the beginning of its stream.",
+        &SECONDS,
+    ),
+    routes: RwLock::default(),
+    others: OnceLock::new(),
+});
+
+/// Requests that a service works on.
+pub static SERVICE_IN_FLIGHT: LazyLock<IntGauge> = LazyLock::new(|| {
+    gauge("pilcrow_service_requests_in_flight", "Requests that this service has read and not yet answered.")
+});
+
+/// Calls over links.
+pub static CALLS: LazyLock<Calls> = LazyLock::new(|| Calls {
+    orphans: counter("pilcrow_orphan_replies_total", "Replies for which nobody was waiting any more."),
+    retries: counter("pilcrow_retries_total", "Calls that were tried once more on another instance."),
+    ejections: counter(
+        "pilcrow_ejections_total",
+        "Times that an instance was set aside since it failed again and again.",
+    ),
+});
+
+/// Packet connections.
+pub static WIRE: LazyLock<Wire> = LazyLock::new(|| Wire {
+    rejected: counters(
+        "pilcrow_frames_rejected_total",
+        "Frames that broke the rules of the wire, by reason; each closed its connection.",
+        &["reason"],
+    ),
+    overflows: counter(
+        "pilcrow_outbox_overflows_total",
+        "Packets that were not sent, since their receiver does not read.",
+    ),
+});
+
+/// The database of the users service.
+pub static STORE: LazyLock<Store> = LazyLock::new(|| Store {
+    changes: counter("pilcrow_changes_committed_total", "Changes of users that this process has committed."),
+    batch: histogram(
+        "pilcrow_commit_writes",
+        "Writes that one transaction carried.",
+        &[1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0],
+    ),
+    seconds: histogram(
+        "pilcrow_commit_duration_seconds",
+        "From the beginning of a transaction to the end of its commit.",
+        &SECONDS,
+    ),
+});
+
+/// Lists that a distributor pushed.
+pub static LISTS_PUSHED: LazyLock<IntCounter> = LazyLock::new(|| {
+    counter("pilcrow_lists_pushed_total", "Lists that were sent to registered nodes after a change.")
+});
+
+/// Log lines that nobody read in time.
+pub static LOG: LazyLock<LogLines> = LazyLock::new(|| LogLines {
+    access_dropped: counter(
+        "pilcrow_access_log_dropped_total",
+        "Access lines that were dropped, since stderr was not read fast enough.",
+    ),
+    other_dropped: counter(
+        "pilcrow_log_dropped_total",
+        "Other log lines that were dropped, since stderr was not read fast enough.",
+    ),
+});
+
+/// What the mesh and its links count.
+#[derive(Debug)]
+pub struct Calls {
+    /// Replies for which nobody waits.
+    pub orphans: IntCounter,
+    /// Calls that went to a second instance.
+    pub retries: IntCounter,
+    /// Instances set aside.
+    pub ejections: IntCounter,
+}
+
+/// What packet connections count.
+#[derive(Debug)]
+pub struct Wire {
+    rejected: IntCounterVec,
+    /// Packets for peers that do not read.
+    pub overflows: IntCounter,
+}
+
+/// What the store of the users service counts.
+#[derive(Debug)]
+pub struct Store {
+    /// Changes committed.
+    pub changes: IntCounter,
+    /// Writes per transaction.
+    pub batch: Histogram,
+    /// How long transactions take.
+    pub seconds: Histogram,
+}
+
+/// What the way to stderr counts.
+#[derive(Debug)]
+pub struct LogLines {
+    /// Access lines dropped.
+    pub access_dropped: IntCounter,
+    /// Other lines dropped.
+    pub other_dropped: IntCounter,
+}
+
+impl Wire {
+    /// Counts a frame that broke this rule.
+    pub fn rejected(&self, reason: &str) {
+        self.rejected.with_label_values(&[reason]).inc();
+    }
+}
+
+/// Connections of one port: those beyond its limit.
+#[must_use]
+pub fn connections_refused(port: &str) -> IntCounter {
+    static REFUSED: LazyLock<IntCounterVec> = LazyLock::new(|| {
+        counters(
+            "pilcrow_connections_refused_total",
+            "Connections that were turned away since too many were open, by port.",
+            &["port"],
+        )
+    });
+    REFUSED.with_label_values(&[port])
+}
+
+/// A number that is looked up when the metrics are asked for.
+#[derive(Debug, Clone, Copy)]
+pub enum Gauge<'a> {
+    /// HTTP requests in flight to services.
+    HttpInFlight,
+    /// Open streams.
+    Streams,
+    /// Links in this state.
+    Links(&'a str),
+    /// Open connections of this port.
+    Connections(&'a str),
+    /// Jobs that wait for a thread of this pool.
+    PoolWaiting(&'a str),
+    /// Writes that wait for the writer thread.
+    WritesWaiting,
+    /// Changes that are committed and that the feed has not sent.
+    FeedLag,
+    /// Nodes that have registered.
+    Nodes,
+}
+
+impl Gauge<'_> {
+    fn handle(self) -> IntGauge {
+        macro_rules! one {
+            ($name:literal, $help:literal) => {{
+                static GAUGE: LazyLock<IntGauge> = LazyLock::new(|| gauge($name, $help));
+                GAUGE.clone()
+            }};
+            ($name:literal, $help:literal, $label:literal = $value:expr) => {{
+                static GAUGES: LazyLock<IntGaugeVec> =
+                    LazyLock::new(|| registered(IntGaugeVec::new(Opts::new($name, $help), &[$label])));
+                GAUGES.with_label_values(&[$value])
+            }};
+        }
+        match self {
+            Self::HttpInFlight => {
+                one!("pilcrow_http_requests_in_flight", "HTTP requests that wait for a service.")
+            }
+            Self::Streams => one!("pilcrow_streams_open", "Streams of replies that are open."),
+            Self::Links(state) => one!("pilcrow_links", "Links to instances, by state.", "state" = state),
+            Self::Connections(port) => {
+                one!("pilcrow_connections_open", "Open connections, by port.", "port" = port)
+            }
+            Self::PoolWaiting(pool) => one!(
+                "pilcrow_pool_jobs_waiting",
+                "Jobs that wait for a thread, by pool; hash is the one for passwords.",
+                "pool" = pool
+            ),
+            Self::WritesWaiting => one!("pilcrow_writes_waiting", "Writes that wait for the writer thread."),
+            Self::FeedLag => {
+                one!("pilcrow_feed_lag_changes", "Committed changes that the feed has not sent yet.")
+            }
+            Self::Nodes => one!("pilcrow_registered_nodes", "Nodes that have registered."),
+        }
+    }
+}
+
+/// One who is asked for a number.
+struct Watched {
+    gauge: IntGauge,
+    look: Box<dyn Fn() -> Option<usize> + Send>,
+}
+
+/// Has `look` asked for a number whenever the metrics are asked for. Once it answers nothing, what it looked at is
+/// gone, and it is asked no more. Several that tell of the same gauge are added up.
+///
+/// It runs under the lock of the metrics and must not wait.
+pub fn watch(gauge: Gauge<'_>, look: impl Fn() -> Option<usize> + Send + 'static) {
+    let watched = Watched { gauge: gauge.handle(), look: Box::new(look) };
+    lock(&WATCHED).push(watched);
+}
+
+/// Says in the metrics which process this is.
+pub fn introduce(process: &str) {
+    let info = IntGaugeVec::new(
+        Opts::new("pilcrow_build_info", "Always 1; which process this is, and of which version."),
+        &["process", "version"],
+    );
+    registered(info).with_label_values(&[process, env!("CARGO_PKG_VERSION")]).set(1);
+    process::register();
+}
+
+/// All metrics of this process.
+#[must_use]
+pub fn text() -> String {
+    // Held to the end: two who ask at the same time must not read each other's half-done sums.
+    let mut watched = lock(&WATCHED);
+    for one in &*watched {
+        one.gauge.set(0);
+    }
+    watched.retain(|one| {
+        let number = (one.look)();
+        one.gauge.add(number.and_then(|number| i64::try_from(number).ok()).unwrap_or_default());
+        number.is_some()
+    });
+    process::look();
+    TextEncoder::new().encode_to_string(&REGISTRY.gather()).unwrap_or_else(|error| {
+        log::error!("the metrics have no text form: {error}");
+        String::new()
+    })
+}
+
+/// Answers of one kind, by route.
+pub struct RouteTable {
+    answers: IntCounterVec,
+    seconds: HistogramVec,
+    routes: RwLock<Routes>,
+    /// All routes that came when the table was full.
+    others: OnceLock<Arc<RouteSeries>>,
+}
+
+/// The routes that are told apart.
+#[derive(Default)]
+struct Routes {
+    /// By route, then by method.
+    series: HashMap<String, HashMap<String, Arc<RouteSeries>>>,
+    count: usize,
+}
+
+impl Routes {
+    fn get(&self, method: &str, route: &str) -> Option<&Arc<RouteSeries>> {
+        self.series.get(route)?.get(method)
+    }
+
+    fn is_full(&self) -> bool {
+        self.count >= MAX_ROUTES
+    }
+}
+
+/// The answers of one route.
+pub struct RouteSeries {
+    /// By status or errorcode, in the order in which they were first seen: an answer finds its own by a few
+    /// comparisons, without a lock.
+    codes: [OnceLock<(u16, IntCounter)>; MAX_CODES],
+    others: OnceLock<IntCounter>,
+    seconds: Histogram,
+    answers: IntCounterVec,
+    method: String,
+    route: String,
+}
+
+impl RouteTable {
+    /// The series of a route that a node has registered, or of all that reaches none. Look it up once.
+    #[must_use]
+    pub fn of(&self, method: &str, route: Option<&str>) -> Arc<RouteSeries> {
+        let (method, route) = match route {
+            Some(route) => (method, route),
+            None => (known_method(method), "none"),
+        };
+        let others = || self.others.get_or_init(|| Arc::new(self.series(OTHER, OTHER))).clone();
+        {
+            let routes = read(&self.routes);
+            match routes.get(method, route) {
+                Some(series) => return series.clone(),
+                None if routes.is_full() => return others(),
+                None => {}
+            }
+        }
+        let mut routes = write(&self.routes);
+        match routes.get(method, route) {
+            Some(series) => return series.clone(),
+            None if routes.is_full() => return others(),
+            None => {}
+        }
+        let series = Arc::new(self.series(method, route));
+        routes.series.entry(route.to_owned()).or_default().insert(method.to_owned(), series.clone());
+        routes.count += 1;
+        series
+    }
+
+    fn series(&self, method: &str, route: &str) -> RouteSeries {
+        RouteSeries {
+            codes: [const { OnceLock::new() }; MAX_CODES],
+            others: OnceLock::new(),
+            seconds: self.seconds.with_label_values(&[method, route]),
+            answers: self.answers.clone(),
+            method: method.to_owned(),
+            route: route.to_owned(),
+        }
+    }
+}
+
+impl RouteSeries {
+    /// Counts an answer.
+    pub fn answered(&self, code: u16, took: Duration) {
+        self.code(code).inc();
+        self.seconds.observe(took.as_secs_f64());
+    }
+
+    fn code(&self, code: u16) -> &IntCounter {
+        let counter = |code: &str| self.answers.with_label_values(&[&self.method, &self.route, code]);
+        for place in &self.codes {
+            let (known, answers) = place.get_or_init(|| (code, counter(&code.to_string())));
+            if *known == code {
+                return answers;
+            }
+        }
+        self.others.get_or_init(|| counter(OTHER))
+    }
+}
+
+/// This method if HTTP knows it, else `other`.
+fn known_method(method: &str) -> &str {
+    METHODS.into_iter().find(|known| *known == method).unwrap_or(OTHER)
+}
+
+fn counter(name: &str, help: &str) -> IntCounter {
+    registered(IntCounter::new(name, help))
+}
+
+fn counters(name: &str, help: &str, labels: &[&str]) -> IntCounterVec {
+    registered(IntCounterVec::new(Opts::new(name, help), labels))
+}
+
+fn gauge(name: &str, help: &str) -> IntGauge {
+    registered(IntGauge::new(name, help))
+}
+
+fn histogram(name: &str, help: &str, bounds: &[f64]) -> Histogram {
+    registered(Histogram::with_opts(HistogramOpts::new(name, help).buckets(bounds.to_vec())))
+}
+
+fn histograms(name: &str, help: &str, bounds: &[f64]) -> HistogramVec {
+    let opts = HistogramOpts::new(name, help).buckets(bounds.to_vec());
+    registered(HistogramVec::new(opts, &["method", "route"]))
+}
+
+/// Puts what was made on the page.
+fn registered<C: Collector + Clone + 'static>(made: prometheus::Result<C>) -> C {
+    // Names are constants of this module, each used once: a test that asks for all of them has seen them all.
+    let made = made.unwrap_or_else(|error| unreachable!("a metric is named wrongly: {error}"));
+    if let Err(error) = REGISTRY.register(Box::new(made.clone())) {
+        log::error!("a metric is not shown: {error}");
+    }
+    made
+}
+
+#[cfg(test)]
+mod tests;
