@@ -11,7 +11,7 @@
 use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, LazyLock, Mutex};
 use std::thread;
 use std::time::Duration;
 
@@ -20,6 +20,7 @@ use log::Level;
 use serde::Serialize;
 use serde_json::Value;
 
+use crate::metrics::{self, Gauge, LISTS_PUSHED};
 use crate::net::flood::say;
 use crate::net::listener::{Listener, Serving};
 use crate::net::peer::{Answerer, PacketServer, Peer};
@@ -62,6 +63,12 @@ impl Distributor {
         let (dirty, changes) = bounded(1);
         let state = Arc::new(Mutex::new(State::new(max_frame_bytes)));
         let pushed = state.clone();
+        LazyLock::force(&LISTS_PUSHED);
+        let counted = Arc::downgrade(&state);
+        metrics::watch(Gauge::Nodes, move || {
+            let state = counted.upgrade()?;
+            Some(lock(&state).registry.list().len())
+        });
         spawn("push", move || push_changes(&changes, &pushed))?;
         let server = PacketServer::new(Arc::new(Desk { state, dirty }), max_frame_bytes, secret);
         let serving = listener.serve("node", max_connections, Arc::new(server))?;
@@ -136,6 +143,8 @@ impl Answerer for Desk {
         let uri = head.uri.as_deref().map(|uri| uri.trim_start_matches('/'));
         let outcome = match (head.method.as_deref(), uri) {
             (Some("POST"), Some("distributes")) => self.register(peer, head),
+            // Not registered anywhere: no gateway leads here.
+            (Some("GET"), Some("metrics")) => Reply::ok(metrics::text()),
             (Some("GET"), Some("distributes")) => Reply::ok(lock(&self.state).registry.list()),
             (Some(method), Some(uri)) => Err(Failure::not_found(format!(
                 "a distributor answers POST and GET /distributes only, not {method} /{uri}"
@@ -247,6 +256,7 @@ fn push_changes(changes: &Receiver<()>, state: &Mutex<State>) {
         for peer in &peers {
             log_list(peer, last.len());
             peer.outbox().post_latest(last.clone());
+            LISTS_PUSHED.inc();
         }
         let bytes = last.len() as u64 * peers.len() as u64;
         let rest = Duration::from_millis(bytes * 1000 / PUSH_BYTES_PER_SECOND).min(LONGEST_PAUSE);

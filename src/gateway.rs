@@ -20,8 +20,10 @@ use serde_json::json;
 use serde_json::value::RawValue;
 use tiny_http::{Header, Method};
 
+use crate::access_log::HttpLine;
 use crate::context::Context;
 use crate::mesh::Mesh;
+use crate::metrics::{self, Gauge, HTTP};
 use crate::net::canonical;
 use crate::net::link::{Outcome, Refusal};
 use crate::net::membership::Membership;
@@ -29,7 +31,8 @@ use crate::packet::{Dialect, Failure, Origin, Outgoing};
 use crate::process::Identity;
 use crate::routes::Resolved;
 use crate::subscription::Subscription;
-use streams::{EventStream, StreamPlace};
+use http::Site;
+use streams::{Account, EventStream, StreamPlace};
 use translate::{HttpAnswer, Target};
 
 /// The process that speaks HTTP.
@@ -64,7 +67,7 @@ pub struct Gateway {
     mesh: Arc<Mesh>,
     membership: Membership,
     settings: Settings,
-    in_flight: AtomicUsize,
+    in_flight: Arc<AtomicUsize>,
     streams: Arc<AtomicUsize>,
     /// Request ids of our own: what they begin with, and how many there were.
     id_prefix: String,
@@ -92,6 +95,24 @@ pub enum Answer {
     Stream(Box<EventStream>),
 }
 
+/// What is found out about a request on its way, for the metrics and for the access log.
+struct Way<'a> {
+    began: Instant,
+    /// The route that it reached.
+    route: Option<&'a str>,
+    /// Who was asked last.
+    instance: Option<Arc<str>>,
+}
+
+impl Answer {
+    fn status(&self) -> u16 {
+        match self {
+            Self::Whole(answer) => answer.status,
+            Self::Stream(_) => 200,
+        }
+    }
+}
+
 impl HttpRequest {
     /// The value of a header.
     #[must_use]
@@ -108,8 +129,12 @@ impl Gateway {
     /// A gateway on this mesh. `id` begins the ids of requests that come without one.
     #[must_use]
     pub fn new(mesh: Arc<Mesh>, membership: Membership, settings: Settings, id: String) -> Self {
-        let (in_flight, ids) = (AtomicUsize::new(0), AtomicU64::new(0));
-        let streams = Arc::new(AtomicUsize::new(0));
+        let (in_flight, streams) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+        for (gauge, number) in [(Gauge::HttpInFlight, &in_flight), (Gauge::Streams, &streams)] {
+            let number = Arc::downgrade(number);
+            metrics::watch(gauge, move || Some(number.upgrade()?.load(Ordering::Relaxed)));
+        }
+        let ids = AtomicU64::new(0);
         Self { mesh, membership, settings, in_flight, streams, id_prefix: id, ids }
     }
 
@@ -120,37 +145,17 @@ impl Gateway {
         self.mesh.close_streams();
     }
 
-    /// Answers one request. Takes no longer than the time-out and never fails: a failure is an answer.
-    #[must_use]
-    pub fn answer(&self, request: &HttpRequest) -> Answer {
-        let began = Instant::now();
-        let origin = Arc::new(self.origin(request));
-        let context = Context { origin: Some(origin.clone()), ..Context::default() };
-        let answer = context.run(|| self.route(request)).unwrap_or_else(Answer::Whole);
-        let id = origin.request_id.clone();
-        let path = request.target.split('?').next().unwrap_or_default().escape_debug();
-        match answer {
-            Answer::Whole(answer) => {
-                let (status, size) = (answer.status, answer.body.len());
-                log::debug!(
-                    "{} {path} answered {status}, {size} bytes, {:?}",
-                    request.method,
-                    began.elapsed()
-                );
-                Answer::Whole(challenged(answer).with_header("X-Request-Id", id))
-            }
-            Answer::Stream(stream) => {
-                log::debug!("{} {path} answered with a stream", request.method);
-                Answer::Stream(Box::new(stream.with_request_id(id)))
-            }
-        }
-    }
-
-    fn route(&self, request: &HttpRequest) -> Result<Answer, HttpAnswer> {
-        let target = Target::parse(&request.target)?;
+    fn route<'a>(
+        &self,
+        request: &HttpRequest,
+        target: &'a Target<'_>,
+        way: &mut Way<'a>,
+    ) -> Result<Answer, HttpAnswer> {
         // A HEAD is a GET whose answer is sent without its body.
         let method = if request.method == Method::Head { "GET" } else { request.method.as_str() };
         if let Some(own) = self.own_route(method, &target.path) {
+            // Any other method is the client's word, and no route.
+            way.route = Some(&*target.path).filter(|_| method == "GET");
             return own.map(Answer::Whole);
         }
         let (uri, has_segment) = match self.mesh.resolve(method, &target.path) {
@@ -160,18 +165,20 @@ impl Gateway {
             }
             Resolved::NotFound => return Err(not_found(method, &target.path)),
         };
+        way.route = Some(uri);
         // Where nobody lives just now, text is no mistake: this says 503.
         if (method, uri) == ("POST", "/logs") && self.mesh.dialect(method, uri) != Some(Dialect::Pilcrow) {
-            return self.write_log(&request.body).map(Answer::Whole);
+            return self.write_log(&request.body, way).map(Answer::Whole);
         }
         let segment = if has_segment { Some(target.last_segment()?) } else { None };
         let params = translate::params(request, target.query, segment)?;
         if translate::wants_events(request) {
-            return self.stream(request, uri, &params);
+            return self.stream(request, uri, &params, way);
         }
         let packet = Outgoing { uri, method, params: &params };
         let _place = self.take_place().map_err(|outcome| translate::failure_of(outcome, uri))?;
         let exchange = self.mesh.exchange(&packet, Instant::now() + self.settings.timeout);
+        way.instance = exchange.asked.as_ref().map(|link| link.shared_address());
         let reply = exchange.outcome.map_err(|outcome| translate::failure_of(outcome, uri))?;
         if reply.more {
             return Err(HttpAnswer::failure(&Failure::new(
@@ -184,14 +191,31 @@ impl Gateway {
 
     /// A GET whose client takes events. Whether they come is for the service to say: its first reply is part of
     /// a stream, or the whole answer.
-    fn stream(&self, request: &HttpRequest, uri: &str, params: &RawValue) -> Result<Answer, HttpAnswer> {
+    fn stream(
+        &self,
+        request: &HttpRequest,
+        uri: &str,
+        params: &RawValue,
+        way: &mut Way<'_>,
+    ) -> Result<Answer, HttpAnswer> {
         let place = StreamPlace::take(&self.streams, self.settings.max_streams)
             .ok_or_else(|| translate::failure_of(Outcome::Refused(Refusal::Busy), uri))?;
         let params = serde_json::from_str(params.get()).unwrap_or_default();
         let mut subscription = Subscription::new(&self.mesh, uri, params);
-        match subscription.next(Instant::now() + self.settings.timeout) {
+        let first = subscription.next(Instant::now() + self.settings.timeout);
+        way.instance = subscription.instance().cloned();
+        match first {
             Ok(Some(first)) if first.more => {
-                Ok(Answer::Stream(Box::new(EventStream::new(subscription, first, place))))
+                let origin = Context::current().origin.unwrap_or_default();
+                let account = Account {
+                    request_id: origin.request_id.clone(),
+                    client: origin.client.unwrap_or(request.peer),
+                    target: request.target.clone(),
+                    route: uri.to_owned(),
+                    instance: way.instance.clone(),
+                    began: way.began,
+                };
+                Ok(Answer::Stream(Box::new(EventStream::new(subscription, first, account, place))))
             }
             Ok(Some(whole)) => Ok(Answer::Whole(translate::conditional(request, HttpAnswer::from(whole)))),
             Ok(None) => Err(translate::failure_of(Outcome::Timeout, uri)),
@@ -199,9 +223,9 @@ impl Gateway {
         }
     }
 
-    /// The three names that are the gateway's own.
+    /// The names that are the gateway's own.
     fn own_route(&self, method: &str, path: &str) -> Option<Result<HttpAnswer, HttpAnswer>> {
-        if !matches!(path, "/healthz" | "/readyz" | "/routes") {
+        if !matches!(path, "/healthz" | "/readyz" | "/routes" | "/metrics") {
             return None;
         }
         if method != "GET" {
@@ -209,6 +233,7 @@ impl Gateway {
         }
         Some(Ok(match path {
             "/healthz" => success(&"serving"),
+            "/metrics" => HttpAnswer::text(metrics::CONTENT_TYPE, metrics::text()),
             "/readyz" if self.mesh.ready() => success(&"ready"),
             "/readyz" => translate::refusal(&Failure::new(
                 503,
@@ -219,10 +244,11 @@ impl Gateway {
     }
 
     /// The course's log service takes text and never answers: the client is told that it was passed on.
-    fn write_log(&self, body: &[u8]) -> Result<HttpAnswer, HttpAnswer> {
+    fn write_log(&self, body: &[u8], way: &mut Way<'_>) -> Result<HttpAnswer, HttpAnswer> {
         let params = translate::text_param(&String::from_utf8_lossy(body))?;
         let packet = Outgoing { uri: "/logs", method: "POST", params: &params };
-        self.mesh.notify(&packet).map_err(|outcome| translate::failure_of(outcome, packet.uri))?;
+        let link = self.mesh.notify(&packet).map_err(|outcome| translate::failure_of(outcome, packet.uri))?;
+        way.instance = Some(link.shared_address());
         let body = json!({ "errorcode": 0, "errormessage": "passed on" });
         Ok(HttpAnswer::json(202, &body))
     }
@@ -233,31 +259,23 @@ impl Gateway {
         if before < self.settings.max_in_flight { Ok(place) } else { Err(Outcome::Refused(Refusal::Busy)) }
     }
 
-    /// An answer to a request that could not be read: it has an id as well, to be found again by. `headers` are
-    /// those that were understood.
-    #[must_use]
-    pub fn refuse(&self, answer: HttpAnswer, headers: &[Header]) -> HttpAnswer {
-        log::debug!("a request that cannot be read answered {}", answer.status);
-        answer.with_header("X-Request-Id", self.request_id(headers))
-    }
-
     fn origin(&self, request: &HttpRequest) -> Origin {
         Origin {
             request_id: self.request_id(&request.headers),
-            client: Some(self.client(request)),
+            client: Some(self.client(request.peer, &request.headers)),
             authorization: request.header("Authorization").map(str::to_owned),
         }
     }
 
     /// The client's address: the other end of the connection, or what a trusted proxy there says. The last address
     /// of its `X-Forwarded-For` is its own knowledge; those before may be the client's invention.
-    fn client(&self, request: &HttpRequest) -> IpAddr {
-        if !self.settings.trusted_proxies.contains(&request.peer) {
-            return request.peer;
+    fn client(&self, peer: IpAddr, headers: &[Header]) -> IpAddr {
+        if !self.settings.trusted_proxies.contains(&peer) {
+            return peer;
         }
         let said =
-            request.header("X-Forwarded-For").and_then(|said| said.rsplit(',').next()?.trim().parse().ok());
-        said.map_or(request.peer, canonical)
+            header(headers, "X-Forwarded-For").and_then(|said| said.rsplit(',').next()?.trim().parse().ok());
+        said.map_or(peer, canonical)
     }
 
     fn request_id(&self, headers: &[Header]) -> String {
@@ -273,6 +291,53 @@ impl Gateway {
 
     fn new_request_id(&self) -> String {
         format!("{}-{:x}", self.id_prefix, self.ids.fetch_add(1, Ordering::Relaxed))
+    }
+}
+
+impl Site for Gateway {
+    /// Takes no longer than the time-out.
+    fn answer(&self, request: &HttpRequest) -> Answer {
+        let mut way = Way { began: Instant::now(), route: None, instance: None };
+        let origin = Arc::new(self.origin(request));
+        let context = Context { origin: Some(origin.clone()), ..Context::default() };
+        let target = Target::parse(&request.target);
+        let answer = match &target {
+            Ok(target) => context.run(|| self.route(request, target, &mut way)),
+            Err(refusal) => Err(refusal.clone()),
+        };
+        let answer = answer.unwrap_or_else(Answer::Whole);
+        let took = way.began.elapsed();
+        let status = answer.status();
+        HTTP.of(request.method.as_str(), way.route).answered(status, took);
+        match answer {
+            Answer::Whole(answer) => {
+                HttpLine {
+                    id: &origin.request_id,
+                    client: origin.client.unwrap_or(request.peer),
+                    method: Some(request.method.as_str()),
+                    target: Some(&request.target),
+                    route: way.route,
+                    instance: way.instance.as_deref(),
+                    status,
+                    bytes: answer.sent_bytes(&request.method),
+                    took,
+                }
+                .write();
+                Answer::Whole(challenged(answer).with_header("X-Request-Id", origin.request_id.clone()))
+            }
+            // The access log is told of it once it has ended.
+            Answer::Stream(stream) => Answer::Stream(stream),
+        }
+    }
+
+    /// It has an id as well, to be found again by.
+    fn refuse(&self, answer: HttpAnswer, headers: &[Header], peer: IpAddr) -> HttpAnswer {
+        let (id, status, bytes) = (self.request_id(headers), answer.status, answer.body.len());
+        HTTP.of("", None).answered(status, Duration::ZERO);
+        let (client, took) = (self.client(peer, headers), Duration::ZERO);
+        let (method, target, route, instance) = (None, None, None, None);
+        HttpLine { id: &id, client, method, target, route, instance, status, bytes, took }.write();
+        answer.with_header("X-Request-Id", id)
     }
 }
 

@@ -51,6 +51,10 @@
 //! | [`gateway`] | HTTP in front of the mesh | the binary `gateway` |
 //! | [`service`] | what a service is written with | [`users`], `examples/greetings.rs` |
 //! | [`users`] | the example service, on SQLite | the binary `users` |
+//! | [`metrics`] | what a process counts of itself | whoever counts |
+//! | [`metrics_page`] | the same over HTTP, on a port of its own | all binaries |
+//! | [`access_log`] | one line a request | [`gateway`], [`service`] |
+//! | [`stderr`] | the way of every log line: nobody waits for whoever reads it | [`process`], [`access_log`] |
 //! | [`pool`] | a few threads behind a bounded queue | [`service`], [`users`] |
 //! | [`process`] | settings, log, signals, exit status | all binaries |
 //! | [`sync`] | locks that survive a panic of their holder | whoever locks |
@@ -58,11 +62,13 @@
 //! The wire is described in `docs/protocol.md`, the design in `docs/architecture.md`, and the reasons for it in
 //! `docs/decisions.md`.
 
+pub mod access_log;
 pub mod context;
 pub mod distributor;
 pub mod gateway;
 pub mod mesh;
 pub mod metrics;
+pub mod metrics_page;
 pub mod net;
 pub mod node;
 pub mod packet;
@@ -71,6 +77,7 @@ pub mod process;
 pub mod registry;
 pub mod routes;
 pub mod service;
+pub mod stderr;
 pub mod subscription;
 pub mod sync;
 pub mod users;

@@ -10,7 +10,7 @@ use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, OnceLock, RwLock, Weak};
+use std::sync::{Arc, LazyLock, OnceLock, RwLock, Weak};
 use std::time::Instant;
 
 use serde::Serialize;
@@ -18,9 +18,10 @@ use serde_json::Value;
 use serde_json::value::to_raw_value;
 
 use crate::context::{Context, MAX_HOPS};
+use crate::metrics::{self, CALLS, Gauge};
 use crate::net::health::Intent;
 use crate::net::link::{
-    Answered, Call, DEFAULT_TIMEOUT, Link, LinkLimits, Outcome, Refusal, ReplyFrame, ReplyStream,
+    Answered, Call, DEFAULT_TIMEOUT, Link, LinkLimits, LinkState, Outcome, Refusal, ReplyFrame, ReplyStream,
 };
 use crate::net::membership::{Membership, OnList};
 use crate::net::secret::Secret;
@@ -66,7 +67,23 @@ impl Mesh {
     #[must_use]
     pub fn new(limits: LinkLimits) -> Arc<Self> {
         let (table, closing) = (RwLock::new(Table::default()), AtomicBool::new(false));
-        Arc::new(Self { limits, table, closing, hedges: AtomicUsize::new(0), secret: OnceLock::new() })
+        let mesh =
+            Arc::new(Self { limits, table, closing, hedges: AtomicUsize::new(0), secret: OnceLock::new() });
+        mesh.show_links();
+        mesh
+    }
+
+    /// Has the metrics tell how many links are in which state.
+    fn show_links(self: &Arc<Self>) {
+        LazyLock::force(&CALLS);
+        for state in LinkState::ALL {
+            let mesh = Arc::downgrade(self);
+            metrics::watch(Gauge::Links(state.name()), move || {
+                let mesh = mesh.upgrade()?;
+                let table = read(&mesh.table);
+                Some(table.links.values().filter(|link| link.state() == state).count())
+            });
+        }
     }
 
     /// Joins by itself: registers `node` with every distributor and follows their lists. Dropping the membership
@@ -244,13 +261,13 @@ impl Mesh {
         self.closing.load(Ordering::SeqCst)
     }
 
-    /// Sends a request to which no reply is wanted to one instance of its route.
+    /// Sends a request to which no reply is wanted to one instance of its route. Returned is the link that took it.
     ///
     /// # Errors
     /// [`Outcome::Refused`] if it was not sent.
-    pub fn notify(&self, request: &Outgoing<'_>) -> Result<(), Outcome> {
-        let link = self.pick(request.method, request.uri, None);
-        link.ok_or(Outcome::Refused(Refusal::Down))?.notify(request)
+    pub fn notify(&self, request: &Outgoing<'_>) -> Result<Arc<Link>, Outcome> {
+        let link = self.pick(request.method, request.uri, None).ok_or(Outcome::Refused(Refusal::Down))?;
+        link.notify(request).map(|()| link)
     }
 
     /// Whether at least one route has an instance that takes requests.
@@ -357,6 +374,7 @@ fn halfway(deadline: Instant) -> Instant {
 fn log_retry(request: &Outgoing<'_>, from: &Link, why: &dyn fmt::Display, to: &Link) {
     let Outgoing { method, uri, .. } = request;
     log::info!("{method} {uri}: {} ({why}); trying {}", from.address(), to.address());
+    CALLS.retries.inc();
 }
 
 /// A place among the reads that wait for two instances, given back when it is dropped.

@@ -20,6 +20,7 @@ use prometheus::{
     TextEncoder,
 };
 
+use crate::packet::frame::FrameError;
 use crate::sync::{lock, read, write};
 
 /// What the text is called in HTTP.
@@ -94,16 +95,21 @@ pub static CALLS: LazyLock<Calls> = LazyLock::new(|| Calls {
 });
 
 /// Packet connections.
-pub static WIRE: LazyLock<Wire> = LazyLock::new(|| Wire {
-    rejected: counters(
+pub static WIRE: LazyLock<Wire> = LazyLock::new(|| {
+    let rejected = counters(
         "pilcrow_frames_rejected_total",
         "Frames that broke the rules of the wire, by reason; each closed its connection.",
         &["reason"],
-    ),
-    overflows: counter(
+    );
+    // Shown before the first: what rises from nothing is seen as a rise only from a nought.
+    for reason in FrameError::REASONS {
+        rejected.with_label_values(&[reason]).inc_by(0);
+    }
+    let overflows = counter(
         "pilcrow_outbox_overflows_total",
         "Packets that were not sent, since their receiver does not read.",
-    ),
+    );
+    Wire { rejected, overflows }
 });
 
 /// The database of the users service.
@@ -178,9 +184,11 @@ pub struct LogLines {
 }
 
 impl Wire {
-    /// Counts a frame that broke this rule.
-    pub fn rejected(&self, reason: &str) {
-        self.rejected.with_label_values(&[reason]).inc();
+    /// Counts a frame that broke a rule. A connection that was merely lost is none.
+    pub fn rejected(&self, error: &FrameError) {
+        if let Some(reason) = error.reason() {
+            self.rejected.with_label_values(&[reason]).inc();
+        }
     }
 }
 

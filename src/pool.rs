@@ -2,14 +2,19 @@
 
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 use std::thread;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
+
+use crate::metrics::{self, Gauge};
 
 /// Threads that run jobs. They end when the pool is dropped and its queue is empty.
 #[derive(Debug)]
 pub struct Pool {
     jobs: Sender<Job>,
+    /// As long as this is there, the metrics tell how many jobs wait.
+    _shown: Arc<()>,
 }
 
 /// Whether a job runs on the pool, or is told that it does not.
@@ -44,7 +49,10 @@ impl Pool {
                 .spawn(move || run_jobs(&queue))
                 .map_err(no_thread)?;
         }
-        Ok(Self { jobs })
+        let shown = Arc::new(());
+        let (wanted, waiting) = (Arc::downgrade(&shown), queue);
+        metrics::watch(Gauge::PoolWaiting(name), move || wanted.upgrade().map(|_| waiting.len()));
+        Ok(Self { jobs, _shown: shown })
     }
 
     /// Runs `job` on a thread of the pool, soon. It is called in any case, exactly once, and told which.

@@ -6,20 +6,22 @@
 
 use std::env;
 use std::ffi::OsString;
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::error::ErrorKind;
-use clap::{ArgMatches, Args, Command, FromArgMatches, Parser};
+use clap::{ArgMatches, Args, Command, FromArgMatches, Parser, ValueEnum};
 use crossbeam_channel::{Receiver, bounded};
 
 use crate::net::canonical;
 use crate::net::listener::{DEFAULT_MAX_CONNECTIONS, Listener};
 use crate::net::secret::Secret;
 use crate::packet::DEFAULT_MAX_FRAME_BYTES;
+use crate::pool::no_thread;
+use crate::{access_log, metrics, stderr};
 
 /// Who a process is: what differs between the binaries before they do anything.
 #[derive(Debug, Clone, Copy)]
@@ -34,6 +36,9 @@ pub struct Identity {
 
 /// The distributor, whose address every other process must know as well.
 pub const DISTRIBUTOR: Identity = Identity { name: "distributor", port: 9000, port_variable: "DIS_PORT" };
+
+/// How long the end of a process waits for whoever reads its log.
+const LOG_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Settings that every process has.
 #[derive(Debug, Clone, Args)]
@@ -55,6 +60,14 @@ pub struct Common {
     /// How long work in progress may take after a signal to end, in seconds
     #[arg(long, env = "PILCROW_DRAIN", value_name = "SECONDS", default_value_t = 10)]
     pub drain: u64,
+
+    /// Where to show metrics over HTTP, besides; port 0 takes a free one, which the log names
+    #[arg(long, env = "PILCROW_METRICS_LISTEN", value_name = "HOST:PORT", value_parser = host_port)]
+    pub metrics_listen: Option<String>,
+
+    /// Whether each request gets a line in the log
+    #[arg(long, env = "PILCROW_ACCESS_LOG", value_enum, default_value_t = Switch::On)]
+    pub access_log: Switch,
 
     /// Whether this is a cluster with a secret.
     #[command(flatten)]
@@ -78,6 +91,15 @@ struct SecretFile {
     /// mode, on loopback addresses only
     #[arg(long, env = "PILCROW_SECRET_FILE", value_name = "FILE")]
     secret_file: Option<PathBuf>,
+}
+
+/// A setting that is on or off.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Switch {
+    /// It is.
+    On,
+    /// It is not.
+    Off,
 }
 
 /// The setting of those who join a distributor.
@@ -108,13 +130,15 @@ impl Common {
         self.secret().is_some()
     }
 
-    /// Takes the port that `--listen` names, and says in the log which mode this process is in.
+    /// Takes the port that `--listen` names, and says in the log which mode this process is in. From here on, requests
+    /// are told in the log, unless that is switched off.
     ///
     /// # Errors
     /// A sentence that says why it cannot be had and what to do.
     pub fn bind(&self) -> Result<Listener, String> {
         let listener = self.bind_to(&self.listen, "--listen")?;
         self.cluster.announce();
+        access_log::set(self.access_log == Switch::On);
         Ok(listener)
     }
 
@@ -257,8 +281,13 @@ pub fn run<A: Parser>(identity: Identity, serve: impl FnOnce(A) -> Result<(), St
             return fail(identity, &format!("{what}; see {} --help", identity.name), 2);
         }
     };
-    start_log();
-    match serve(arguments) {
+    if let Err(error) = start_log() {
+        return fail(identity, &no_thread(error), 1);
+    }
+    metrics::introduce(identity.name);
+    let served = serve(arguments);
+    stderr::finish(LOG_TIMEOUT);
+    match served {
         Ok(()) => ExitCode::SUCCESS,
         Err(sentence) => fail(identity, &sentence, 1),
     }
@@ -316,8 +345,15 @@ fn course_address(identity: Identity) -> String {
 }
 
 /// Logs go to stderr, one line each: time, level, what happened. `RUST_LOG` chooses how much.
-fn start_log() {
-    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("info"))
+fn start_log() -> io::Result<()> {
+    stderr::start()?;
+    let mut builder = env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("info"));
+    if io::stderr().is_terminal() && ["NO_COLOR", "RUST_LOG_STYLE"].iter().all(|name| env::var(name).is_err())
+    {
+        builder.write_style(env_logger::WriteStyle::Always);
+    }
+    builder
+        .target(env_logger::Target::Pipe(Box::new(stderr::Lines)))
         .format(|line, record| {
             let level = record.level();
             let style = line.default_level_style(level);
@@ -325,6 +361,7 @@ fn start_log() {
             writeln!(line, "{} {style}{level:5}{style:#} {told}", line.timestamp_millis())
         })
         .init();
+    Ok(())
 }
 
 /// What peers call themselves and ask for stands in the log. It must not begin a line of its own there.

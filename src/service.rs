@@ -30,12 +30,15 @@ use clap::Parser;
 use log::Level;
 use serde_json::{Map, Value};
 
+use crate::access_log::ServiceLine;
 use crate::context::{Context, MAX_HOPS};
 use crate::mesh::Mesh;
+use crate::metrics::{self, Gauge, RouteSeries, SERVICE, SERVICE_IN_FLIGHT};
+use crate::metrics_page;
 use crate::net::flood::say;
 use crate::net::listener::{Listener, Serving, Work};
 use crate::net::membership::{Membership, OnList};
-use crate::net::peer::{Answerer, PacketServer, Peer};
+use crate::net::peer::{Answerer, PacketServer, Peer, Said};
 use crate::node::{GATE, Node};
 use crate::packet::{CANCEL, COURSE_MAX_BYTES, Dialect, Head, Key};
 pub use crate::packet::{Failure, Origin, Reply};
@@ -48,6 +51,9 @@ pub use streams::{SharedReply, StreamSender};
 /// How many slow handlers run at a time, and how many requests may wait for them.
 const WORKERS: usize = 16;
 const MAX_WAITING: usize = 1024;
+
+/// Under which URI every service answers with what it counts.
+const METRICS: &str = "/metrics";
 
 /// How long, after this service has said that it leaves, requests may still come that were on their way.
 const SETTLE: Duration = Duration::from_millis(300);
@@ -80,15 +86,31 @@ pub struct Request {
 pub struct Responder {
     peer: Arc<Peer>,
     key: Option<Key>,
+    asked: Arc<Asked>,
+    origin: Option<Arc<Origin>>,
+    began: Instant,
     limit_bytes: usize,
     answered: bool,
     streams: Arc<StreamTable>,
     _work: Work,
 }
 
-type RouteTable = HashMap<String, HashMap<String, Handler>>;
+type RouteTable = HashMap<String, HashMap<String, Route>>;
 type AnswerNow = dyn Fn(&Request) -> Result<Reply, Failure> + Send + Sync;
 type AnswerLater = dyn Fn(Request, Responder) + Send + Sync;
+
+/// A route: what answers it, and what is counted and told of it.
+struct Route {
+    handler: Handler,
+    asked: Arc<Asked>,
+}
+
+/// What was asked for.
+struct Asked {
+    method: String,
+    uri: String,
+    series: Arc<RouteSeries>,
+}
 
 enum Handler {
     Now(Box<AnswerNow>),
@@ -157,7 +179,8 @@ impl Service {
     }
 
     fn add(mut self, method: &str, uri: &str, handler: Handler) -> Self {
-        self.routes.entry(uri.to_owned()).or_default().insert(method.to_owned(), handler);
+        let route = Route { handler, asked: Asked::of(method, uri, Some(uri)) };
+        self.routes.entry(uri.to_owned()).or_default().insert(method.to_owned(), route);
         self
     }
 
@@ -175,7 +198,9 @@ impl Service {
     pub fn serve(self, common: &Common, join: &Join) -> Result<(), String> {
         let stop = process::stop_signal()?;
         let name = self.identity.name;
-        let running = self.start(common.bind()?, common, join)?;
+        let listener = common.bind()?;
+        let _metrics = metrics_page::serve(common)?;
+        let running = self.start(listener, common, join)?;
         process::ready(name, running.serving.address());
         let _ = stop.recv();
         log::info!("{name}: asked to end; finishing what is in progress");
@@ -187,11 +212,16 @@ impl Service {
     ///
     /// # Errors
     /// A sentence that says why the service could not start.
-    pub fn start(self, listener: Listener, common: &Common, join: &Join) -> Result<Running, String> {
+    pub fn start(mut self, listener: Listener, common: &Common, join: &Join) -> Result<Running, String> {
+        // The metrics are asked for where the service listens, and are no route of the gateway's.
         let urls = self.urls();
+        self = self.with_metrics();
         let course_gates = Arc::new(CourseGates::default());
         let streams = Arc::new(StreamTable::default());
-        let slow = self.routes.values().flat_map(HashMap::values).any(|one| matches!(one, Handler::Slow(_)));
+        let open = Arc::downgrade(&streams);
+        metrics::watch(Gauge::Streams, move || Some(open.upgrade()?.count()));
+        let mut all = self.routes.values().flat_map(HashMap::values);
+        let slow = all.any(|one| matches!(one.handler, Handler::Slow(_)));
         let pool = if slow { Some(Pool::start("work", WORKERS, MAX_WAITING)?) } else { None };
         let (routes, gates) = (self.routes, course_gates.clone());
         let guests = Arc::new(Guests::default());
@@ -213,6 +243,11 @@ impl Service {
             Membership::join(&join.distributor, node, common.max_frame, common.secret(), &on_list)
                 .map_err(no_thread)?;
         Ok(Running { serving, membership, streams, guests, mesh: self.mesh })
+    }
+
+    fn with_metrics(self) -> Self {
+        let taken = self.routes.get(METRICS).is_some_and(|methods| methods.contains_key("GET"));
+        if taken { self } else { self.route("GET", METRICS, |_| Reply::ok(metrics::text())) }
     }
 
     fn urls(&self) -> Vec<String> {
@@ -316,20 +351,27 @@ impl Answerer for Desk {
             return log::debug!("{} sent what is no request; ignored", peer.address());
         };
         self.guests.know(peer, head);
-        let key = head.answer_key();
+        let (began, key) = (Instant::now(), head.answer_key());
         if method == CANCEL {
             return self.streams.cancel(peer.id(), key.as_ref());
         }
+        let found = self.route(method, uri);
+        let asked = found.as_ref().map_or_else(|_| Asked::of(method, uri, None), |found| found.asked.clone());
+        let origin = Origin::of(head).map(Arc::new);
+        SERVICE_IN_FLIGHT.inc();
         let responder = Responder {
             peer: peer.clone(),
             key,
+            asked,
+            origin: origin.clone(),
+            began,
             limit_bytes: self.limit_bytes(peer, head),
             answered: false,
             streams: self.streams.clone(),
             _work: peer.work(),
         };
         let (handler, request) =
-            match self.handler(method, uri).and_then(|found| Ok((found, Request::of(peer, head)?))) {
+            match found.and_then(|found| Ok((&found.handler, Request::of(peer, head, origin)?))) {
                 Ok(found) => found,
                 Err(failure) => return responder.answer(&Err(failure)),
             };
@@ -337,7 +379,7 @@ impl Answerer for Desk {
         // the connection, over which other people's requests come.
         let caught = catch_unwind(AssertUnwindSafe(|| match handler {
             Handler::Now(answer) => responder.answer(&request.context.clone().run(|| answer(&request))),
-            Handler::Later(begin) => request.context.clone().run(|| begin(request, responder)),
+            Handler::Later(answer) => request.context.clone().run(|| answer(request, responder)),
             Handler::Slow(answer) => self.answer_on_pool(answer.clone(), request, responder),
         }));
         if caught.is_err() {
@@ -347,7 +389,7 @@ impl Answerer for Desk {
 }
 
 impl Desk {
-    fn handler(&self, method: &str, uri: &str) -> Result<&Handler, Failure> {
+    fn route(&self, method: &str, uri: &str) -> Result<&Route, Failure> {
         let methods = self
             .routes
             .get(uri)
@@ -386,7 +428,7 @@ impl Desk {
 }
 
 impl Request {
-    fn of(peer: &Peer, head: &Head<'_>) -> Result<Self, Failure> {
+    fn of(peer: &Peer, head: &Head<'_>, origin: Option<Arc<Origin>>) -> Result<Self, Failure> {
         let deadline = peer.deadline_of(head);
         // It was held up on its way, or this process was stopped. To carry it out now, when its asker has long
         // asked something else, would be worse than not to.
@@ -411,7 +453,6 @@ impl Request {
                 "this request has come through too many services: they call each other in a ring",
             ));
         }
-        let origin = Origin::of(head).map(Arc::new);
         Ok(Self { params, context: Context { deadline, hops, origin } })
     }
 
@@ -482,7 +523,7 @@ impl Responder {
         let Some(key) = self.key.clone().filter(|_| self.can_stream()) else { return Err(self) };
         match self.streams.open(&self.peer, key) {
             Some(stream) => {
-                self.answered = true;
+                self.told(Said { errorcode: 0, bytes: 0 });
                 Ok(stream)
             }
             None => Err(self),
@@ -495,20 +536,51 @@ impl Responder {
     }
 
     fn send(&mut self, outcome: &Result<Reply, Failure>) {
+        let said = self.peer.answer(self.key.as_ref(), outcome, self.limit_bytes);
+        self.told(said);
+    }
+
+    /// The request is answered, or its stream begins: that is counted, and told in the access log.
+    fn told(&mut self, said: Said) {
         self.answered = true;
-        self.peer.answer(self.key.as_ref(), outcome, self.limit_bytes);
+        let took = self.began.elapsed();
+        self.asked.series.answered(said.errorcode, took);
+        ServiceLine {
+            id: self.origin.as_ref().map(|origin| origin.request_id.as_str()),
+            peer: self.peer.address(),
+            method: &self.asked.method,
+            uri: &self.asked.uri,
+            errorcode: said.errorcode,
+            bytes: said.bytes,
+            took,
+        }
+        .write();
     }
 }
 
 impl Drop for Responder {
     /// Nobody waits in vain: a request whose handler lost its responder is answered with a failure.
     fn drop(&mut self) {
+        SERVICE_IN_FLIGHT.dec();
         if !self.answered {
             self.send(&Err(Failure::new(
                 500,
                 "the service failed to answer this request; its log says more",
             )));
         }
+    }
+}
+
+impl Asked {
+    fn of(method: &str, uri: &str, route: Option<&str>) -> Arc<Self> {
+        let series = SERVICE.of(method, route);
+        Arc::new(Self { method: method.to_owned(), uri: uri.to_owned(), series })
+    }
+}
+
+impl fmt::Debug for Asked {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.method, self.uri)
     }
 }
 

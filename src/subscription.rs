@@ -52,7 +52,7 @@ impl Subscription {
 
     /// The instance that is followed just now, as `host:port`.
     #[must_use]
-    pub fn instance(&self) -> Option<&str> {
+    pub fn instance(&self) -> Option<&Arc<str>> {
         self.stream.as_ref().map(ReplyStream::address)
     }
 

@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use pilcrow::distributor::Distributor;
+use pilcrow::metrics_page;
 use pilcrow::pool::no_thread;
 use pilcrow::process::{self, Common, DISTRIBUTOR};
 
@@ -24,6 +25,7 @@ fn serve(common: &Common) -> Result<(), String> {
     let distributor =
         Distributor::start(common.bind()?, common.max_connections, common.max_frame, common.secret())
             .map_err(no_thread)?;
+    let _metrics = metrics_page::serve(common)?;
     process::ready(DISTRIBUTOR.name, distributor.address());
     let _ = stop.recv();
     log::info!("distributor: asked to end");

@@ -9,6 +9,7 @@ use clap::{Parser, ValueEnum};
 use pilcrow::gateway::http::Front;
 use pilcrow::gateway::{GATEWAY, Gateway, SETTLE, Settings, tiny_front};
 use pilcrow::mesh::Mesh;
+use pilcrow::metrics_page;
 use pilcrow::net::canonical;
 use pilcrow::net::link::LinkLimits;
 use pilcrow::node::{GATE, Node};
@@ -72,6 +73,7 @@ fn main() -> ExitCode {
 fn serve(args: &Args) -> Result<(), String> {
     let stop = process::stop_signal()?;
     let listener = args.common.bind()?;
+    let _metrics = metrics_page::serve(&args.common)?;
     let address = listener.address();
     let id = process::new_id()?;
     let node = Node::ours(GATE, address.port(), Vec::new(), &id);

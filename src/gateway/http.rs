@@ -5,6 +5,7 @@
 //! A request that could be understood in two ways is refused and its connection closed: two servers that
 //! disagree about where a request ends can be played against each other ("request smuggling").
 //!
+//! - [`Site`] is what answers the requests: the gateway, or a page of metrics.
 //! - [`Front`] is what the listener calls, its `converse` the life of one connection.
 //! - `Head` is a head that was found good.
 //! - `Reader` owns the bytes that have come and the deadline for those that have not.
@@ -19,7 +20,7 @@ use chunked_transfer::Decoder;
 use tiny_http::{HTTPVersion, Header, Method};
 
 use super::translate::{HttpAnswer, refusal};
-use super::{Answer, Gateway, HttpRequest, MAX_BODY_BYTES};
+use super::{Answer, HttpRequest, MAX_BODY_BYTES};
 use crate::net::is_timeout;
 use crate::net::listener::{Connection, Serve};
 use crate::net::outbox::write_by;
@@ -69,16 +70,26 @@ const KEPT_HEADERS: [&str; 8] = [
     "X-Forwarded-For",
 ];
 
-/// The HTTP front of a gateway.
+/// What answers HTTP requests.
+pub trait Site: Send + Sync + 'static {
+    /// Answers one request. Never fails: a failure is an answer.
+    fn answer(&self, request: &HttpRequest) -> Answer;
+
+    /// Completes the answer to a request that could not be read. `headers` are those that were understood, `peer` is
+    /// the other end of the connection.
+    fn refuse(&self, answer: HttpAnswer, headers: &[Header], peer: IpAddr) -> HttpAnswer;
+}
+
+/// The HTTP front of a site.
 pub struct Front {
-    gateway: Arc<Gateway>,
+    site: Arc<dyn Site>,
 }
 
 impl Front {
-    /// Serves HTTP for this gateway.
+    /// Serves HTTP for this site.
     #[must_use]
-    pub fn new(gateway: Arc<Gateway>) -> Self {
-        Self { gateway }
+    pub fn new(site: Arc<dyn Site>) -> Self {
+        Self { site }
     }
 
     /// Answers the requests of one connection in the order in which they come, until it ends.
@@ -88,7 +99,7 @@ impl Front {
         while reader.await_request()? {
             let _work = connection.work();
             let (answer, how) = match Self::read(&mut reader, connection.peer.ip()) {
-                Ok((request, mut how)) => match self.gateway.answer(&request) {
+                Ok((request, mut how)) => match self.site.answer(&request) {
                     Answer::Whole(answer) => {
                         how.keep_alive &= !connection.draining();
                         (answer, how)
@@ -96,7 +107,7 @@ impl Front {
                     Answer::Stream(events) => return events.send(stream),
                 },
                 Err(Broken::Refused(answer)) => {
-                    (self.gateway.refuse(*answer, &reader.headers), Manner::CLOSING)
+                    (self.site.refuse(*answer, &reader.headers, connection.peer.ip()), Manner::CLOSING)
                 }
                 Err(Broken::Lost(error)) => return Err(error),
             };
@@ -133,12 +144,12 @@ impl Serve for Front {
         }
     }
 
-    fn refuse(&self, stream: &TcpStream, _peer: SocketAddr) {
+    fn refuse(&self, stream: &TcpStream, peer: SocketAddr) {
         // Reading first: a connection that is closed with bytes unread is reset, and the answer with it.
         let _ = stream.set_read_timeout(Some(REFUSE_TIMEOUT));
         let _ = (&*stream).read(&mut [0; READ_BYTES]);
         let busy = Failure::new(503, "too many connections are open; try again in a moment");
-        let answer = self.gateway.refuse(refusal(&busy), &[]);
+        let answer = self.site.refuse(refusal(&busy), &[], peer.ip());
         let _ = write_answer(stream, answer, Manner::CLOSING);
         let _ = stream.shutdown(Shutdown::Write);
     }

@@ -5,11 +5,12 @@
 //! comment, and its stream is then cancelled at the source.
 
 use std::io;
-use std::net::TcpStream;
+use std::net::{IpAddr, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use crate::access_log::HttpLine;
 use crate::net::link::ReplyFrame;
 use crate::net::outbox::write_by;
 use crate::packet::Failure;
@@ -28,7 +29,7 @@ const BATCH_BYTES: usize = 64 * 1024;
 pub struct EventStream {
     subscription: Subscription,
     first: ReplyFrame,
-    request_id: String,
+    account: Account,
     _place: StreamPlace,
 }
 
@@ -50,18 +51,45 @@ impl Drop for StreamPlace {
     }
 }
 
+/// What the access log is told of a stream, once it has ended.
+#[derive(Debug)]
+pub struct Account {
+    /// The request's id.
+    pub request_id: String,
+    /// The client.
+    pub client: IpAddr,
+    /// The target of the request, as it came.
+    pub target: String,
+    /// The route that it reached.
+    pub route: String,
+    /// Who answered first.
+    pub instance: Option<Arc<str>>,
+    /// When the request came.
+    pub began: Instant,
+}
+
+impl Account {
+    fn close(&self, bytes: usize) {
+        HttpLine {
+            id: &self.request_id,
+            client: self.client,
+            method: Some("GET"),
+            target: Some(&self.target),
+            route: Some(&self.route),
+            instance: self.instance.as_deref(),
+            status: 200,
+            bytes,
+            took: self.began.elapsed(),
+        }
+        .write();
+    }
+}
+
 impl EventStream {
     /// A stream whose first reply has come.
     #[must_use]
-    pub fn new(subscription: Subscription, first: ReplyFrame, place: StreamPlace) -> Self {
-        Self { subscription, first, request_id: String::new(), _place: place }
-    }
-
-    /// The same stream, under this request id.
-    #[must_use]
-    pub fn with_request_id(mut self, id: String) -> Self {
-        self.request_id = id;
-        self
+    pub fn new(subscription: Subscription, first: ReplyFrame, account: Account, place: StreamPlace) -> Self {
+        Self { subscription, first, account, _place: place }
     }
 
     /// Sends events until the stream ends or the client is gone. The connection is closed afterwards: its end is
@@ -70,13 +98,22 @@ impl EventStream {
     /// # Errors
     /// That the client is gone or does not read.
     pub fn send(mut self, client: &TcpStream) -> io::Result<()> {
-        let mut out = format!(
+        let mut bytes = 0;
+        let ended = self.send_events(client, &mut bytes);
+        self.account.close(bytes);
+        ended
+    }
+
+    fn send_events(&mut self, client: &TcpStream, bytes: &mut usize) -> io::Result<()> {
+        let head = format!(
             "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nCache-Control: no-store\r\n\
              X-Request-Id: {}\r\nConnection: close\r\n\r\n",
-            self.request_id
-        )
-        .into_bytes();
+            self.account.request_id
+        );
+        let mut out = head.into_bytes();
+        let head_bytes = out.len();
         write_event(&mut out, &self.first);
+        *bytes += out.len() - head_bytes;
         loop {
             write_by(client, &out, Instant::now() + CLIENT_TIMEOUT)?;
             out.clear();
@@ -84,8 +121,11 @@ impl EventStream {
             if is_gone(client)? {
                 return Err(io::ErrorKind::ConnectionAborted.into());
             }
-            if let Err(failure) = ended {
-                write_end(&mut out, &failure);
+            if let Err(failure) = &ended {
+                write_end(&mut out, failure);
+            }
+            *bytes += out.len();
+            if ended.is_err() {
                 return write_by(client, &out, Instant::now() + CLIENT_TIMEOUT);
             }
         }

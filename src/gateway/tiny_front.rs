@@ -4,12 +4,13 @@
 //! default front, [`super::http`], has none of these traps.
 
 use std::io::Read;
-use std::net::{Ipv4Addr, TcpListener};
+use std::net::{IpAddr, Ipv4Addr, TcpListener};
 use std::sync::Arc;
 use std::thread;
 
 use tiny_http::{Request, Server};
 
+use super::http::Site;
 use super::translate::HttpAnswer;
 use super::{Answer, Gateway, HttpRequest, MAX_BODY_BYTES};
 use crate::net::canonical;
@@ -49,17 +50,22 @@ pub fn stop(server: &Server) {
 
 fn work(server: &Server, gateway: &Gateway) {
     while let Ok(mut request) = server.recv() {
+        let peer = peer(&request);
         let answer = match read(&mut request) {
             Ok(read) => match gateway.answer(&read) {
                 Answer::Whole(answer) => answer,
-                Answer::Stream(_) => gateway.refuse(no_streams(), request.headers()),
+                Answer::Stream(_) => gateway.refuse(no_streams(), request.headers(), peer),
             },
-            Err(refusal) => gateway.refuse(refusal, request.headers()),
+            Err(refusal) => gateway.refuse(refusal, request.headers(), peer),
         };
         if let Err(error) = request.respond(answer.into_response()) {
             log::debug!("a client was gone before its answer: {error}");
         }
     }
+}
+
+fn peer(request: &Request) -> IpAddr {
+    request.remote_addr().map_or(Ipv4Addr::UNSPECIFIED.into(), |peer| canonical(peer.ip()))
 }
 
 fn no_streams() -> HttpAnswer {
@@ -81,6 +87,5 @@ fn read(request: &mut Request) -> Result<HttpRequest, HttpAnswer> {
         return Err(HttpAnswer::failure(&Failure::new(413, message)));
     }
     let (method, target) = (request.method().clone(), request.url().to_owned());
-    let peer = request.remote_addr().map_or(Ipv4Addr::UNSPECIFIED.into(), |peer| canonical(peer.ip()));
-    Ok(HttpRequest { method, target, headers: request.headers().to_vec(), body, peer })
+    Ok(HttpRequest { method, target, headers: request.headers().to_vec(), body, peer: peer(request) })
 }

@@ -20,6 +20,9 @@ const MAX_DEPTH: usize = 100;
 /// When to try again what cannot be done just now, in seconds: by then a lost link has been dialled again.
 const RETRY_AFTER_SECONDS: &str = "3";
 
+/// What bodies nearly always are.
+const JSON: &str = "application/json";
+
 /// What was asked for, taken apart.
 #[derive(Debug)]
 pub struct Target<'a> {
@@ -31,12 +34,13 @@ pub struct Target<'a> {
 }
 
 /// An answer as the gateway makes it, before a front writes it.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct HttpAnswer {
     /// The HTTP status.
     pub status: u16,
-    /// JSON.
+    /// JSON, unless `content_type` says otherwise.
     pub body: Vec<u8>,
+    content_type: &'static str,
     /// What tells this state of the thing from every other.
     etag: Option<String>,
     headers: Vec<(&'static str, Cow<'static, str>)>,
@@ -277,7 +281,7 @@ impl From<ReplyFrame> for HttpAnswer {
         // A quotation mark or a control character would end the header's value early.
         let plain = |etag: &String| etag.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'"');
         let etag = reply.etag.filter(plain).map(|etag| format!("\"{etag}\""));
-        Self { status, body: reply.json.into_bytes(), etag, headers: Vec::new() }
+        Self { body: reply.json.into_bytes(), etag, ..Self::empty(status) }
     }
 }
 
@@ -291,7 +295,13 @@ impl HttpAnswer {
     /// An answer without a body.
     #[must_use]
     pub fn empty(status: u16) -> Self {
-        Self { status, body: Vec::new(), etag: None, headers: Vec::new() }
+        Self { status, body: Vec::new(), content_type: JSON, etag: None, headers: Vec::new() }
+    }
+
+    /// An answer that is text of this type.
+    #[must_use]
+    pub fn text(content_type: &'static str, text: String) -> Self {
+        Self { body: text.into_bytes(), content_type, ..Self::empty(200) }
     }
 
     /// A failure in the shape of a reply packet: the gateway's own, or that of a stream which did not begin, whose
@@ -319,12 +329,19 @@ impl HttpAnswer {
         self.with_header("Retry-After", RETRY_AFTER_SECONDS)
     }
 
+    /// How many bytes of the body are sent in answer to this method.
+    #[must_use]
+    pub fn sent_bytes(&self, method: &Method) -> usize {
+        let without_body = *method == Method::Head || matches!(self.status, 204 | 304);
+        if without_body { 0 } else { self.body.len() }
+    }
+
     /// As tiny_http's response, whose writer knows the rules of HTTP.
     #[must_use]
     pub fn into_response(self) -> Response<Cursor<Vec<u8>>> {
         let mut headers = Vec::with_capacity(self.headers.len() + 1);
-        let json = ("Content-Type", Cow::Borrowed("application/json"));
-        for (name, value) in std::iter::once(json).chain(self.headers) {
+        let content_type = ("Content-Type", Cow::Borrowed(self.content_type));
+        for (name, value) in std::iter::once(content_type).chain(self.headers) {
             // A header that is not ASCII cannot be sent; none of ours is.
             headers.extend(Header::from_bytes(name, value.as_bytes()).ok());
         }

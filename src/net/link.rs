@@ -29,6 +29,7 @@ use super::outbox::{Batching, Outbox, SendError};
 use super::peer::{Described, wire_len};
 use super::secret::Secret;
 use crate::context::Context;
+use crate::metrics::{CALLS, WIRE};
 use crate::packet::frame::{FrameError, Offence};
 use crate::packet::{
     COURSE_MAX_BYTES, Cancel, DEFAULT_MAX_FRAME_BYTES, Dialect, Head, Outgoing, Travel, encode,
@@ -110,6 +111,35 @@ impl Default for LinkLimits {
     }
 }
 
+/// What is to be said of a link in one word.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LinkState {
+    /// It takes requests.
+    Up,
+    /// There is no connection; it is dialled.
+    Down,
+    /// Its instance has not answered and is asked only where there is no other ([`super::health`]).
+    SetAside,
+    /// Its instance is about to end and gets no new requests.
+    Leaving,
+}
+
+impl LinkState {
+    /// All states.
+    pub const ALL: [Self; 4] = [Self::Up, Self::Down, Self::SetAside, Self::Leaving];
+
+    /// The word.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Up => "up",
+            Self::Down => "down",
+            Self::SetAside => "set_aside",
+            Self::Leaving => "leaving",
+        }
+    }
+}
+
 /// Told when a link comes up (`true`) or goes down (`false`).
 pub type OnChange = dyn Fn(&str, bool) + Send + Sync;
 
@@ -121,7 +151,7 @@ pub struct Link {
 }
 
 struct Shared {
-    address: String,
+    address: Arc<str>,
     dialect: Dialect,
     limits: LinkLimits,
     leaving: AtomicBool,
@@ -174,7 +204,7 @@ struct Flow {
 
 /// The reading end of a stream of replies. Dropping it ends the stream at its source.
 pub struct ReplyStream {
-    address: String,
+    address: Arc<str>,
     session: Arc<Session>,
     key: u64,
     replies: Receiver<ReplyFrame>,
@@ -206,7 +236,7 @@ impl Link {
         on_change: Box<OnChange>,
     ) -> io::Result<Self> {
         let shared = Arc::new(Shared {
-            address: address.to_owned(),
+            address: address.into(),
             dialect,
             limits,
             leaving: AtomicBool::new(false),
@@ -227,6 +257,12 @@ impl Link {
     #[must_use]
     pub fn address(&self) -> &str {
         &self.shared.address
+    }
+
+    /// The same, to be kept.
+    #[must_use]
+    pub fn shared_address(&self) -> Arc<str> {
+        self.shared.address.clone()
     }
 
     /// Which packets the instance understands.
@@ -255,6 +291,20 @@ impl Link {
     #[must_use]
     pub fn is_aside(&self) -> bool {
         self.shared.health.is_aside()
+    }
+
+    /// What is to be said of it in one word.
+    #[must_use]
+    pub fn state(&self) -> LinkState {
+        if self.shared.is_leaving() {
+            LinkState::Leaving
+        } else if self.is_up() && self.is_aside() {
+            LinkState::SetAside
+        } else if self.is_up() || self.is_renewing() {
+            LinkState::Up
+        } else {
+            LinkState::Down
+        }
     }
 
     /// Whether the connection stands.
@@ -343,7 +393,7 @@ impl Link {
         let (sender, replies) = bounded(STREAM_QUEUE_REPLIES);
         let waiting = Waiting::Reader(sender, flow.clone());
         let key = session.register(waiting, self.max_waiting())?;
-        let address = self.address().to_owned();
+        let address = self.shared_address();
         // From here on its drop gives the place in the pending table back.
         let stream = ReplyStream { address, session, key, replies, flow, finished: false };
         self.send(&stream.session, request, key, deadline)?;
@@ -703,7 +753,7 @@ impl Flow {
 impl ReplyStream {
     /// The instance that it comes from, as `host:port`.
     #[must_use]
-    pub fn address(&self) -> &str {
+    pub fn address(&self) -> &Arc<str> {
         &self.address
     }
 
@@ -776,7 +826,10 @@ impl DialSession for Reader {
         match ended {
             Ok(()) => log::debug!("link {}: closed", shared.address),
             Err(FrameError::Io(error)) => log::info!("link {}: lost ({error})", shared.address),
-            Err(error) => log::warn!("link {}: closed: {error}", shared.address),
+            Err(error) => {
+                WIRE.rejected(&error);
+                log::warn!("link {}: closed: {error}", shared.address);
+            }
         }
         let renewed = session.retire.load(Ordering::SeqCst) && !shared.is_leaving();
         (shared.on_change)(&shared.address, false);
@@ -797,6 +850,7 @@ impl Shared {
 
     fn failed(&self) {
         if let Some(aside) = self.health.failed() {
+            CALLS.ejections.inc();
             log::warn!(
                 "link {}: no answer several times in a row; set aside for {} s, other instances are asked",
                 self.address,
@@ -841,6 +895,7 @@ impl Shared {
             Delivery::Delivered => {}
             Delivery::Orphan => {
                 self.orphans.fetch_add(1, Ordering::Relaxed);
+                CALLS.orphans.inc();
                 let key = key.map_or_else(|| "none".to_owned(), |key| key.to_string());
                 log::debug!("{} → orphan reply, key {key}: nobody waits for it any more", self.address);
             }

@@ -14,12 +14,14 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 use log::Level;
+use prometheus::IntCounter;
 #[cfg(target_os = "linux")]
 use socket2::SockRef;
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::flood::say;
 use super::{spawn, tune};
+use crate::metrics::{self, Gauge};
 use crate::sync::lock;
 
 /// Connections per port by default (`--max-connections`).
@@ -175,12 +177,21 @@ impl Listener {
             draining: AtomicBool::new(false),
             waker: Mutex::new(None),
         });
+        let counted = Arc::downgrade(&table);
+        metrics::watch(Gauge::Connections(name), move || Some(lock(&counted.upgrade()?.open).len()));
         let (refused, to_refuse) = bounded(REFUSALS_WAITING);
         let refusing = service.clone();
         spawn(&format!("{name} refuse"), move || refuse_politely(&to_refuse, refusing.as_ref()))?;
         let address = self.address;
-        let acceptor =
-            Acceptor { socket: self.socket, name, max_connections, service, table: table.clone(), refused };
+        let acceptor = Acceptor {
+            socket: self.socket,
+            name,
+            max_connections,
+            service,
+            table: table.clone(),
+            refused,
+            turned_away: metrics::connections_refused(name),
+        };
         let accepting = spawn(&format!("{name} accept"), move || acceptor.run())?;
         Ok(Serving { address, table, accepting: Some(accepting) })
     }
@@ -193,6 +204,7 @@ struct Acceptor {
     service: Arc<dyn Serve>,
     table: Arc<Table>,
     refused: Sender<(TcpStream, SocketAddr)>,
+    turned_away: IntCounter,
 }
 
 impl Acceptor {
@@ -286,6 +298,7 @@ impl Acceptor {
                 self.name, self.max_connections
             );
             say(Level::Warn, "turned away", peer.ip(), told);
+            self.turned_away.inc();
             if let Some(stream) = Arc::into_inner(stream) {
                 self.turn_away(stream, peer);
             }

@@ -13,6 +13,7 @@ use super::outbox::{Batching, Outbox};
 use super::peer::wire_len;
 use super::proof::asks_for_proof;
 use super::secret::Secret;
+use crate::metrics::WIRE;
 use crate::node::Node;
 use crate::packet::frame::FrameError;
 use crate::packet::{Head, encode};
@@ -128,7 +129,10 @@ impl Session for Follow {
             _ if self.shut_out => log::debug!("still shut out by distributor {}", self.address),
             _ if leaving => log::debug!("left distributor {}", self.address),
             Ok(()) => log::info!("distributor {} has ended; trying again every 3 s", self.address),
-            Err(error) => log::warn!("distributor {} lost: {error}; trying again every 3 s", self.address),
+            Err(error) => {
+                WIRE.rejected(&error);
+                log::warn!("distributor {} lost: {error}; trying again every 3 s", self.address);
+            }
         }
         Again::Later
     }

@@ -19,6 +19,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::{WRITE_TIMEOUT, is_timeout, spawn};
+use crate::metrics::WIRE;
 use crate::packet::DELIMITER;
 use crate::sync::lock;
 
@@ -121,6 +122,7 @@ impl Outbox {
             return Err(SendError::Closed);
         }
         if !state.queue.is_empty() && state.queue.len() + frame.len() > OUTBOX_LIMIT_BYTES {
+            WIRE.overflows.inc();
             return Err(SendError::Full);
         }
         state.queue.extend_from_slice(frame);

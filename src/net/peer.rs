@@ -1,8 +1,8 @@
 //! The answering side of packet connections: what a distributor and every service do with those who connect.
 
 use std::net::{Shutdown, SocketAddr, TcpStream};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, LazyLock};
 use std::thread::{self, ThreadId};
 use std::time::{Duration, Instant};
 
@@ -16,6 +16,7 @@ use super::outbox::{Batching, Outbox, SendError};
 use super::proof;
 use super::secret::Secret;
 use super::spawn;
+use crate::metrics::WIRE;
 use crate::packet::frame::{FrameError, Offence};
 use crate::packet::{Answer, DELIMITER, Failure, Head, Key, Reply, encode};
 
@@ -50,6 +51,15 @@ pub struct Peer {
     lateness: Lateness,
 }
 
+/// What a peer was answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Said {
+    /// 0 for success.
+    pub errorcode: u16,
+    /// How long the packet was; 0 for the asker that wants none.
+    pub bytes: usize,
+}
+
 /// Serves packets on a port: reads them, checks them, and hands them to an [`Answerer`].
 #[derive(Debug)]
 pub struct PacketServer<A> {
@@ -62,6 +72,7 @@ pub struct PacketServer<A> {
 impl<A: Answerer> PacketServer<A> {
     /// Hands the packets of up to `max_frame_bytes` to `answerer`, of those who prove this secret if there is one.
     pub fn new(answerer: Arc<A>, max_frame_bytes: usize, secret: Option<&Secret>) -> Self {
+        LazyLock::force(&WIRE);
         Self { answerer, max_frame_bytes, secret: secret.cloned() }
     }
 
@@ -109,7 +120,10 @@ impl<A: Answerer> Serve for PacketServer<A> {
         match ended {
             Ok(()) => peer.await_answers(),
             Err(FrameError::Io(error)) => log::debug!("{address} lost: {error}"),
-            Err(error) => say(Level::Warn, "closed", address.ip(), format_args!("{address} closed: {error}")),
+            Err(error) => {
+                WIRE.rejected(&error);
+                say(Level::Warn, "closed", address.ip(), format_args!("{address} closed: {error}"));
+            }
         }
         peer.outbox.finish();
         peer.outbox.close();
@@ -171,23 +185,27 @@ impl Peer {
     /// peer's own thread.
     ///
     /// `limit_bytes` is the longest answer that this asker can take. A longer one becomes a failure that says so.
-    pub fn answer(&self, key: Option<&Key>, outcome: &Result<Reply, Failure>, limit_bytes: usize) {
+    /// Returned is what was said.
+    pub fn answer(&self, key: Option<&Key>, outcome: &Result<Reply, Failure>, limit_bytes: usize) -> Said {
+        let errorcode = outcome.as_ref().err().map_or(0, |failure| failure.errorcode);
+        let mut said = Said { errorcode, bytes: 0 };
         if key.is_some_and(Key::is_notice) {
-            return;
+            return said;
         }
         let limit = limit_bytes.min(self.max_frame_bytes);
         let frame = match encode(&Answer { key, outcome, more: false }) {
             Ok(frame) if frame.len() <= limit => frame,
-            Ok(frame) => self.instead(
-                key,
-                format!(
-                    "the answer has {} bytes and the asker takes {limit} in one packet; ask for less",
-                    frame.len()
-                ),
-            ),
-            Err(error) => self.instead(key, format!("the answer has no JSON form: {error}")),
+            Ok(frame) => {
+                let size = frame.len();
+                let why = format!(
+                    "the answer has {size} bytes and the asker takes {limit} in one packet; ask for less"
+                );
+                self.instead(key, why, &mut said)
+            }
+            Err(error) => self.instead(key, format!("the answer has no JSON form: {error}"), &mut said),
         };
-        self.log_answer(key, outcome, frame.len());
+        said.bytes = frame.len();
+        self.log_answer(key, said);
         if let Err(error) = self.send(&frame) {
             log::debug!("{}: answer dropped: {error}", self.address());
             if error == SendError::Full {
@@ -195,25 +213,27 @@ impl Peer {
                 self.outbox.close();
             }
         }
+        said
     }
 
     fn send(&self, frame: &[u8]) -> Result<(), SendError> {
         if thread::current().id() == self.reader { self.outbox.hold(frame) } else { self.outbox.post(frame) }
     }
 
-    fn instead(&self, key: Option<&Key>, message: String) -> Vec<u8> {
+    fn instead(&self, key: Option<&Key>, message: String, said: &mut Said) -> Vec<u8> {
         log::warn!("{}: {message}", self.address());
+        said.errorcode = 500;
         let outcome = Err(Failure::new(500, message));
         encode(&Answer { key, outcome: &outcome, more: false }).unwrap_or_default()
     }
 
-    fn log_answer(&self, key: Option<&Key>, outcome: &Result<Reply, Failure>, size: usize) {
+    fn log_answer(&self, key: Option<&Key>, said: Said) {
         if !log::log_enabled!(log::Level::Debug) {
             return;
         }
         let key = key.map_or_else(|| "none".to_owned(), ToString::to_string);
-        let told = outcome.as_ref().err().map_or_else(|| "success".to_owned(), |f| f.errorcode.to_string());
-        log::debug!("{} ← reply {told}, key {key}, {size} bytes", self.address());
+        let told = if said.errorcode == 0 { "success".to_owned() } else { said.errorcode.to_string() };
+        log::debug!("{} ← reply {told}, key {key}, {} bytes", self.address(), said.bytes);
     }
 
     /// A peer that has sent all its requests (`printf … | nc` does so) still gets the answers.

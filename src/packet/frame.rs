@@ -269,6 +269,25 @@ impl fmt::Display for Offence {
     }
 }
 
+impl FrameError {
+    /// All rules that a frame can break, each in one word.
+    pub const REASONS: [&str; 5] = ["too_long", "not_utf8", "not_an_object", "truncated", "stalled"];
+
+    /// Which rule the frame broke; nothing if the connection failed.
+    #[must_use]
+    pub fn reason(&self) -> Option<&'static str> {
+        let [too_long, not_utf8, not_an_object, truncated, stalled] = Self::REASONS;
+        match self {
+            Self::TooLong(_) => Some(too_long),
+            Self::NotUtf8(_) => Some(not_utf8),
+            Self::NotAnObject(..) => Some(not_an_object),
+            Self::Truncated(_) => Some(truncated),
+            Self::Stalled(_) => Some(stalled),
+            Self::Io(_) => None,
+        }
+    }
+}
+
 impl fmt::Display for FrameError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

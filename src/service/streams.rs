@@ -61,6 +61,10 @@ impl StreamTable {
         Some(StreamSender { stream, table: self.clone() })
     }
 
+    pub(super) fn count(&self) -> usize {
+        lock(&self.open).len()
+    }
+
     /// The asker has had enough of the stream under this key.
     pub(super) fn cancel(&self, peer_id: u64, key: Option<&Key>) {
         let Some(key) = key else { return };

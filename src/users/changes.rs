@@ -7,6 +7,7 @@
 
 use std::io;
 use std::net::UdpSocket;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -17,6 +18,7 @@ use serde_json::value::RawValue;
 use super::bell::{self, Ear};
 use super::model;
 use super::store::{Store, StoreError};
+use crate::metrics::{self, Gauge};
 use crate::packet::{Failure, Reply};
 use crate::pool::{Admission, Pool, no_thread};
 use crate::service::{Responder, SharedReply, StreamSender};
@@ -60,6 +62,8 @@ pub struct Change {
 pub struct Feed {
     store: Arc<Store>,
     state: Mutex<State>,
+    /// `last` as the metrics see it, without waiting for the lock.
+    sent: AtomicU64,
     replays: Pool,
     /// Wakes the feed's own thread.
     bell: UdpSocket,
@@ -106,7 +110,9 @@ impl Feed {
         let state = State { last, subscribers: Vec::new(), waiters: Vec::new(), in_trouble: false };
         let replays = Pool::start("replay", REPLAYS, REPLAYS_WAITING)?;
         let bell = ear.bell().map_err(no_port)?;
-        let feed = Arc::new(Self { store, state: Mutex::new(state), replays, bell });
+        let sent = AtomicU64::new(last);
+        let feed = Arc::new(Self { store, state: Mutex::new(state), sent, replays, bell });
+        feed.show();
         let followed = Arc::downgrade(&feed);
         thread::Builder::new()
             .name("feed".to_owned())
@@ -121,6 +127,19 @@ impl Feed {
             })
             .map_err(no_thread)?;
         Ok(feed)
+    }
+
+    /// Has the metrics tell how far behind the feed is, and how many writes wait for the store.
+    fn show(self: &Arc<Self>) {
+        let feed = Arc::downgrade(self);
+        metrics::watch(Gauge::FeedLag, move || {
+            let feed = feed.upgrade()?;
+            let sent = feed.sent.load(Ordering::Relaxed);
+            let last = feed.store.read_if_idle(model::last_seq).unwrap_or(sent);
+            Some(usize::try_from(last.saturating_sub(sent)).unwrap_or(usize::MAX))
+        });
+        let feed = Arc::downgrade(self);
+        metrics::watch(Gauge::WritesWaiting, move || Some(feed.upgrade()?.store.writes_waiting()));
     }
 
     /// Answers with a stream of all changes after `after`, then every new one; without `after` only new ones.
@@ -216,6 +235,7 @@ impl Feed {
             for change in &changes {
                 state.broadcast(change);
             }
+            self.sent.store(state.last, Ordering::Relaxed);
             if changes.len() < PAGE {
                 break;
             }

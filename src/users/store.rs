@@ -11,7 +11,7 @@
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
-use std::sync::{Condvar, Mutex, PoisonError};
+use std::sync::{Condvar, LazyLock, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -19,6 +19,8 @@ use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 use rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior, ffi};
 
 use super::bell::Ringer;
+use super::model;
+use crate::metrics::STORE;
 use crate::packet::Failure;
 use crate::pool::no_thread;
 use crate::sync::lock;
@@ -104,16 +106,26 @@ impl Store {
         let reader = connect(path, BUSY_TIMEOUT).map_err(|error| explain(&error))?;
         reader.query_row("SELECT count(*) FROM bells", [], |_| Ok(())).map_err(|error| explain(&error))?;
         let (writes, queue) = bounded(MAX_WAITING_WRITES);
+        LazyLock::force(&STORE);
         thread::Builder::new()
             .name("db writer".to_owned())
             .spawn(move || write_all(database, &queue))
             .map_err(no_thread)?;
-        Ok(Self {
-            path: path.to_owned(),
-            readers: Mutex::new(Readers { idle: vec![reader], open: 1 }),
-            returned: Condvar::new(),
-            writes,
-        })
+        let readers = Mutex::new(Readers { idle: vec![reader], open: 1 });
+        Ok(Self { path: path.to_owned(), readers, returned: Condvar::new(), writes })
+    }
+
+    /// How many writes wait for the writer thread.
+    #[must_use]
+    pub fn writes_waiting(&self) -> usize {
+        self.writes.len()
+    }
+
+    /// Reads over a connection that is idle just now; nothing if there is none, or it fails.
+    pub fn read_if_idle<T>(&self, work: impl FnOnce(&Connection) -> Result<T, StoreError>) -> Option<T> {
+        let connection = lock(&self.readers).idle.pop();
+        let lent = Lent { store: self, connection };
+        work(lent.connection.as_ref()?).ok()
     }
 
     /// The sentence that says that this database cannot be used.
@@ -331,11 +343,21 @@ impl Writer {
 
     /// The reports to be made, and whether the transaction was committed. If it was not, nothing of it remains.
     fn write_and_commit(&mut self, batch: Vec<Box<dyn Write>>) -> (Vec<Completion>, Result<(), StoreError>) {
+        let (began, writes) = (Instant::now(), u32::try_from(batch.len()).unwrap_or(u32::MAX));
+        // Nobody else writes from here on: what is more at the end was added by these writes.
+        let last_seq = |db: &Connection| model::last_seq(db).unwrap_or_default();
+        let before = last_seq(&self.connection);
         let mut completions = Vec::with_capacity(batch.len());
         let mut jobs = batch.into_iter();
         let written =
             jobs.by_ref().try_for_each(|job| run_in_savepoint(&self.connection, job, &mut completions));
+        let changes = last_seq(&self.connection).saturating_sub(before);
         let committed = written.and_then(|()| self.commit());
+        STORE.batch.observe(writes.into());
+        STORE.seconds.observe(began.elapsed().as_secs_f64());
+        if committed.is_ok() {
+            STORE.changes.inc_by(changes);
+        }
         if let Err(why) = &committed {
             if !self.connection.is_autocommit() {
                 let undone = self.connection.execute_batch("ROLLBACK");

@@ -20,7 +20,7 @@ use pilcrow::net::listener::Listener;
 use pilcrow::net::membership::Membership;
 use pilcrow::node::Node;
 use pilcrow::packet::DEFAULT_MAX_FRAME_BYTES;
-use pilcrow::process::{Cluster, Common, Join};
+use pilcrow::process::{Cluster, Common, Join, Switch};
 use pilcrow::service::{Running, Service};
 
 use crate::harness::{Process, eventually};
@@ -34,6 +34,8 @@ fn serve(service: Service, distributor: &Process) -> Running {
         max_frame: DEFAULT_MAX_FRAME_BYTES,
         drain: 10,
         cluster: Cluster::default(),
+        metrics_listen: None,
+        access_log: Switch::Off,
     };
     let join = Join { distributor: vec![distributor.address().to_string()] };
     service.start(common.bind().unwrap(), &common, &join).unwrap()

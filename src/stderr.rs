@@ -1,0 +1,257 @@
+//! The way of every log line to stderr.
+//!
+//! Whoever reads stderr may be slow or hang, and then a write to it waits. No request waits for that: lines are
+//! appended to a bounded buffer under a short lock, and one thread, `log`, writes them, whole lines only. Access
+//! lines gather for a moment and are written many at a time; any other line is written at once, with those before
+//! it. When the buffer is full, lines are dropped, counted, and the loss is told as soon as there is room.
+
+use std::io::{self, Write};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use crate::metrics::LOG;
+use crate::net::spawn;
+use crate::sync::lock;
+
+/// How many bytes of lines may wait before access lines are dropped, and before others are: a flood of access lines
+/// leaves room for what went wrong.
+const ACCESS_LIMIT_BYTES: usize = 1024 * 1024;
+const LIMIT_BYTES: usize = ACCESS_LIMIT_BYTES + 256 * 1024;
+
+/// With so many bytes waiting, access lines gather no longer.
+const HURRY_BYTES: usize = ACCESS_LIMIT_BYTES / 4;
+
+/// How long access lines gather after a write.
+const GATHER: Duration = Duration::from_millis(25);
+
+/// A buffer that grew beyond this is given back to the allocator.
+const KEEP_BYTES: usize = 2 * HURRY_BYTES;
+
+/// How a time is written up to its seconds.
+const STAMP_BYTES: usize = "2026-11-22T19:43:22".len();
+
+static OUT: Out = Out { state: Mutex::new(State::new()), wake: Condvar::new(), written: Condvar::new() };
+
+struct Out {
+    state: Mutex<State>,
+    /// Wakes the thread.
+    wake: Condvar,
+    /// Tells that all is written that had been taken.
+    written: Condvar,
+}
+
+struct State {
+    waiting: Vec<u8>,
+    thread: Doing,
+    /// What waits is to be written now.
+    hurry: bool,
+    /// From now on everything is.
+    ending: bool,
+    access_dropped: u64,
+    other_dropped: u64,
+    /// The second that `stamp` tells of: within one, the time is written once.
+    second: u64,
+    stamp: [u8; STAMP_BYTES],
+}
+
+/// What the thread does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Doing {
+    /// It waits for a first line.
+    Wait,
+    /// It has been woken, or lets lines gather.
+    Gather,
+    Write,
+}
+
+impl State {
+    const fn new() -> Self {
+        Self {
+            waiting: Vec::new(),
+            thread: Doing::Gather,
+            hurry: false,
+            ending: false,
+            access_dropped: 0,
+            other_dropped: 0,
+            second: u64::MAX,
+            stamp: [b'0'; STAMP_BYTES],
+        }
+    }
+
+    fn push_stamp(&mut self, now: Duration) {
+        if self.second != now.as_secs() {
+            self.second = now.as_secs();
+            self.stamp = stamp(self.second);
+        }
+        self.waiting.extend_from_slice(&self.stamp);
+        // Three digits, by hand: this is done once for every request.
+        let millis = now.subsec_millis();
+        let digit = |place: u32| b'0' + u8::try_from(millis / place % 10).unwrap_or_default();
+        self.waiting.extend_from_slice(&[b'.', digit(100), digit(10), digit(1), b'Z', b' ']);
+    }
+
+    /// What was lost, in a line of its own.
+    fn tell_the_loss(&mut self) {
+        let (access, other) = (self.access_dropped, self.other_dropped);
+        if access + other == 0 {
+            return;
+        }
+        self.push_stamp(since_epoch());
+        let told = format!(
+            "WARN  {access} access lines and {other} other log lines were dropped: stderr was not read fast enough\n"
+        );
+        self.waiting.extend_from_slice(told.as_bytes());
+        (self.access_dropped, self.other_dropped) = (0, 0);
+    }
+}
+
+/// Starts the thread that writes.
+///
+/// # Errors
+/// If the operating system starts no further thread.
+pub fn start() -> io::Result<()> {
+    spawn("log", || OUT.run()).map(drop)
+}
+
+/// Leaves an access line, which is given the time and its end here. Never waits for whoever reads stderr.
+pub fn access_line(line: &[u8]) {
+    let now = since_epoch();
+    let mut state = lock(&OUT.state);
+    let before = state.waiting.len();
+    if before + line.len() > ACCESS_LIMIT_BYTES {
+        state.access_dropped += 1;
+        LOG.access_dropped.inc();
+        return;
+    }
+    state.push_stamp(now);
+    state.waiting.extend_from_slice(line);
+    state.waiting.push(b'\n');
+    let hurry = state.waiting.len() >= HURRY_BYTES;
+    OUT.appended(state, hurry);
+}
+
+/// All other log lines, each in one write that is whole. Never waits for whoever reads stderr.
+#[derive(Debug)]
+pub struct Lines;
+
+impl Write for Lines {
+    fn write(&mut self, lines: &[u8]) -> io::Result<usize> {
+        let mut state = lock(&OUT.state);
+        let before = state.waiting.len();
+        if before + lines.len() > LIMIT_BYTES {
+            state.other_dropped += 1;
+            LOG.other_dropped.inc();
+        } else {
+            state.waiting.extend_from_slice(lines);
+            OUT.appended(state, true);
+        }
+        Ok(lines.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Waits until all lines are written, at most `limit`: for the end of a process.
+pub fn finish(limit: Duration) {
+    let deadline = Instant::now() + limit;
+    let mut state = lock(&OUT.state);
+    state.ending = true;
+    OUT.wake.notify_all();
+    while state.thread == Doing::Write || !state.waiting.is_empty() {
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return;
+        }
+        state = OUT.written.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+    }
+}
+
+impl Out {
+    fn appended(&self, mut state: MutexGuard<'_, State>, hurry: bool) {
+        let wake = state.thread == Doing::Wait || (hurry && !state.hurry);
+        if state.thread == Doing::Wait {
+            state.thread = Doing::Gather; // woken once
+        }
+        state.hurry |= hurry;
+        drop(state);
+        if wake {
+            self.wake.notify_one();
+        }
+    }
+
+    fn run(&self) {
+        let mut batch = Vec::new();
+        loop {
+            let mut state = lock(&self.state);
+            while state.waiting.is_empty() {
+                state.thread = Doing::Wait;
+                state = self.wake.wait(state).unwrap_or_else(PoisonError::into_inner);
+            }
+            state.hurry = false;
+            state.thread = Doing::Write;
+            state.tell_the_loss();
+            std::mem::swap(&mut batch, &mut state.waiting);
+            drop(state); // never hold the lock during I/O: others go on appending
+            // Where it cannot be written, there is nobody to be told.
+            let _ = io::stderr().lock().write_all(&batch);
+            batch.clear();
+            batch.shrink_to(KEEP_BYTES);
+            let mut state = lock(&self.state);
+            state.thread = Doing::Gather;
+            self.written.notify_all();
+            let deadline = Instant::now() + GATHER;
+            while !state.ending && !state.hurry {
+                let left = deadline.saturating_duration_since(Instant::now());
+                if left.is_zero() {
+                    break;
+                }
+                state = self.wake.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+            }
+        }
+    }
+}
+
+fn since_epoch() -> Duration {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
+}
+
+/// This second since 1970 as RFC 3339 writes it, without the `Z`.
+fn stamp(second: u64) -> [u8; STAMP_BYTES] {
+    let (day, of_day) = (second / 86_400, second % 86_400);
+    let (year, month, day) = date(day);
+    let (hour, minute, second) = (of_day / 3600, of_day / 60 % 60, of_day % 60);
+    let text = format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}");
+    text.as_bytes().try_into().unwrap_or([b'9'; STAMP_BYTES])
+}
+
+/// The date of a day since 1970. The years are counted from a March, so that the day which only some years have is
+/// the last one.
+fn date(day: u64) -> (u64, u64, u64) {
+    const DAYS_OF_400_YEARS: u64 = 146_097;
+    let day = day + 719_468; // from 1 March of the year 0
+    let (era, day) = (day / DAYS_OF_400_YEARS, day % DAYS_OF_400_YEARS);
+    let year = (day - day / 1460 + day / 36_524 - day / 146_096) / 365;
+    let day = day - (365 * year + year / 4 - year / 100);
+    let month = (5 * day + 2) / 153; // 0 is March
+    let day = day - (153 * month + 2) / 5 + 1;
+    let month = if month < 10 { month + 3 } else { month - 9 };
+    (era * 400 + year + u64::from(month <= 2), month, day)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::stamp;
+
+    #[test]
+    fn a_second_is_written_as_rfc_3339_has_it() {
+        let at = |second: u64| String::from_utf8(stamp(second).to_vec()).unwrap();
+        assert_eq!(at(0), "1970-01-01T00:00:00");
+        assert_eq!(at(951_782_399), "2000-02-28T23:59:59");
+        assert_eq!(at(951_782_400), "2000-02-29T00:00:00");
+        assert_eq!(at(1_767_225_599), "2025-12-31T23:59:59");
+        assert_eq!(at(1_795_376_602), "2026-11-22T19:43:22");
+        assert_eq!(at(4_107_542_400), "2100-03-01T00:00:00");
+    }
+}
