@@ -139,6 +139,8 @@ pub struct Head<'a> {
     pub seq: Option<u64>,
     /// What tells this state of a thing from every other, for `ETag`.
     pub etag: Option<Cow<'a, str>>,
+    /// In how many seconds it is worth while to ask again, for `Retry-After`.
+    pub retry_after: Option<u64>,
     /// How many milliseconds the asker still waits (sent to `pilcrow/1` nodes only).
     pub deadline_ms: Option<u64>,
     /// When it was written, in milliseconds since its connection began (sent to `pilcrow/1` nodes only).
@@ -167,6 +169,7 @@ enum Field {
     More,
     Seq,
     Etag,
+    RetryAfter,
     DeadlineMs,
     SentMs,
     Hops,
@@ -260,6 +263,7 @@ impl<'de> Visitor<'de> for HeadVisitor {
                 Field::More => head.more = raw.get() == "true",
                 Field::Seq => head.seq = raw.get().parse().ok(),
                 Field::Etag => head.etag = text(raw)?,
+                Field::RetryAfter => head.retry_after = raw.get().parse().ok(),
                 Field::Hops => head.hops = raw.get().parse().ok(),
                 Field::DeadlineMs => head.deadline_ms = raw.get().parse().ok(),
                 Field::SentMs => head.sent_ms = raw.get().parse().ok(),

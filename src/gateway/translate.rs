@@ -267,8 +267,8 @@ pub fn failure_of(outcome: Outcome, uri: &str) -> HttpAnswer {
 /// A failure as an answer; one that passes says when to try again.
 #[must_use]
 pub fn refusal(failure: &Failure) -> HttpAnswer {
-    let answer = HttpAnswer::failure(failure);
-    if failure.errorcode == 503 { answer.with_retry_after() } else { answer }
+    let said = failure.details.iter().find(|(name, _)| name == "retry_after");
+    HttpAnswer::failure(failure).saying_when(said.and_then(|(_, seconds)| seconds.as_u64()))
 }
 
 impl From<ReplyFrame> for HttpAnswer {
@@ -281,7 +281,7 @@ impl From<ReplyFrame> for HttpAnswer {
         // A quotation mark or a control character would end the header's value early.
         let plain = |etag: &String| etag.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'"');
         let etag = reply.etag.filter(plain).map(|etag| format!("\"{etag}\""));
-        Self { body: reply.json.into_bytes(), etag, ..Self::empty(status) }
+        Self { body: reply.json.into_bytes(), etag, ..Self::empty(status) }.saying_when(reply.retry_after)
     }
 }
 
@@ -323,7 +323,16 @@ impl HttpAnswer {
         self
     }
 
-    /// The same answer, saying when to try again.
+    /// The same answer, if it refuses, saying when to try again: in so many seconds, or for a 503 in a moment.
+    fn saying_when(self, seconds: Option<u64>) -> Self {
+        match seconds {
+            Some(seconds) if self.status >= 400 => self.with_header("Retry-After", seconds.to_string()),
+            _ if self.status == 503 => self.with_retry_after(),
+            _ => self,
+        }
+    }
+
+    /// The same answer, saying to try again in a moment.
     #[must_use]
     pub fn with_retry_after(self) -> Self {
         self.with_header("Retry-After", RETRY_AFTER_SECONDS)

@@ -70,6 +70,8 @@ pub struct ReplyFrame {
     pub seq: Option<u64>,
     /// What tells this state of a thing from every other.
     pub etag: Option<String>,
+    /// In how many seconds it is worth while to ask again.
+    pub retry_after: Option<u64>,
 }
 
 /// How a request ended that got no reply.
@@ -929,6 +931,7 @@ impl ReplyFrame {
             more: head.more,
             seq: head.seq,
             etag: head.etag.as_deref().map(str::to_owned),
+            retry_after: head.retry_after,
         }
     }
 
@@ -956,6 +959,7 @@ fn not_implemented() -> ReplyFrame {
         more: false,
         seq: None,
         etag: None,
+        retry_after: None,
     }
 }
 
