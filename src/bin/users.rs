@@ -1,11 +1,12 @@
 //! `users`: the example service, on a real SQLite database.
 
-use std::path::PathBuf;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Parser;
 use pilcrow::process::{self, Common, Join};
-use pilcrow::users::{self, USERS};
+use pilcrow::users::{self, Settings, USERS, admin};
 
 /// Pilcrow's example service: users, with passwords and logins, in an SQLite database.
 #[derive(Debug, Parser)]
@@ -23,10 +24,38 @@ struct Args {
     /// How many changes the feed keeps for those who come back
     #[arg(long, env = "USERS_KEEP_CHANGES", value_name = "N", default_value_t = 100_000)]
     keep_changes: u64,
+
+    /// How long a login token is valid, in seconds
+    #[arg(long, env = "USERS_TOKEN_TTL", value_name = "SECONDS", default_value_t = 24 * 60 * 60)]
+    #[arg(value_parser = clap::value_parser!(u64).range(1..=MAX_TOKEN_SECONDS))]
+    token_ttl: u64,
+
+    /// Make the user with this e-mail address an admin, and end. One that does not exist is created; its password is
+    /// the first line of stdin
+    #[arg(long, value_name = "EMAIL")]
+    admin: Option<String>,
 }
 
+/// A token that is valid for more than a year is a password that nobody chose.
+const MAX_TOKEN_SECONDS: u64 = 366 * 24 * 60 * 60;
+
 fn main() -> ExitCode {
-    process::run(USERS, |args: Args| {
-        users::service(&args.database, args.keep_changes)?.serve(&args.common, &args.join)
+    process::run(USERS, |args: Args| match &args.admin {
+        Some(email) => make_admin(&args.database, email),
+        None => users::service(&args.database, args.settings())?.serve(&args.common, &args.join),
     })
+}
+
+fn make_admin(database: &Path, email: &str) -> Result<(), String> {
+    let done = admin::make(database, email)?;
+    // Nobody may be reading; it is done all the same.
+    let _ = writeln!(io::stdout(), "{done}");
+    Ok(())
+}
+
+impl Args {
+    fn settings(&self) -> Settings {
+        let Self { keep_changes, token_ttl: token_seconds, .. } = *self;
+        Settings { keep_changes, token_seconds, secured: self.common.secured() }
+    }
 }

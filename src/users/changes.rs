@@ -4,7 +4,12 @@
 //! news of a commit ([`super::bell`]), reads the rows that are new, and sends each to all subscribers. Who comes
 //! with an older number first gets the rows between, on a thread of a small pool, and then joins under the lock
 //! that every broadcast holds: so nothing is missed at the seam and nothing comes twice.
+//!
+//! In a secured cluster a change is sent in two views, each written once: with the user's e-mail address to the user
+//! itself and to admins, without it to all others. A stream that began with a token ends when the token does: nothing
+//! is sent on it that was committed after that.
 
+use std::cell::OnceCell;
 use std::io;
 use std::net::UdpSocket;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -12,11 +17,13 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use rusqlite::Connection;
 use serde::Serialize;
-use serde_json::value::RawValue;
+use serde_json::value::{RawValue, to_raw_value};
 
+use super::access::{Asker, Claim, unknown_token};
 use super::bell::{self, Ear};
-use super::model;
+use super::model::{self, User};
 use super::store::{Store, StoreError};
 use crate::metrics::{self, Gauge};
 use crate::packet::{Failure, Reply};
@@ -76,12 +83,24 @@ struct State {
     waiters: Vec<Waiter>,
     /// The last look into the database failed: that is said once, not ten times a second.
     in_trouble: bool,
+    /// What [`model::rights`] was when the subscribers' tokens were last looked at.
+    rights: u64,
 }
 
 struct Subscriber {
     stream: StreamSender,
     /// The number of the last change that it has.
     after: u64,
+    claim: Claim,
+    /// Who that was when it was last looked at.
+    asker: Asker,
+}
+
+/// A change as it is sent: each view is written when it is first needed, and once.
+struct Told<'a> {
+    change: &'a Change,
+    whole: OnceCell<Option<SharedReply>>,
+    without_email: OnceCell<Option<SharedReply>>,
 }
 
 /// A waiter whose waiting is over, and how.
@@ -107,7 +126,8 @@ impl Feed {
         store.write_now(move |db| bell::hang(db, port)).map_err(failed)?;
         // From here on every commit rings; what came before is known from the table.
         let last = store.read(model::last_seq).map_err(failed)?;
-        let state = State { last, subscribers: Vec::new(), waiters: Vec::new(), in_trouble: false };
+        let (subscribers, waiters) = (Vec::new(), Vec::new());
+        let state = State { last, subscribers, waiters, in_trouble: false, rights: 0 };
         let replays = Pool::start("replay", REPLAYS, REPLAYS_WAITING)?;
         let bell = ear.bell().map_err(no_port)?;
         let sent = AtomicU64::new(last);
@@ -142,8 +162,9 @@ impl Feed {
         metrics::watch(Gauge::WritesWaiting, move || Some(feed.upgrade()?.store.writes_waiting()));
     }
 
-    /// Answers with a stream of all changes after `after`, then every new one; without `after` only new ones.
-    pub fn stream(self: &Arc<Self>, after: Option<u64>, responder: Responder) {
+    /// Answers with a stream of all changes after `after`, then every new one; without `after` only new ones. What
+    /// is shown depends on whose `claim` it is.
+    pub fn stream(self: &Arc<Self>, after: Option<u64>, claim: Claim, responder: Responder) {
         let stream = match responder.into_stream() {
             Ok(stream) => stream,
             Err(responder) => {
@@ -151,25 +172,52 @@ impl Feed {
                 return responder.answer(&Err(busy));
             }
         };
-        let after = {
+        let newcomer = {
             let mut state = lock(&self.state);
-            match after {
-                Some(after) if after < state.last => after,
-                _ => {
-                    let after = after.unwrap_or(state.last);
-                    return state.join(stream, after);
-                }
+            let begins = after.unwrap_or(state.last);
+            let newcomer = Subscriber { stream, after: begins, claim, asker: Asker::Stranger };
+            if begins >= state.last {
+                return self.join(&mut state, newcomer);
             }
+            newcomer
         };
-        self.replay_soon(stream, after, Instant::now());
+        self.replay_soon(newcomer, Instant::now());
     }
 
-    fn replay_soon(self: &Arc<Self>, stream: StreamSender, after: u64, since: Instant) {
+    /// Takes a subscriber in that has everything up to its `after`. It is told so at once, since news may be long in
+    /// coming.
+    fn join(&self, state: &mut State, mut newcomer: Subscriber) {
+        // Under the lock: a token that ends from here on is noticed with the next commit.
+        let who = match newcomer.claim.without_token() {
+            Some(asker) => Ok(asker),
+            None => self.store.read(|db| newcomer.claim.asker(db)),
+        };
+        match who {
+            Ok(asker) => newcomer.asker = asker,
+            Err(error) => return newcomer.stream.end(&error.into()),
+        }
+        let standing = Reply::empty().with("seq", newcomer.after).and_then(SharedReply::new);
+        if standing.is_ok_and(|standing| newcomer.stream.send(&standing)) {
+            self.take_in(state, newcomer);
+        }
+    }
+
+    fn take_in(&self, state: &mut State, newcomer: Subscriber) {
+        state.subscribers.retain(|subscriber| subscriber.stream.is_open());
+        if newcomer.asker.until().is_some() {
+            // The feed may be asleep for longer than the token lives.
+            drop(self.bell.send(b"!"));
+        }
+        state.subscribers.push(newcomer);
+    }
+
+    fn replay_soon(self: &Arc<Self>, newcomer: Subscriber, since: Instant) {
         let feed = self.clone();
         self.replays.submit(move |admission| match admission {
-            Admission::Admitted => feed.replay(stream, after, since),
+            Admission::Admitted => feed.replay(newcomer, since),
             Admission::Refused => {
-                stream.end(&Failure::new(503, "too many streams are being replayed; try again in a moment"));
+                let busy = Failure::new(503, "too many streams are being replayed; try again in a moment");
+                newcomer.stream.end(&busy);
             }
         });
     }
@@ -204,10 +252,11 @@ impl Feed {
     ///
     /// # Errors
     /// 410 if what comes after `after` is gone, and those of the database.
-    pub fn page(&self, after: u64, limit: usize) -> Result<Reply, Failure> {
-        let (changes, oldest, last) = self.store.read(|db| {
+    pub fn page(&self, after: u64, limit: usize, claim: Claim) -> Result<Reply, Failure> {
+        let (asker, changes, oldest, last) = self.store.read(|db| {
             let snapshot = db.unchecked_transaction()?;
             Ok((
+                claim.asker(&snapshot)?,
                 model::changes(&snapshot, after, limit)?,
                 model::oldest_seq(&snapshot)?,
                 model::last_seq(&snapshot)?,
@@ -215,6 +264,8 @@ impl Feed {
         })?;
         still_there(after, oldest)?;
         let next = changes.last().map(|change| change.seq).filter(|seq| *seq < last);
+        let changes = changes.into_iter().map(|change| change.shown_to(&asker));
+        let changes = changes.collect::<Result<Vec<_>, _>>()?;
         Reply::ok(changes)?.with("next", next)?.with("seq", last)
     }
 
@@ -222,7 +273,7 @@ impl Feed {
     fn catch_up(&self) -> Duration {
         let mut state = lock(&self.state);
         loop {
-            let changes = match self.store.read(|db| model::changes(db, state.last, PAGE)) {
+            let changes = match self.news(&mut state) {
                 Ok(changes) => changes,
                 Err(error) => {
                     let level = if state.in_trouble { log::Level::Debug } else { log::Level::Warn };
@@ -241,6 +292,7 @@ impl Feed {
             }
         }
         let (ready, pause) = state.take_waiters(Instant::now());
+        let pause = pause.min(state.shortest_token());
         drop(state);
         for (waiter, outcome) in ready {
             (waiter.go_on)(outcome);
@@ -248,22 +300,40 @@ impl Feed {
         pause
     }
 
+    /// The next changes to be sent. First they are read and then the subscribers' tokens are looked at: so no change
+    /// goes to a token that had ended before it.
+    fn news(&self, state: &mut State) -> Result<Vec<Change>, StoreError> {
+        let has_tokens = state.subscribers.iter().any(|one| one.asker.until().is_some());
+        self.store.read(|db| {
+            let changes = model::changes(db, state.last, PAGE)?;
+            if has_tokens {
+                state.end_expired(Instant::now());
+                let rights = model::rights(db)?;
+                if rights != state.rights {
+                    state.look_again(db)?;
+                    state.rights = rights;
+                }
+            }
+            Ok(changes)
+        })
+    }
+
     /// Sends an old subscriber what it has missed, then lets it join. `since` is when it last read something.
-    fn replay(self: &Arc<Self>, stream: StreamSender, mut after: u64, mut since: Instant) {
-        while stream.is_open() {
-            if !stream.await_room(REPLAY_TURN) {
+    fn replay(self: &Arc<Self>, mut newcomer: Subscriber, mut since: Instant) {
+        while newcomer.stream.is_open() {
+            if !newcomer.stream.await_room(REPLAY_TURN) {
                 if since.elapsed() < REPLAY_TIMEOUT {
-                    return self.replay_soon(stream, after, since); // behind those who wait meanwhile
+                    return self.replay_soon(newcomer, since); // behind those who wait meanwhile
                 }
                 let slow = "you do not keep up with this stream; ask for what comes after the last";
-                return stream.end(&Failure::new(503, slow));
+                return newcomer.stream.end(&Failure::new(503, slow));
             }
             since = Instant::now();
-            let page = match self.next_page(after) {
+            let page = match self.next_page(&mut newcomer) {
                 Ok(page) => page,
-                Err(failure) => return stream.end(&failure),
+                Err(failure) => return newcomer.stream.end(&failure),
             };
-            if !send_all(&stream, &page, &mut after) {
+            if !newcomer.send_all(&page) {
                 return;
             }
             if page.len() == PAGE {
@@ -271,45 +341,83 @@ impl Feed {
             }
             // Nearly there: the rest is read while no broadcast can come between.
             let mut state = lock(&self.state);
-            let rest = match self.next_page(after) {
+            let rest = match self.next_page(&mut newcomer) {
                 Ok(rest) if rest.len() < PAGE => rest,
                 Ok(_) => continue,
                 Err(failure) => {
                     drop(state);
-                    return stream.end(&failure);
+                    return newcomer.stream.end(&failure);
                 }
             };
-            if send_all(&stream, &rest, &mut after) {
-                state.subscribers.push(Subscriber { stream, after });
+            if newcomer.send_all(&rest) {
+                self.take_in(&mut state, newcomer);
             }
             return;
         }
     }
 
-    fn next_page(&self, after: u64) -> Result<Vec<Change>, Failure> {
-        let (changes, oldest) = self.store.read(|db| {
+    /// What is to be sent to a newcomer next, and who that is by then.
+    fn next_page(&self, newcomer: &mut Subscriber) -> Result<Vec<Change>, Failure> {
+        let after = newcomer.after;
+        let (asker, changes, oldest) = self.store.read(|db| {
             let snapshot = db.unchecked_transaction()?;
-            Ok((model::changes(&snapshot, after, PAGE)?, model::oldest_seq(&snapshot)?))
+            Ok((
+                newcomer.claim.asker(&snapshot)?,
+                model::changes(&snapshot, after, PAGE)?,
+                model::oldest_seq(&snapshot)?,
+            ))
         })?;
+        newcomer.asker = asker;
         still_there(after, oldest)?;
         Ok(changes)
     }
 }
 
-impl State {
-    /// Takes a subscriber in that has everything up to `after`. It is told so at once, since news may be long in
-    /// coming.
-    fn join(&mut self, stream: StreamSender, after: u64) {
-        self.subscribers.retain(|subscriber| subscriber.stream.is_open());
-        let standing = Reply::empty().with("seq", after).and_then(SharedReply::new);
-        if standing.is_ok_and(|standing| stream.send(&standing)) {
-            self.subscribers.push(Subscriber { stream, after });
-        }
+impl Subscriber {
+    fn send_all(&mut self, changes: &[Change]) -> bool {
+        changes.iter().all(|change| {
+            self.after = change.seq;
+            Told::new(change).to(&self.asker).is_some_and(|reply| self.stream.send(reply))
+        })
+    }
+}
+
+impl Change {
+    /// The change as this asker may see it.
+    fn shown_to(self, asker: &Asker) -> Result<Self, Failure> {
+        if asker.owns(self.user_id) { Ok(self) } else { self.without_email() }
     }
 
+    fn without_email(mut self) -> Result<Self, Failure> {
+        if let Some(json) = &self.user {
+            let unreadable = |error| Failure::new(500, format!("a stored change cannot be read: {error}"));
+            let user: User = serde_json::from_str(json.get()).map_err(unreadable)?;
+            self.user = Some(to_raw_value(&user.shown_to(&Asker::Stranger)).map_err(unreadable)?);
+        }
+        Ok(self)
+    }
+}
+
+impl<'a> Told<'a> {
+    fn new(change: &'a Change) -> Self {
+        Self { change, whole: OnceCell::new(), without_email: OnceCell::new() }
+    }
+
+    /// As it is sent to this asker.
+    fn to(&self, asker: &Asker) -> Option<&SharedReply> {
+        let written = if asker.owns(self.change.user_id) {
+            self.whole.get_or_init(|| reply_of(self.change).ok())
+        } else {
+            self.without_email.get_or_init(|| reply_of(&self.change.clone().without_email().ok()?).ok())
+        };
+        written.as_ref()
+    }
+}
+
+impl State {
     fn broadcast(&mut self, change: &Change) {
         self.last = change.seq;
-        let Ok(reply) = reply_of(change) else { return };
+        let told = Told::new(change);
         self.subscribers.retain_mut(|subscriber| {
             if change.seq <= subscriber.after {
                 return true;
@@ -319,9 +427,49 @@ impl State {
                 subscriber.stream.end(&gone);
                 return false;
             }
+            let Some(reply) = told.to(&subscriber.asker) else { return true };
             subscriber.after = change.seq;
-            subscriber.stream.send(&reply)
+            subscriber.stream.send(reply)
         });
+    }
+
+    fn end_expired(&mut self, now: Instant) {
+        self.subscribers.retain(|subscriber| {
+            let lives = subscriber.asker.until().is_none_or(|until| now < until);
+            if !lives {
+                subscriber.stream.end(&unknown_token());
+            }
+            lives
+        });
+    }
+
+    /// Ends the streams whose token has ended, and finds out who has become an admin.
+    fn look_again(&mut self, db: &Connection) -> Result<(), StoreError> {
+        let mut failed = Ok(());
+        self.subscribers.retain_mut(|subscriber| match subscriber.claim.asker(db) {
+            Ok(asker) => {
+                subscriber.asker = asker;
+                true
+            }
+            Err(StoreError::Refused(failure)) => {
+                subscriber.stream.end(&failure);
+                false
+            }
+            Err(error) => {
+                failed = Err(error);
+                true
+            }
+        });
+        failed
+    }
+
+    /// How long until the first token of a subscriber expires.
+    fn shortest_token(&self) -> Duration {
+        let now = Instant::now();
+        let left = |until: Instant| until.saturating_duration_since(now);
+        let tokens = self.subscribers.iter().filter_map(|subscriber| subscriber.asker.until());
+        // A moment longer, so that it has expired when it is looked at.
+        tokens.map(left).min().map_or(LOOK_AGAIN, |left| left + Duration::from_millis(1))
     }
 
     /// Those who need not, or cannot, wait any longer, and how long the others can.
@@ -345,13 +493,6 @@ impl State {
 
 fn reply_of(change: &Change) -> Result<SharedReply, Failure> {
     SharedReply::new(Reply::ok(change)?.with("seq", change.seq)?)
-}
-
-fn send_all(stream: &StreamSender, changes: &[Change], after: &mut u64) -> bool {
-    changes.iter().all(|change| {
-        *after = change.seq;
-        reply_of(change).is_ok_and(|reply| stream.send(&reply))
-    })
 }
 
 /// Changes are kept for a while only. Whoever asks for what is gone must read everything anew.

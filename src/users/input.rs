@@ -15,6 +15,9 @@ const MAX_EMAIL_CHARS: usize = 254;
 /// The shortest and the longest password, in characters.
 const PASSWORD_CHARS: std::ops::RangeInclusive<usize> = 8..=128;
 
+/// How the entity tag of a user without its e-mail address ends.
+pub const PUBLIC_TAG: &str = "-public";
+
 /// How many users a list has unless told otherwise, and at most.
 const DEFAULT_LIMIT: i64 = 50;
 const MAX_LIMIT: i64 = 500;
@@ -116,7 +119,10 @@ impl<'a> Fields<'a> {
         if tags.trim() == "*" {
             return Ok(None);
         }
-        let version = |tag: &str| tag.trim().trim_matches('"').parse().ok();
+        let version = |tag: &str| {
+            let tag = tag.trim().trim_matches('"');
+            tag.strip_suffix(PUBLIC_TAG).unwrap_or(tag).parse().ok()
+        };
         Ok(Some(tags.split(',').filter_map(version).collect()))
     }
 

@@ -1,9 +1,10 @@
 //! Users and tokens as rows: the SQL of the users service, each statement once.
 
 use rusqlite::{Connection, OptionalExtension, Row, params};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
+use super::access::{Asker, TokenHash};
 use super::changes::Change;
 use super::passwords::PasswordHash;
 use super::store::StoreError;
@@ -12,24 +13,65 @@ use super::store::StoreError;
 const NOW: &str = "strftime('%Y-%m-%dT%H:%M:%fZ', 'now')";
 
 /// The columns of a [`User`], in the order in which they are read.
-const COLUMNS: &str = "id, email, name, created_at, updated_at, changed_seq";
+const COLUMNS: &str = "id, email, name, created_at, updated_at, changed_seq, role = 'admin'";
 
-/// A user as everybody may see it: without the password.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+/// A user as it is shown: without the password.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct User {
     /// Given out by the database, from 1 up, never twice.
     pub id: i64,
-    /// As it was written; no two users' differ in case alone.
-    pub email: String,
+    /// As it was written; no two users' differ in case alone. Nothing where it is not to be seen.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub email: Option<String>,
     /// Any text.
     pub name: String,
     /// RFC 3339, UTC.
     pub created_at: String,
     /// RFC 3339, UTC.
     pub updated_at: String,
+    /// What the user may do; told of admins alone.
+    #[serde(default, skip_serializing_if = "Role::is_ordinary")]
+    pub role: Role,
     /// The number of the change that made the user what it is: its version.
     #[serde(skip)]
     pub changed_seq: u64,
+}
+
+/// What a user may do.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    /// See and change itself.
+    #[default]
+    User,
+    /// Everything.
+    Admin,
+}
+
+impl Role {
+    // serde passes what it asks about by reference.
+    #[allow(clippy::trivially_copy_pass_by_ref)]
+    fn is_ordinary(&self) -> bool {
+        *self == Self::User
+    }
+
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::User => "user",
+            Self::Admin => "admin",
+        }
+    }
+}
+
+impl User {
+    /// The user as this asker may see it: others' e-mail addresses are left out.
+    #[must_use]
+    pub fn shown_to(mut self, asker: &Asker) -> Self {
+        if !asker.owns(self.id) {
+            self.email = None;
+        }
+        self
+    }
 }
 
 /// What a new user consists of.
@@ -41,6 +83,8 @@ pub struct NewUser {
     pub name: String,
     /// Without one, the user cannot log in.
     pub password: Option<PasswordHash>,
+    /// What it may do.
+    pub role: Role,
 }
 
 /// What is to change in a user; nothing stays as it is.
@@ -62,7 +106,7 @@ pub struct Expiry {
 }
 
 /// How an e-mail is compared: without case.
-fn email_key(email: &str) -> String {
+pub(super) fn email_key(email: &str) -> String {
     email.to_lowercase()
 }
 
@@ -74,18 +118,19 @@ fn user(row: &Row<'_>) -> rusqlite::Result<User> {
         created_at: row.get(3)?,
         updated_at: row.get(4)?,
         changed_seq: row.get(5)?,
+        role: if row.get(6)? { Role::Admin } else { Role::User },
     })
 }
 
 /// Adds a user. [`StoreError::Taken`] if another has the e-mail.
 pub fn create(db: &Connection, new: &NewUser, keep: u64) -> Result<User, StoreError> {
     let sql = format!(
-        "INSERT INTO users (email, email_key, name, password_hash, created_at, updated_at, changed_seq)
-         VALUES (?1, ?2, ?3, ?4, {NOW}, {NOW}, ?5) RETURNING {COLUMNS}"
+        "INSERT INTO users (email, email_key, name, password_hash, created_at, updated_at, changed_seq, role)
+         VALUES (?1, ?2, ?3, ?4, {NOW}, {NOW}, ?5, ?6) RETURNING {COLUMNS}"
     );
     let hash = new.password.as_ref().map(PasswordHash::as_str);
     let seq = last_seq(db)? + 1;
-    let values = params![new.email, email_key(&new.email), new.name, hash, seq];
+    let values = params![new.email, email_key(&new.email), new.name, hash, seq, new.role.as_str()];
     let user = db.prepare_cached(&sql)?.query_row(values, user)?;
     record(db, seq, "created", user.id, Some(&user), keep)?;
     Ok(user)
@@ -96,9 +141,9 @@ pub fn create(db: &Connection, new: &NewUser, keep: u64) -> Result<User, StoreEr
 pub fn get(db: &Connection, id: i64) -> Result<(User, u64), StoreError> {
     // Written out, since this is the busiest statement by far and need not be put together each time. One
     // statement sees one state: user and number belong together.
-    let sql = "SELECT id, email, name, created_at, updated_at, changed_seq,
+    let sql = "SELECT id, email, name, created_at, updated_at, changed_seq, role = 'admin',
                (SELECT coalesce(max(seq), 0) FROM changes) FROM users WHERE id = ?1";
-    let row = |row: &Row<'_>| Ok((user(row)?, row.get(6)?));
+    let row = |row: &Row<'_>| Ok((user(row)?, row.get(7)?));
     db.prepare_cached(sql)?.query_row([id], row).optional()?.ok_or(StoreError::NotFound)
 }
 
@@ -230,7 +275,7 @@ pub fn changes(db: &Connection, after: u64, limit: usize) -> Result<Vec<Change>,
 pub fn credentials(db: &Connection, email: &str) -> Result<Option<(User, Option<PasswordHash>)>, StoreError> {
     let sql = format!("SELECT {COLUMNS}, password_hash FROM users WHERE email_key = ?1");
     let row =
-        |row: &Row<'_>| Ok((user(row)?, row.get::<_, Option<String>>(6)?.map(PasswordHash::from_stored)));
+        |row: &Row<'_>| Ok((user(row)?, row.get::<_, Option<String>>(7)?.map(PasswordHash::from_stored)));
     Ok(db.prepare_cached(&sql)?.query_row([email_key(email)], row).optional()?)
 }
 
@@ -253,4 +298,60 @@ pub fn add_token(
     let values = params![token_hash, user_id, format!("+{seconds} seconds"), checked.as_str()];
     let expires_at = db.prepare_cached(&sql)?.query_row(values, |row| row.get(0)).optional()?;
     Ok(Expiry { expires_at: expires_at.ok_or(StoreError::NotFound)? })
+}
+
+/// Whose token this is, if it is anybody's and has not expired.
+#[derive(Debug)]
+pub struct TokenOwner {
+    /// The user.
+    pub user_id: i64,
+    /// Whether that user may do everything.
+    pub admin: bool,
+    /// For how much longer the token is valid.
+    pub seconds_left: f64,
+}
+
+/// Whose token has this hash.
+pub fn token_owner(db: &Connection, hash: &TokenHash) -> Result<Option<TokenOwner>, StoreError> {
+    let sql = "SELECT user_id, role = 'admin', (julianday(expires_at) - julianday('now')) * 86400.0
+               FROM tokens JOIN users ON users.id = user_id
+               WHERE hash = ?1 AND expires_at > strftime('%Y-%m-%dT%H:%M:%fZ', 'now')";
+    let owner = |row: &Row<'_>| {
+        Ok(TokenOwner { user_id: row.get(0)?, admin: row.get(1)?, seconds_left: row.get(2)? })
+    };
+    Ok(db.prepare_cached(sql)?.query_row([hash], owner).optional()?)
+}
+
+/// Ends a token. Whether there was one that was still valid.
+pub fn end_token(db: &Connection, hash: &TokenHash) -> Result<bool, StoreError> {
+    let valid = token_owner(db, hash)?.is_some();
+    db.prepare_cached("DELETE FROM tokens WHERE hash = ?1")?.execute([hash])?;
+    Ok(valid)
+}
+
+/// A number that is another one whenever a token has ended or a role has changed.
+pub fn rights(db: &Connection) -> Result<u64, StoreError> {
+    Ok(db.prepare_cached("SELECT changed FROM rights")?.query_row([], |row| row.get(0))?)
+}
+
+/// Whether the user with this id has this e-mail address.
+pub fn has_email(db: &Connection, id: i64, email: &str) -> Result<bool, StoreError> {
+    let sql = "SELECT email_key = ?2 FROM users WHERE id = ?1";
+    let has = db.prepare_cached(sql)?.query_row(params![id, email_key(email)], |row| row.get(0));
+    Ok(has.optional()?.unwrap_or(false))
+}
+
+/// Makes the user with this e-mail address an admin. What it is now, and whether it has a password; nothing if there
+/// is no such user.
+pub fn make_admin(db: &Connection, email: &str, keep: u64) -> Result<Option<(User, bool)>, StoreError> {
+    let seq = last_seq(db)? + 1;
+    let sql = format!(
+        "UPDATE users SET role = 'admin', updated_at = {NOW}, changed_seq = ?2
+         WHERE email_key = ?1 AND role <> 'admin' RETURNING {COLUMNS}"
+    );
+    let changed = db.prepare_cached(&sql)?.query_row(params![email_key(email), seq], user).optional()?;
+    if let Some(user) = changed {
+        record(db, seq, "updated", user.id, Some(&user), keep)?;
+    }
+    Ok(credentials(db, email)?.map(|(user, password)| (user, password.is_some())))
 }

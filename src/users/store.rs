@@ -26,8 +26,11 @@ use crate::pool::no_thread;
 use crate::sync::lock;
 
 /// The migrations, in order: the first makes version 1 out of an empty file. Each one is applied once.
-const MIGRATIONS: [&str; 2] =
-    [include_str!("../../data/schema.sql"), include_str!("../../data/schema-2.sql")];
+const MIGRATIONS: [&str; 3] = [
+    include_str!("../../data/schema.sql"),
+    include_str!("../../data/schema-2.sql"),
+    include_str!("../../data/schema-3.sql"),
+];
 
 /// How long to wait for another process that is writing. Less than a gateway waits, so that its client is told what
 /// happened and not only that nothing came.
@@ -79,6 +82,8 @@ pub enum StoreError {
     Taken,
     /// The row is not what the writer took it for.
     Changed,
+    /// The asker may not do this, and is told so.
+    Refused(Failure),
     /// Whatever else SQLite says.
     Sqlite(rusqlite::Error),
 }
@@ -508,6 +513,7 @@ impl StoreError {
             Self::NotFound => Self::NotFound,
             Self::Taken => Self::Taken,
             Self::Changed => Self::Changed,
+            Self::Refused(failure) => Self::Refused(failure.clone()),
             Self::Sqlite(error) => {
                 Self::Sqlite(rusqlite::Error::ToSqlConversionFailure(error.to_string().into()))
             }
@@ -545,6 +551,7 @@ const NOTHING_WRITTEN: [i32; 3] =
 impl From<StoreError> for Failure {
     fn from(error: StoreError) -> Self {
         let status = match &error {
+            StoreError::Refused(failure) => return failure.clone(),
             StoreError::NotFound => 404,
             StoreError::Taken => 409,
             StoreError::Changed => 412,
@@ -578,6 +585,7 @@ impl fmt::Display for StoreError {
             Self::NotFound => f.write_str("there is no such row"),
             Self::Taken => f.write_str("another row has this value"),
             Self::Changed => f.write_str("it has been changed since you read it; read it again"),
+            Self::Refused(failure) => write!(f, "{failure}"),
             Self::Sqlite(error) => write!(f, "{error}"),
         }
     }

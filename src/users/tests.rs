@@ -70,7 +70,7 @@ impl Scratch {
 
     fn emails(&self) -> Vec<String> {
         let users = self.store().read(|db| model::list(db, 500, 0, None)).unwrap().users;
-        users.into_iter().map(|user| user.email).collect()
+        users.into_iter().filter_map(|user| user.email).collect()
     }
 }
 
@@ -81,8 +81,12 @@ impl Drop for Scratch {
     }
 }
 
+fn new_user(email: &str, password: Option<PasswordHash>) -> NewUser {
+    NewUser { email: email.to_owned(), name: "Kim".to_owned(), password, role: Role::User }
+}
+
 fn create(db: &Connection, email: &str) -> Outcome {
-    model::create(db, &NewUser { email: email.to_owned(), name: "Kim".to_owned(), password: None }, KEEP)
+    model::create(db, &new_user(email, None), KEEP)
 }
 
 #[test]
@@ -100,10 +104,10 @@ fn a_write_that_fails_or_panics_undoes_nothing_of_those_that_go_with_it() {
     });
     let last = scratch.write(|db| create(db, "last@example.com"));
     release();
-    assert_eq!(first.recv_timeout(PATIENCE).unwrap().unwrap().email, "first@example.com");
+    assert_eq!(first.recv_timeout(PATIENCE).unwrap().unwrap().email.unwrap(), "first@example.com");
     assert!(matches!(fails.recv_timeout(PATIENCE).unwrap(), Err(StoreError::Taken)));
     assert!(panics.recv_timeout(PATIENCE).is_err(), "its report is dropped, and with it the responder");
-    assert_eq!(last.recv_timeout(PATIENCE).unwrap().unwrap().email, "last@example.com");
+    assert_eq!(last.recv_timeout(PATIENCE).unwrap().unwrap().email.unwrap(), "last@example.com");
     assert_eq!(scratch.emails(), ["first@example.com", "last@example.com"]);
 }
 
@@ -228,9 +232,7 @@ fn a_token_is_given_only_for_the_password_that_was_checked() {
         ["$argon2id$old", "$argon2id$new"].map(|text| PasswordHash::from_stored(text.to_owned()));
     let (done, outcome) = bounded(1);
     let work = move |db: &Connection| {
-        let new_user =
-            NewUser { email: "kim@example.com".to_owned(), name: "Kim".to_owned(), password: Some(old) };
-        let id = model::create(db, &new_user, KEEP)?.id;
+        let id = model::create(db, &new_user("kim@example.com", Some(old)), KEEP)?.id;
         let old = PasswordHash::from_stored("$argon2id$old".to_owned());
         model::add_token(db, id, &old, b"first", 60)?;
         let count =
@@ -249,7 +251,7 @@ fn passwords_and_their_hashes_cannot_be_printed() {
     let password = Password::new("correct horse");
     let hash = password.hash().unwrap();
     assert!(hash.as_str().starts_with("$argon2id$v=19$"), "{}", hash.as_str());
-    let new = NewUser { email: "kim@example.com".to_owned(), name: "Kim".to_owned(), password: Some(hash) };
+    let new = new_user("kim@example.com", Some(hash));
     let printed = format!("{password:?} {new:?}");
     assert!(!printed.contains("horse") && !printed.contains("argon2"), "{printed}");
 }

@@ -133,9 +133,15 @@ fn our_own_nodes_say_who_they_are() {
     onlooker.register("onlooker", 9, &[], &json!({}));
     let list = onlooker.await_list(|list| list.len() == 3);
     let entry = |name: &str| list.iter().find(|entry| entry["name"] == name).unwrap();
-    let urls =
-        ["DELETE/users", "GET/users", "GET/users/changes", "PATCH/users", "POST/users", "POST/users/login"];
-    let urls = json!(urls);
+    let urls = json!([
+        "DELETE/users",
+        "GET/users",
+        "GET/users/changes",
+        "PATCH/users",
+        "POST/users",
+        "POST/users/login",
+        "POST/users/logout"
+    ]);
     let (gate, service) = (entry("gate"), entry("users"));
     assert_eq!((&service["urls"], &service["port"]), (&urls, &json!(users.port())));
     assert_eq!((&gate["urls"], &gate["port"]), (&json!([]), &json!(gateway.port())));

@@ -8,6 +8,8 @@
 mod abuse;
 #[cfg(unix)]
 mod chaos;
+#[cfg(unix)]
+mod access;
 mod cli;
 mod course;
 mod deploy;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::PATIENCE;
+use super::{PATIENCE, secrets};
 
 /// A client; each of its requests has a connection of its own, unless one is held with [`Http::connect`].
 #[derive(Clone, Copy)]
@@ -104,6 +104,7 @@ impl Connection {
 
     /// Sends bytes; that the other side may have closed already shows when its answer is read.
     pub fn send(&mut self, bytes: &[u8]) {
+        secrets::learn_from_request(bytes);
         let _ = self.stream.write_all(bytes);
     }
 
@@ -147,6 +148,7 @@ impl Connection {
                 self.read_more()?;
             }
             response.body = self.buffer.drain(..length).collect();
+            secrets::learn_from_reply(&response.body);
         }
         Some(response)
     }

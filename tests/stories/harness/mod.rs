@@ -5,6 +5,7 @@ mod http;
 mod packets;
 mod process;
 mod random;
+mod secrets;
 mod sse;
 
 use std::fs;
@@ -142,9 +143,14 @@ impl System {
 
     /// A cluster whose processes prove [`SECRET`] to each other.
     pub fn secured(count: usize) -> Self {
+        Self::secured_with(&vec![&[][..]; count], &[])
+    }
+
+    /// As `secured`, with a users instance for each of these lists of flags, and further flags for the gateway.
+    pub fn secured_with(users_flags: &[&[&str]], gateway_flags: &[&str]) -> Self {
         let variables = [("PILCROW_SECRET", SECRET)];
         let distributor = Process::distributor_with(&[], &variables);
-        Self::build(Scratch::new(), distributor, &vec![&[][..]; count], &[], &variables)
+        Self::build(Scratch::new(), distributor, users_flags, gateway_flags, &variables)
     }
 
     /// A users instance for each of these lists of flags, and further flags for the gateway.

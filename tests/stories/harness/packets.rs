@@ -7,7 +7,7 @@ use std::time::Duration;
 use pilcrow::net::secret::{Challenges, Role, Secret, new_challenge};
 use serde_json::{Value, json};
 
-use super::PATIENCE;
+use super::{PATIENCE, secrets};
 
 const END: &[u8] = "¶".as_bytes();
 
@@ -64,6 +64,7 @@ impl Packets {
     }
 
     pub fn send(&mut self, packet: &Value) {
+        secrets::learn_from_packet(packet);
         self.send_raw(&[packet.to_string().replace('¶', "\\u00b6").as_bytes(), END].concat());
     }
 
@@ -76,6 +77,7 @@ impl Packets {
     pub fn receive_text(&mut self) -> Option<String> {
         loop {
             if let Some(frame) = self.frames.pop() {
+                secrets::learn_from_reply(frame.as_bytes());
                 return Some(frame);
             }
             let mut piece = vec![0; 64 * 1024];

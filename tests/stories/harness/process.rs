@@ -1,6 +1,6 @@
 //! Real processes, ended by their ids.
 
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::{Http, PATIENCE, Packets, Scratch, eventually};
+use super::{Http, PATIENCE, Packets, Scratch, eventually, secrets};
 
 /// A process of ours: its address, and what it has logged.
 pub struct Process {
@@ -23,7 +23,8 @@ pub struct Process {
 
 /// A program that prints line after line, until it is dropped.
 pub struct Watched {
-    _child: Expected,
+    child: Expected,
+    log: Arc<Mutex<Vec<String>>>,
     lines: Receiver<String>,
 }
 
@@ -139,6 +140,17 @@ impl Process {
         Self::await_output(spawn_in(directory, program, &arguments, variables))
     }
 
+    /// As `run`, with this on its stdin.
+    pub fn run_with_stdin(program: &str, arguments: &[&str], stdin: &str) -> (Option<i32>, String, String) {
+        secrets::learn(stdin.lines().next().unwrap_or_default());
+        let arguments: Vec<String> = arguments.iter().map(ToString::to_string).collect();
+        let directory = Path::new(env!("CARGO_TARGET_TMPDIR"));
+        let mut child = spawn_reading(Stdio::piped(), directory, program, &arguments, &[]);
+        // It may end without reading.
+        let _ = child.stdin.take().unwrap().write_all(stdin.as_bytes());
+        Self::await_output(child)
+    }
+
     fn await_output(child: Child) -> (Option<i32>, String, String) {
         let mut child = Expected(child);
         let log = collect(child.0.stderr.take().unwrap());
@@ -147,7 +159,9 @@ impl Process {
         let out: Vec<String> = out.iter().collect();
         // The pipe may be read a moment after its writer has ended.
         eventually("stderr is closed", || (Arc::strong_count(&log) == 1).then_some(()));
-        let told = log.lock().unwrap().join("\n");
+        let log = log.lock().unwrap();
+        secrets::assert_untold("a process that has ended", &log);
+        let told = log.join("\n");
         (status.code(), out.join("\n"), told)
     }
 
@@ -242,6 +256,11 @@ impl Drop for Process {
         }
         let _ = self.child.kill();
         let _ = self.child.wait();
+        if !thread::panicking() {
+            // The pipe may be read a moment after its writer has ended.
+            eventually("stderr is closed", || (Arc::strong_count(&self.log) == 1).then_some(()));
+            secrets::assert_untold(&self.ready_line, &self.log());
+        }
     }
 }
 
@@ -249,9 +268,9 @@ impl Watched {
     pub fn start(program: &str, arguments: &[&str]) -> Self {
         let arguments: Vec<String> = arguments.iter().map(ToString::to_string).collect();
         let mut child = Expected(spawn(program, &arguments, &[]));
-        collect(child.0.stderr.take().unwrap());
+        let log = collect(child.0.stderr.take().unwrap());
         let lines = lines(child.0.stdout.take().unwrap());
-        Self { _child: child, lines }
+        Self { child, log, lines }
     }
 
     /// The next line that it prints; `None` when it has ended.
@@ -269,13 +288,28 @@ impl Watched {
     }
 }
 
+impl Drop for Watched {
+    fn drop(&mut self) {
+        self.child.end();
+        if !thread::panicking() {
+            secrets::assert_untold("a program that was watched", &self.log.lock().unwrap());
+        }
+    }
+}
+
 /// A process that is expected to end by itself, and is ended if it does not.
 struct Expected(Child);
 
-impl Drop for Expected {
-    fn drop(&mut self) {
+impl Expected {
+    fn end(&mut self) {
         let _ = self.0.kill();
         let _ = self.0.wait();
+    }
+}
+
+impl Drop for Expected {
+    fn drop(&mut self) {
+        self.end();
     }
 }
 
@@ -293,6 +327,17 @@ fn spawn(program: &str, arguments: &[String], variables: &[(&str, &str)]) -> Chi
 }
 
 fn spawn_in(directory: &Path, program: &str, arguments: &[String], variables: &[(&str, &str)]) -> Child {
+    spawn_reading(Stdio::null(), directory, program, arguments, variables)
+}
+
+fn spawn_reading(
+    stdin: Stdio,
+    directory: &Path,
+    program: &str,
+    arguments: &[String],
+    variables: &[(&str, &str)],
+) -> Child {
+    secrets::learn_from_settings(arguments, variables);
     // Settings of whoever runs the tests must not reach them.
     let course = ["HOST", "GATE_PORT", "DIS_PORT", "USERS_PORT", "RUST_LOG"];
     let is_ours =
@@ -308,7 +353,7 @@ fn spawn_in(directory: &Path, program: &str, arguments: &[String], variables: &[
         .args(arguments)
         .envs(variables.iter().copied())
         .current_dir(directory)
-        .stdin(Stdio::null())
+        .stdin(stdin)
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()

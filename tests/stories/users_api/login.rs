@@ -30,30 +30,34 @@ fn a_login_gives_the_user_and_a_new_opaque_token_that_expires() {
 fn a_login_fails_in_the_same_words_and_after_the_same_work_whatever_was_wrong() {
     let system = System::start();
     let http = system.http();
-    create(&http, "kim@example.com", "Kim", Some(PASSWORD));
+    for name in ["kim", "sam", "pat"] {
+        create(&http, &format!("{name}@example.com"), name, Some(PASSWORD));
+    }
     create(&http, "lee@example.com", "Lee without a password", None);
     let wrong = [
         ("kim@example.com", "a wrong password"),
         ("nobody@example.com", PASSWORD),
         ("lee@example.com", PASSWORD),
-        ("kim@example.com", "short"),
-        ("kim@example.com", ""),
+        ("sam@example.com", "short"),
+        ("pat@example.com", ""),
         ("no e-mail at all", PASSWORD),
     ];
     let mut quickest = vec![Duration::MAX; wrong.len()];
     let mut answers = HashSet::new();
-    for _ in 0..8 {
+    // Straight over packets, where no client's address is known that could be wrong too often.
+    let mut packets = system.users[0].packets();
+    for round in 1..=5 {
         for ((email, password), quickest) in wrong.iter().zip(&mut quickest) {
             let began = Instant::now();
-            let answer = log_in(&http, email, password);
+            let login = json!({ "email": email, "password": password });
+            let mut reply = packets.call("POST", "/users/login", &login, round);
             *quickest = began.elapsed().min(*quickest);
-            let mut reply = answer.reply();
             reply.as_object_mut().unwrap().remove("key");
-            answers.insert((answer.status, reply.to_string()));
+            answers.insert(reply.to_string());
         }
     }
     let refused = json!({ "errorcode": 401, "errormessage": "the e-mail or the password is wrong" });
-    assert_eq!(answers, HashSet::from([(401, refused.to_string())]));
+    assert_eq!(answers, HashSet::from([refused.to_string()]));
     // Without the work of hashing, an unknown e-mail would be refused some fifty times as fast. The quickest of
     // several is compared, which a busy machine hardly moves.
     println!("the quickest refusals took {quickest:?}");

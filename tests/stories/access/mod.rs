@@ -1,0 +1,101 @@
+//! Who may do what: logins, tokens, roles, what is shown to whom, and how often one may guess.
+
+mod admins;
+mod feed;
+mod guessing;
+mod leaks;
+mod rights;
+mod tokens;
+mod upgrade;
+
+use serde_json::{Value, json};
+
+use crate::harness::{Events, Http, Process, Response, Scratch, System};
+
+const PASSWORD: &str = "correct horse battery staple";
+
+/// A user that is logged in.
+struct Person {
+    http: Http,
+    id: u64,
+    email: String,
+    authorization: String,
+}
+
+impl Person {
+    /// Signs up and logs in.
+    fn new(system: &System, name: &str) -> Self {
+        let email = format!("{name}@example.com");
+        let new = json!({ "email": email, "name": name, "password": PASSWORD });
+        let answer = system.http().post("/users", &new);
+        assert_eq!(answer.status, 201, "{}", answer.text());
+        assert_eq!(answer.results()["email"], email, "one's own address is shown");
+        Self::log_in(system, &email, PASSWORD)
+    }
+
+    /// An admin, made by the command.
+    fn admin(system: &System, name: &str) -> Self {
+        let email = format!("{name}@example.com");
+        let (status, told, _) = make_admin(&system.scratch, &email, &format!("{PASSWORD}\n"));
+        assert_eq!(status, Some(0), "{told}");
+        Self::log_in(system, &email, PASSWORD)
+    }
+
+    fn log_in(system: &System, email: &str, password: &str) -> Self {
+        let http = system.http();
+        let answer = http.post("/users/login", &json!({ "email": email, "password": password }));
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        let results = answer.results();
+        assert_eq!(results["user"]["email"], email);
+        let authorization = format!("Bearer {}", results["token"].as_str().unwrap());
+        Self { http, id: results["user"]["id"].as_u64().unwrap(), email: email.to_owned(), authorization }
+    }
+
+    fn path(&self) -> String {
+        format!("/users/{}", self.id)
+    }
+
+    fn ask(&self, method: &str, path: &str, body: &Value) -> Response {
+        ask(self.http, &self.authorization, method, path, body)
+    }
+
+    fn get(&self, path: &str) -> Response {
+        self.http.request("GET", path, &[("Authorization", &self.authorization)], b"")
+    }
+
+    fn patch(&self, path: &str, body: &Value) -> Response {
+        self.ask("PATCH", path, body)
+    }
+
+    fn delete(&self, path: &str) -> Response {
+        self.http.request("DELETE", path, &[("Authorization", &self.authorization)], b"")
+    }
+
+    fn log_out(&self) -> Response {
+        self.http.request("POST", "/users/logout", &[("Authorization", &self.authorization)], b"")
+    }
+
+    fn follow(&self, path: &str) -> Result<Events, Response> {
+        self.http.events(path, &[("Authorization", &self.authorization)])
+    }
+}
+
+fn ask(http: Http, authorization: &str, method: &str, path: &str, body: &Value) -> Response {
+    let headers = [("Authorization", authorization), ("Content-Type", "application/json")];
+    http.request(method, path, &headers, body.to_string().as_bytes())
+}
+
+/// Runs `users --admin` on the database of this story, with this on its stdin: exit status, stdout, stderr.
+fn make_admin(scratch: &Scratch, email: &str, stdin: &str) -> (Option<i32>, String, String) {
+    let database = scratch.file("users.db");
+    let arguments = ["--admin", email, "--database", database.to_str().unwrap()];
+    Process::run_with_stdin(env!("CARGO_BIN_EXE_users"), &arguments, stdin)
+}
+
+/// Who is refused for not being logged in, and is told what to do.
+#[track_caller]
+fn assert_log_in_first(answer: &Response) {
+    assert_eq!(answer.status, 401, "{}", answer.text());
+    assert!(answer.message().contains("POST /users/login"), "{}", answer.message());
+    assert_eq!(answer.header("WWW-Authenticate"), Some("Bearer"));
+}

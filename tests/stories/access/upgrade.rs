@@ -1,0 +1,60 @@
+//! A database of an older version is brought up to date, with all that is in it.
+
+use serde_json::json;
+
+use super::{PASSWORD, Person};
+use crate::harness::{Process, Scratch, System};
+
+#[test]
+fn a_database_of_version_2_keeps_its_users_and_tokens_and_nobody_in_it_is_an_admin() {
+    let scratch = Scratch::new();
+    // The password's hash comes from a process that has just made it.
+    let (hash, token) = {
+        let other = System::start();
+        let kim = Person::new(&other, "kim");
+        let database = rusqlite::Connection::open(other.scratch.file("users.db")).unwrap();
+        let hash: String =
+            database.query_row("SELECT password_hash FROM users", [], |row| row.get(0)).unwrap();
+        let token: Vec<u8> = database.query_row("SELECT hash FROM tokens", [], |row| row.get(0)).unwrap();
+        (hash, (token, kim.authorization))
+    };
+    let database = rusqlite::Connection::open(scratch.file("users.db")).unwrap();
+    database.execute_batch(include_str!("../../../data/schema.sql")).unwrap();
+    database.execute_batch(include_str!("../../../data/schema-2.sql")).unwrap();
+    database.pragma_update(None, "user_version", 2).unwrap();
+    let user = r#"{"id":1,"email":"kim@example.com","name":"Kim","created_at":"2026-01-01T00:00:00.000Z","updated_at":"2026-01-01T00:00:00.000Z"}"#;
+    database
+        .execute(
+            "INSERT INTO users VALUES (1, 'kim@example.com', 'kim@example.com', 'Kim', ?1,
+             '2026-01-01T00:00:00.000Z', '2026-01-01T00:00:00.000Z', 1)",
+            [hash],
+        )
+        .unwrap();
+    database
+        .execute(
+            "INSERT INTO tokens VALUES (?1, 1, '2026-01-01T00:00:00.000Z', '2099-01-01T00:00:00.000Z')",
+            [token.0],
+        )
+        .unwrap();
+    database
+        .execute("INSERT INTO changes VALUES (1, 'created', 1, ?1, '2026-01-01T00:00:00.000Z')", [user])
+        .unwrap();
+    drop(database);
+
+    let variables = [("PILCROW_SECRET", crate::harness::SECRET)];
+    let distributor = Process::distributor_with(&[], &variables);
+    let users = Process::users_with(&distributor, &scratch, &[], &variables);
+    let gateway = Process::gateway_with(&distributor, &[], &variables);
+    crate::harness::await_instances(&gateway, "GET", "/users", 1);
+    users.await_log(&["schema version 3"]);
+    let http = gateway.http();
+    let get = |path: &str| http.request("GET", path, &[("Authorization", &token.1)], b"").results();
+    assert_eq!(get("/users/1")["email"], "kim@example.com", "the old token opens");
+    assert_eq!(get("/users/1").get("role"), None);
+    assert_eq!(http.get("/users/1").results().get("email"), None);
+    assert_eq!(get("/users/changes?limit=5")[0]["user"]["email"], "kim@example.com");
+    let public = http.get("/users/changes?limit=5").results();
+    assert_eq!((&public[0]["user"]["name"], public[0]["user"].get("email")), (&json!("Kim"), None));
+    let login = json!({ "email": "kim@example.com", "password": PASSWORD });
+    assert_eq!(http.post("/users/login", &login).status, 200);
+}
