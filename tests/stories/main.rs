@@ -7,9 +7,9 @@
 
 mod abuse;
 #[cfg(unix)]
-mod chaos;
-#[cfg(unix)]
 mod access;
+#[cfg(unix)]
+mod chaos;
 mod cli;
 mod course;
 mod deploy;
