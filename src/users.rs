@@ -305,19 +305,16 @@ impl Users {
             Err(failure) => return responder.answer(&Err(failure)),
         };
         let seconds = self.settings.token_seconds;
-        let work = move |db: &_| {
-            guesser.look(db)?;
-            if let Some((user, hash)) = found {
-                match model::add_token(db, user.id, &hash, &token_hash, seconds) {
-                    Ok(expiry) => return Ok(Some((user, expiry))),
-                    // User or password have changed meanwhile: what was right is wrong.
-                    Err(StoreError::NotFound) => {}
-                    Err(error) => return Err(error),
-                }
+        let open = move |db: &_| {
+            let Some((user, hash)) = found else { return Ok(None) };
+            match model::add_token(db, user.id, &hash, &token_hash, seconds) {
+                Ok(expiry) => Ok(Some((user, expiry))),
+                // User or password have changed meanwhile: what was right is wrong.
+                Err(StoreError::NotFound) => Ok(None),
+                Err(error) => Err(error),
             }
-            guesser.count(db)?;
-            Ok(None)
         };
+        let work = move |db: &_| guesser.conclude(db, || open(db));
         self.write(deadline, responder, work, move |outcome| match outcome? {
             Some((user, expiry)) => Reply::ok(LoggedIn { user, token, expiry }),
             None => Err(Failure::new(401, "the e-mail or the password is wrong")),

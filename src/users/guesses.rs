@@ -77,11 +77,26 @@ impl Guesser {
         Err(StoreError::Refused(Failure::new(429, told).with("retry_after", seconds)))
     }
 
-    /// Counts a failure, and forgets those that are too old.
+    /// Ends a try, in one transaction: looks for the last time, and then either `open`s what the right password opens
+    /// or, if that is nothing, counts a failure.
     ///
     /// # Errors
-    /// Those of the database.
-    pub fn count(&self, db: &Connection) -> Result<(), StoreError> {
+    /// 429 as for [`look`](Self::look), and those of the database.
+    pub fn conclude<T>(
+        &self,
+        db: &Connection,
+        open: impl FnOnce() -> Result<Option<T>, StoreError>,
+    ) -> Result<Option<T>, StoreError> {
+        self.look(db)?;
+        let opened = open()?;
+        if opened.is_none() {
+            self.count(db)?;
+        }
+        Ok(opened)
+    }
+
+    /// Counts a failure, and forgets those that are too old.
+    fn count(&self, db: &Connection) -> Result<(), StoreError> {
         let forget = format!(
             "DELETE FROM failed_logins WHERE at_ms <= {NOW_MS} - {WINDOW_MS} OR at_ms > {NOW_MS} + {WINDOW_MS}"
         );

@@ -247,6 +247,26 @@ fn a_token_is_given_only_for_the_password_that_was_checked() {
 }
 
 #[test]
+fn of_many_tries_that_end_together_only_five_are_told_that_they_are_wrong_and_none_that_it_is_right() {
+    let scratch = Scratch::new();
+    let release = scratch.hold_the_writer();
+    let (told, outcomes) = unbounded();
+    for number in 0..64 {
+        let told = told.clone();
+        let guesser = Guesser::new("kim@example.com", None);
+        scratch.store().read(|db| guesser.look(db)).unwrap();
+        let work = move |db: &Connection| guesser.conclude(db, || Ok((number > 32).then_some(number)));
+        scratch.store().write(None, work, move |outcome| told.send(outcome).unwrap());
+    }
+    release();
+    let outcomes: Vec<_> = (0..64).map(|_| outcomes.recv_timeout(PATIENCE).unwrap()).collect();
+    let wrong = outcomes.iter().filter(|outcome| matches!(outcome, Ok(None))).count();
+    let refused =
+        |outcome: &&_| matches!(outcome, Err(StoreError::Refused(failure)) if failure.errorcode == 429);
+    assert_eq!((wrong, outcomes.iter().filter(refused).count()), (5, 59));
+}
+
+#[test]
 fn passwords_and_their_hashes_cannot_be_printed() {
     let password = Password::new("correct horse");
     let hash = password.hash().unwrap();
