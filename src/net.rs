@@ -83,5 +83,10 @@ pub fn join_host_port(host: &str, port: u16) -> String {
 
 /// Whether an error says only that a read or write ran into its time-out.
 pub(crate) fn is_timeout(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut)
+    match error.kind() {
+        io::ErrorKind::WouldBlock => true,
+        // On Unix this is said of a connection whose peer the kernel has given up ([`DEAD_AFTER`]).
+        io::ErrorKind::TimedOut => cfg!(windows),
+        _ => false,
+    }
 }
