@@ -3,7 +3,11 @@
 
 mod database;
 mod deaf;
+mod descriptors;
+mod distributors;
 mod ending;
+#[cfg(target_os = "linux")]
+mod network;
 
 use serde_json::{Value, json};
 

@@ -3,7 +3,7 @@
 //! Under each story lies the same promise: every request is answered within its time-out and a second, with the
 //! right body; no acknowledged write is lost, and none is carried out twice ([`load`] checks all of it).
 
-mod load;
+pub mod load;
 
 use std::time::{Duration, Instant};
 

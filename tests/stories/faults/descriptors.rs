@@ -1,0 +1,141 @@
+//! Idle connections use up all descriptors that a process may have.
+
+use std::net::TcpStream;
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+
+use super::{create, times_said};
+use crate::harness::{Echo, PATIENCE, Packets, Process, Scratch, await_instances, eventually};
+
+/// How soon a process must be whole again once the idle connections have ended.
+const WHOLE_AGAIN: Duration = Duration::from_secs(3);
+
+/// Connections that say nothing, more than there are descriptors for.
+fn crowd(process: &Process) -> Vec<TcpStream> {
+    let crowd = (0..100).map(|_| TcpStream::connect_timeout(&process.address(), PATIENCE).unwrap()).collect();
+    process.await_log(&["WARN", "cannot accept connections now", "Too many open files"]);
+    crowd
+}
+
+/// Ends the idle connections, and waits until this newcomer is served again.
+fn disperse<T>(crowd: Vec<TcpStream>, what: &str, newcomer: impl FnMut() -> Option<T>) -> T {
+    drop(crowd);
+    let began = Instant::now();
+    let served = eventually(what, newcomer);
+    let took = began.elapsed();
+    println!("whole again {took:?} after they had closed");
+    assert!(took < WHOLE_AGAIN, "{took:?}");
+    served
+}
+
+fn assert_said_once(process: &Process) {
+    assert_eq!(times_said(&process.log(), "cannot accept connections now"), 1, "{:#?}", process.log());
+}
+
+fn flags(all: &[&str]) -> Vec<String> {
+    [&["--listen", "127.0.0.1:0"], all].concat().into_iter().map(str::to_owned).collect()
+}
+
+#[test]
+fn a_distributor_without_a_free_descriptor_still_tells_those_who_are_registered() {
+    let distributor = Process::start_with_descriptors(40, env!("CARGO_BIN_EXE_distributor"), &flags(&[]));
+    let gateway = Process::gateway(&distributor, &[]);
+    let mut echo = Echo::start(&distributor, "echo", &["GET/echo"]);
+    await_instances(&gateway, "GET", "/echo", 1);
+    let idle = crowd(&distributor);
+    // Over the connections that stand, all is as before.
+    echo.membership.register(
+        "echo",
+        echo.port(),
+        &["GET/echo", "GET/more"],
+        &json!({ "proto": "pilcrow/1" }),
+    );
+    await_instances(&gateway, "GET", "/more", 1);
+    assert_eq!(gateway.http().get("/more").status, 200);
+    assert_said_once(&distributor);
+    let mut newcomer = disperse(idle, "a newcomer is told who there is", || {
+        let packets = Packets::try_to(distributor.address())?;
+        packets.stream().set_read_timeout(Some(WHOLE_AGAIN)).unwrap();
+        let mut packets = packets;
+        packets.receive().map(|_| packets)
+    });
+    newcomer.register("newcomer", 9001, &[], &json!({}));
+    newcomer.await_list(|list| list.iter().any(|node| node["name"] == "newcomer"));
+    assert_said_once(&distributor);
+    assert_eq!(distributor.stop().code(), Some(0));
+}
+
+#[test]
+fn users_without_a_free_descriptor_still_reads_writes_and_tells_of_changes() {
+    let scratch = Scratch::in_memory();
+    let distributor = Process::distributor(&[]);
+    let database = scratch.file("users.db");
+    let joined = distributor.address().to_string();
+    let all = flags(&["--distributor", &joined, "--database", database.to_str().unwrap()]);
+    let users = Process::start_with_descriptors(40, env!("CARGO_BIN_EXE_users"), &all);
+    let gateway = Process::gateway(&distributor, &[]);
+    await_instances(&gateway, "GET", "/users", 1);
+    let mut events = gateway.http().events("/users/changes?after=0", &[]).unwrap();
+    let mut inside: Vec<Packets> = (0..8).map(|_| users.packets()).collect();
+    for packets in &mut inside {
+        assert_eq!(packets.call("POST", "/users", &json!({}), 1)["errorcode"], 400, "it has been let in");
+    }
+    let idle = crowd(&users);
+    for round in 0..3 {
+        assert_eq!(create(&gateway.http(), &format!("{round}@example.com")).status, 201);
+        assert_eq!(events.event().unwrap().id, Some(round + 1));
+    }
+    // More than one at a time: each needs a connection to the database.
+    std::thread::scope(|scope| {
+        for packets in &mut inside {
+            scope.spawn(|| read_often(packets));
+        }
+    });
+    assert_said_once(&users);
+    disperse(idle, "a newcomer is answered", || {
+        let mut packets = Packets::try_to(users.address())?;
+        packets.stream().set_read_timeout(Some(WHOLE_AGAIN)).unwrap();
+        packets.send(&json!({ "uri": "/users", "method": "GET", "key": 1, "params": { "params": "1" } }));
+        packets.receive().filter(|reply| reply["errorcode"] == 0)
+    });
+    assert_said_once(&users);
+    assert_eq!(users.stop().code(), Some(0));
+}
+
+/// Reads many times over one connection; every read must go well.
+fn read_often(packets: &mut Packets) {
+    let list = ("GET", "/users", json!({ "limit": 500 }));
+    for reply in packets.call_all(&vec![list; 300]) {
+        assert_eq!(reply["errorcode"], 0, "{reply}");
+    }
+}
+
+#[test]
+fn a_gateway_without_a_free_descriptor_keeps_its_links_and_makes_new_ones_when_others_close() {
+    let distributor = Process::distributor(&[]);
+    let joined = distributor.address().to_string();
+    let all = flags(&["--distributor", &joined]);
+    let gateway = Process::start_with_descriptors(40, env!("CARGO_BIN_EXE_gateway"), &all);
+    let _echo = Echo::start(&distributor, "echo", &["GET/echo"]);
+    await_instances(&gateway, "GET", "/echo", 1);
+    let mut inside = gateway.http().connect();
+    let mut ask = |path: &str| {
+        inside.send_request("GET", path, &[], b"");
+        inside.receive().expect("who is in is served").status
+    };
+    assert_eq!(ask("/echo"), 200);
+    let idle = crowd(&gateway);
+    let newcomer = Echo::start(&distributor, "newcomer", &["GET/new"]);
+    gateway.await_log(&["cannot reach", &newcomer.port().to_string(), "Too many open files"]);
+    assert_eq!((ask("/echo"), ask("/new")), (200, 503));
+    let http = gateway.http();
+    disperse(idle, "a newcomer is served", || {
+        http.try_request("GET", "/echo", &[], b"").filter(|answer| answer.status == 200)
+    });
+    // Links are tried every three seconds.
+    await_instances(&gateway, "GET", "/new", 1);
+    assert_eq!(http.get("/new").status, 200);
+    assert_said_once(&gateway);
+    assert_eq!(gateway.stop().code(), Some(0));
+}

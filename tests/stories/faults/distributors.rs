@@ -1,0 +1,90 @@
+//! Distributors that are gone for a while, and several of them.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use crate::chaos::load::Load;
+use crate::harness::{Echo, Process, Scratch, System, await_instances, free_port};
+
+/// How long a request may take at a gateway with its default settings.
+const TIMEOUT: Duration = Duration::from_secs(5);
+
+/// A users process that joins whatever is, or will be, at these addresses.
+fn users_at(distributors: &str, database: &Path) -> Process {
+    let all =
+        ["--listen", "127.0.0.1:0", "--distributor", distributors, "--database", database.to_str().unwrap()];
+    Process::start(env!("CARGO_BIN_EXE_users"), &all.map(str::to_owned), &[])
+}
+
+fn without_a_distributor_for(time: Duration) {
+    let address = format!("127.0.0.1:{}", free_port());
+    let distributor = Process::distributor(&["--listen", &address]);
+    let system = System::on(Scratch::in_memory(), distributor, 1, &[]);
+    let load = Load::start(system.http(), 4, TIMEOUT);
+    load.await_more(50);
+    system.distributor.kill();
+    let gone = Instant::now();
+    system.gateway.await_log(&["distributor", "trying again"]);
+    let newcomer = users_at(&address, &system.scratch.file("users.db"));
+    newcomer.await_log(&["cannot reach", &address, "trying again every 3 s"]);
+    load.await_more(100);
+    std::thread::sleep(time.saturating_sub(gone.elapsed()));
+    load.await_more(100);
+    let _distributor = Process::distributor(&["--listen", &address]);
+    let (away, back) = (gone.elapsed(), Instant::now());
+    await_instances(&system.gateway, "GET", "/users", 2);
+    let took = back.elapsed();
+    println!("gone for {away:.1?}; the new service had joined {took:.1?} after the return");
+    // Each of the two, the newcomer and the gateway, tries every three seconds.
+    assert!(took < Duration::from_secs(5), "{took:?}");
+    load.await_more(100);
+    load.end(system.gateway.http()).assert_all_succeeded();
+}
+
+#[test]
+fn traffic_goes_on_without_a_distributor_and_new_services_join_as_soon_as_it_is_back() {
+    without_a_distributor_for(Duration::from_secs(2));
+}
+
+#[test]
+#[ignore = "slow: is without a distributor for a minute"]
+fn traffic_goes_on_for_a_minute_without_a_distributor() {
+    without_a_distributor_for(Duration::from_secs(60));
+}
+
+#[test]
+fn of_two_distributors_each_may_be_replaced_in_turn_and_no_request_fails() {
+    let addresses = [free_port(), free_port()].map(|port| format!("127.0.0.1:{port}"));
+    let both = addresses.join(",");
+    let start = |address: &String| Process::distributor(&["--listen", address]);
+    let mut distributors = addresses.iter().map(start).collect::<Vec<_>>();
+    let scratch = Scratch::in_memory();
+    let users = users_at(&both, &scratch.file("users.db"));
+    let gateway = Process::gateway_at(&both, &[]);
+    // Listed by both, it is one instance.
+    for distributor in &distributors {
+        distributor.await_log(&["registered: users at"]);
+    }
+    await_instances(&gateway, "GET", "/users", 1);
+    let load = Load::start(gateway.http(), 4, TIMEOUT);
+    let mut newcomers = Vec::new();
+    for (turn, address) in addresses.iter().enumerate() {
+        distributors.remove(0).kill();
+        load.await_more(50);
+        // The other one suffices to be found.
+        let route = format!("GET/new{turn}");
+        newcomers.push(Echo::start(&distributors[0], "newcomer", &[&route]));
+        await_instances(&gateway, "GET", &route[3..], 1);
+        let again = start(address);
+        again.await_log(&["registered: users at"]);
+        again.await_log(&["registered: gate at"]);
+        distributors.push(again);
+        await_instances(&gateway, "GET", "/users", 1);
+    }
+    load.await_more(50);
+    load.end(gateway.http()).assert_all_succeeded();
+    for turn in 0..2 {
+        assert_eq!(gateway.http().get(&format!("/new{turn}")).status, 200);
+    }
+    drop(users);
+}

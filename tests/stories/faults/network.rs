@@ -1,0 +1,154 @@
+//! A network that loses everything, without a word: half-open links. It takes a network of its own, since over the
+//! loopback nothing is ever lost.
+
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use crate::harness::{Http, Process, SECRET, Scratch, await_instances, eventually};
+
+/// How soon a link must be known to be dead.
+const NOTICED: Duration = Duration::from_secs(15);
+
+/// A second machine, as far as the network knows: a namespace, and a cable to it.
+struct FarSide {
+    name: String,
+    cable: String,
+    /// The addresses of this side and of the far one.
+    near: String,
+    far: String,
+}
+
+fn ip(arguments: &str) -> bool {
+    Command::new("ip").args(arguments.split(' ')).output().is_ok_and(|done| done.status.success())
+}
+
+impl FarSide {
+    /// Nothing where that is not permitted.
+    fn build() -> Option<Self> {
+        let number = std::process::id();
+        let (name, cable) = (format!("pilcrow-{number}"), format!("pc{number}"));
+        // From the range that is set aside for measurements.
+        let network = format!("198.18.{}", number % 250);
+        let side = Self { name, cable, near: format!("{network}.1"), far: format!("{network}.2") };
+        let Self { name, cable, near, far } = &side;
+        let steps = [
+            format!("netns add {name}"),
+            format!("link add {cable} type veth peer name far0 netns {name}"),
+            format!("addr add {near}/30 dev {cable}"),
+            format!("link set {cable} up"),
+            format!("-n {name} addr add {far}/30 dev far0"),
+            format!("-n {name} link set far0 up"),
+            format!("-n {name} link set lo up"),
+        ];
+        if steps.iter().all(|step| ip(step)) {
+            return Some(side);
+        }
+        println!("skipped: this user may not build a network of its own (ip netns, ip link add … type veth)");
+        None
+    }
+
+    /// From now on every packet, in both directions, goes to a machine that is not there.
+    fn cut(&self) {
+        let Self { name, cable, near, far } = self;
+        assert!(ip(&format!("neigh replace {far} lladdr 02:00:00:00:00:99 dev {cable} nud permanent")));
+        assert!(ip(&format!(
+            "-n {name} neigh replace {near} lladdr 02:00:00:00:00:99 dev far0 nud permanent"
+        )));
+    }
+
+    fn mend(&self) {
+        let Self { name, cable, near, far } = self;
+        assert!(ip(&format!("neigh del {far} dev {cable}")));
+        assert!(ip(&format!("-n {name} neigh del {near} dev far0")));
+    }
+}
+
+impl Drop for FarSide {
+    fn drop(&mut self) {
+        ip(&format!("link del {}", self.cable));
+        ip(&format!("netns del {}", self.name));
+    }
+}
+
+/// Users on the far side, behind a gateway on this one.
+struct Apart {
+    gateway: Process,
+    users: Process,
+    distributor: Process,
+    side: FarSide,
+    _scratch: Scratch,
+}
+
+impl Apart {
+    fn start() -> Option<Self> {
+        let side = FarSide::build()?;
+        let scratch = Scratch::new();
+        let secret = [("PILCROW_SECRET", SECRET)];
+        let distributor = Process::distributor_with(&["--listen", &format!("{}:0", side.near)], &secret);
+        let gateway = Process::gateway_with(&distributor, &["--timeout", "1"], &secret);
+        let database = scratch.file("users.db");
+        let (joined, listen) = (distributor.address().to_string(), format!("{}:0", side.far));
+        let all = [
+            &["netns", "exec", &side.name, env!("CARGO_BIN_EXE_users"), "--listen", &listen][..],
+            &["--distributor", &joined, "--database", database.to_str().unwrap()],
+        ];
+        let all: Vec<String> = all.concat().into_iter().map(str::to_owned).collect();
+        let users = Process::start("ip", &all, &secret);
+        await_instances(&gateway, "GET", "/users", 1);
+        assert_eq!(gateway.http().get("/users").status, 200);
+        Some(Self { gateway, users, distributor, side, _scratch: scratch })
+    }
+
+    fn await_noticed(&self, cut: Instant) {
+        let link = format!("link {}: lost", self.users.address());
+        self.gateway.await_log(&[&link]);
+        let took = cut.elapsed();
+        println!("the gateway noticed after {took:.1?}");
+        assert!(took < NOTICED, "{took:?}");
+        // Whoever is registered but not there is taken from the list.
+        self.distributor.await_log(&["gone: users at"]);
+        self.users.await_log(&["distributor", "trying again every 3 s"]);
+        println!("all had noticed after {:.1?}", cut.elapsed());
+        assert!(cut.elapsed() < NOTICED, "{:?}", cut.elapsed());
+    }
+
+    fn await_mended(&self) {
+        let mended = Instant::now();
+        self.side.mend();
+        eventually("users is reached again", || {
+            (self.gateway.http().get("/users").status == 200).then_some(())
+        });
+        println!("reached again {:.1?} after the network was back", mended.elapsed());
+    }
+}
+
+/// One request; how it ended, within its time-out of one second and one more.
+fn ask(http: Http) -> u16 {
+    let began = Instant::now();
+    let status = http.get("/users").status;
+    assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
+    status
+}
+
+#[test]
+#[ignore = "slow: waits until a silent network is noticed, twice"]
+fn a_link_over_which_nothing_comes_any_more_is_noticed_and_replaced_when_the_network_is_back() {
+    let Some(apart) = Apart::start() else { return };
+    // Nobody asks anything: the kernel does.
+    apart.side.cut();
+    apart.await_noticed(Instant::now());
+    apart.await_mended();
+    // Somebody asks all the time.
+    apart.side.cut();
+    let cut = Instant::now();
+    let mut statuses = Vec::new();
+    let lost = || apart.gateway.log().iter().filter(|line| line.contains(": lost")).count();
+    while lost() < 2 {
+        statuses.push(ask(apart.gateway.http()));
+        assert!(cut.elapsed() < NOTICED, "{statuses:?}");
+    }
+    println!("with requests on it, noticed after {:.1?}: {statuses:?}", cut.elapsed());
+    assert!(statuses.iter().all(|status| [502, 503, 504].contains(status)), "{statuses:?}");
+    assert_eq!(statuses.first(), Some(&504));
+    apart.await_mended();
+}
