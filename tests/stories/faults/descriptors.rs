@@ -137,5 +137,7 @@ fn a_gateway_without_a_free_descriptor_keeps_its_links_and_makes_new_ones_when_o
     await_instances(&gateway, "GET", "/new", 1);
     assert_eq!(http.get("/new").status, 200);
     assert_said_once(&gateway);
+    // Nor does it need a descriptor to end.
+    let _idle = crowd(&gateway);
     assert_eq!(gateway.stop().code(), Some(0));
 }
