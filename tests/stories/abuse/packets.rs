@@ -1,1 +1,238 @@
-//! x
+//! Every way to break the rules of the wire, at each of the three ports, hundreds of times in `cargo test` and ten
+//! thousand times in the slow half.
+
+use std::io::{Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use pilcrow::net::flood;
+use serde_json::{Value, json};
+
+use crate::harness::{Http, PATIENCE, Packets, Process, Random, Scratch, await_instances, eventually};
+
+/// How long a frame may be at the ports that are stormed: short, so that too long ones are sent quickly.
+const SHORT_FRAME: usize = 4096;
+
+/// How many attackers there are at each port at a time.
+const ATTACKERS: usize = 4;
+
+/// The three processes at the log level that they have without being told.
+struct Stage {
+    gateway: Process,
+    users: Process,
+    distributor: Process,
+    _scratch: Scratch,
+}
+
+impl Stage {
+    fn start(max_frame: &str) -> Self {
+        let scratch = Scratch::in_memory();
+        let quiet = |program: &str, further: &[&str]| {
+            let all = [&["--listen", "127.0.0.1:0", "--max-frame", max_frame], further].concat();
+            let all: Vec<String> = all.into_iter().map(str::to_owned).collect();
+            Process::start(program, &all, &[("RUST_LOG", "info")])
+        };
+        let distributor = quiet(env!("CARGO_BIN_EXE_distributor"), &[]);
+        let joined = distributor.address().to_string();
+        let database = scratch.file("users.db");
+        let with_database = ["--distributor", &joined, "--database", database.to_str().unwrap()];
+        let users = quiet(env!("CARGO_BIN_EXE_users"), &with_database);
+        let gateway = quiet(env!("CARGO_BIN_EXE_gateway"), &with_database[..2]);
+        await_instances(&gateway, "GET", "/users", 1);
+        let kim = json!({ "email": "kim@example.com", "name": "Kim" });
+        assert_eq!(gateway.http().post("/users", &kim).status, 201);
+        Self { gateway, users, distributor, _scratch: scratch }
+    }
+
+    fn all(&self) -> [&Process; 3] {
+        [&self.gateway, &self.users, &self.distributor]
+    }
+
+    /// Commits each violation so often against each port, while others ask and must get every answer right.
+    fn storm(&mut self, violations: &[Vec<u8>], times: usize) {
+        let (began, over, asked) =
+            (Instant::now(), AtomicBool::new(false), [const { AtomicUsize::new(0) }; 3]);
+        let [gateway, users, distributor] = self.all().map(Process::address);
+        thread::scope(|scope| {
+            let bystanders = [
+                scope.spawn(|| ask_over_http(gateway, &over, &asked[0])),
+                scope.spawn(|| ask_users(users, &over, &asked[1])),
+                scope.spawn(|| ask_distributor(distributor, &over, &asked[2])),
+            ];
+            let attackers: Vec<_> = [gateway, users, distributor]
+                .into_iter()
+                .flat_map(|port| (0..ATTACKERS).map(move |number| (port, number)))
+                .map(|(port, number)| {
+                    scope.spawn(move || {
+                        for round in (number..times).step_by(ATTACKERS) {
+                            violate(port, &violations[round % violations.len()], round);
+                        }
+                    })
+                })
+                .collect();
+            let attacked = attackers.into_iter().map(thread::ScopedJoinHandle::join).all(|end| end.is_ok());
+            let before: Vec<usize> = asked.iter().map(|count| count.load(Ordering::SeqCst)).collect();
+            // They are asked on: nothing has been left hanging.
+            let still_asked =
+                || asked.iter().zip(&before).all(|(now, then)| now.load(Ordering::SeqCst) > *then);
+            eventually("everybody is answered", || {
+                (still_asked() || bystanders.iter().any(thread::ScopedJoinHandle::is_finished)).then_some(())
+            });
+            over.store(true, Ordering::SeqCst);
+            assert!(attacked, "an attacker could not do what it wanted");
+        });
+        let took = began.elapsed();
+        let answers = asked.map(AtomicUsize::into_inner);
+        println!(
+            "{times} bad packets at each of three ports in {took:?}; right answers meanwhile: {answers:?}"
+        );
+        for process in [&mut self.gateway, &mut self.users, &mut self.distributor] {
+            assert!(process.is_alive());
+        }
+        self.assert_small_and_quiet(took);
+    }
+
+    fn assert_small_and_quiet(&self, took: Duration) {
+        let windows = took.as_secs() / flood::WINDOW.as_secs() + 2;
+        for process in self.all() {
+            let name = process.ready_line();
+            // Closed, connected, gone; and what is said without strangers.
+            let most = (3 * windows * u64::from(flood::LINES) + 100) as usize;
+            let log = process.log();
+            assert!(log.len() <= most, "{name} has said {} lines, more than {most}", log.len());
+            #[cfg(target_os = "linux")]
+            {
+                let peak = process.peak_kib();
+                println!("{name}: peak {peak} KiB, {} lines of log", log.len());
+                assert!(peak < 64 * 1024, "{name}: {peak} KiB");
+            }
+        }
+    }
+}
+
+fn ask_over_http(gateway: SocketAddr, over: &AtomicBool, asked: &AtomicUsize) {
+    let mut connection = Http::to(gateway).connect();
+    while !over.load(Ordering::SeqCst) {
+        connection.send_request("GET", "/users/1", &[], b"");
+        let answer = connection.receive().expect("an answer on a connection that did nothing wrong");
+        assert_eq!((answer.status, &answer.results()["name"]), (200, &json!("Kim")), "{}", answer.text());
+        asked.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+fn ask_users(users: SocketAddr, over: &AtomicBool, asked: &AtomicUsize) {
+    let mut packets = Packets::to(users);
+    for key in 1.. {
+        let reply = packets.call("GET", "/users", &json!({ "params": "1" }), key);
+        assert_eq!(reply["results"]["name"], "Kim", "{reply}");
+        asked.fetch_add(1, Ordering::SeqCst);
+        if over.load(Ordering::SeqCst) {
+            return;
+        }
+    }
+}
+
+/// Registered, and so sent every change: there is none.
+fn ask_distributor(distributor: SocketAddr, over: &AtomicBool, asked: &AtomicUsize) {
+    let mut packets = Packets::to(distributor);
+    packets.register("bystander", 9, &[], &json!({}));
+    packets.await_list(|list| list.len() == 3);
+    for key in 1.. {
+        packets.send(&json!({ "uri": "/distributes", "method": "GET", "key": key, "params": {} }));
+        let reply = packets.receive().expect("an answer");
+        let names: Vec<&Value> =
+            reply["results"].as_array().expect("a reply, no news").iter().map(|one| &one["name"]).collect();
+        assert_eq!(names.len(), 3, "{reply}");
+        asked.fetch_add(1, Ordering::SeqCst);
+        if over.load(Ordering::SeqCst) {
+            return;
+        }
+    }
+}
+
+/// Sends these bytes and ends its half; mostly waits for the end, sometimes leaves at once.
+fn violate(port: SocketAddr, bytes: &[u8], round: usize) {
+    let mut stream = TcpStream::connect_timeout(&port, PATIENCE).expect("the process accepts connections");
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.set_write_timeout(Some(PATIENCE)).unwrap();
+    // The other side may have closed already.
+    let _ = stream.write_all(bytes);
+    if round % 16 == 7 {
+        return;
+    }
+    let _ = stream.shutdown(Shutdown::Write);
+    let began = Instant::now();
+    let mut piece = [0; 4096];
+    while matches!(stream.read(&mut piece), Ok(1..)) {}
+    assert!(began.elapsed() < PATIENCE, "{port} did not close after {}", bytes.escape_ascii());
+}
+
+fn violations(limit: usize) -> Vec<Vec<u8>> {
+    let (random, tls) = (&mut Random::from_env(), b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03");
+    let garbage = |random: &mut Random| (0..300).map(|_| random.below(256).to_le_bytes()[0]).collect();
+    let pilcrow = "¶".as_bytes();
+    let mut all: Vec<Vec<u8>> = vec![
+        [b"{\"a\":\"", "x".repeat(limit).as_bytes(), b"\"}", pilcrow].concat(),
+        [b"{\"a\":\"", "x".repeat(limit).as_bytes()].concat(),
+        vec![0xC2; limit + 2],
+        [b"{\"a\":\"\xff\xfe\"}", pilcrow].concat(),
+        [b"\xc3", pilcrow].concat(),
+        b"{\"uri\":\"/us".to_vec(),
+        b"{\"uri\":\"/users\"}\xc2".to_vec(),
+        [tls.as_slice(), &[7; 500]].concat(),
+        b"GET /users HTTP/1.1\r\nHost: a\r\n\r\n".to_vec(),
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\x12\x04\0\0\0\0\0".to_vec(),
+        format!("{}¶", "{\"a\":".repeat(limit / 6)).into_bytes(),
+        format!("{}¶", "[".repeat(limit / 2)).into_bytes(),
+        garbage(random),
+        garbage(random),
+        [garbage(random), pilcrow.to_vec()].concat(),
+    ];
+    let wrong = [
+        "nonsense",
+        "[1]",
+        "null",
+        "5",
+        "\"text\"",
+        "{\"a\":1}}",
+        "{\"a\":\"b¶c\"}",
+        "{'a':1}",
+        "{\"a\":1",
+        "{,}",
+    ];
+    all.extend(wrong.map(|text| format!("{text}¶").into_bytes()));
+    all
+}
+
+#[test]
+fn hundreds_of_bad_packets_at_every_port_disturb_nobody_and_leave_nothing_behind() {
+    Stage::start(&SHORT_FRAME.to_string()).storm(&violations(SHORT_FRAME), 400);
+}
+
+#[test]
+fn bad_packets_of_full_size_take_no_more_memory_than_their_connections() {
+    let limit = pilcrow::packet::DEFAULT_MAX_FRAME_BYTES;
+    let long = &violations(limit)[..3];
+    Stage::start(&limit.to_string()).storm(long, 24);
+}
+
+#[test]
+#[ignore = "slow: ten thousand bad packets at each of three ports, about a minute"]
+fn ten_thousand_bad_packets_at_every_port_disturb_nobody_and_leave_nothing_behind() {
+    Stage::start(&SHORT_FRAME.to_string()).storm(&violations(SHORT_FRAME), 10_000);
+    let limit = pilcrow::packet::DEFAULT_MAX_FRAME_BYTES;
+    Stage::start(&limit.to_string()).storm(&violations(limit)[..3], 600);
+}
+
+#[test]
+fn a_flood_from_one_address_is_said_a_hundred_times_and_then_counted() {
+    let mut stage = Stage::start(&SHORT_FRAME.to_string());
+    stage.storm(&[b"nonsense\xc2\xb6".to_vec()], 300);
+    for process in [&stage.users, &stage.distributor] {
+        process.await_log(&["WARN", "closed: a frame is not one JSON object", "are only counted"]);
+        process
+            .await_log(&["INFO", "connected (more such lines from 127.0.0.1 within 10 s are only counted)"]);
+    }
+}

@@ -40,18 +40,18 @@ const ROUTES: [&str; 9] = [
 /// - `/length` answers with the length of its argument `text`,
 /// - `/silence` does not answer,
 /// - `/hang-up` closes the link instead.
-struct Stage {
-    gateway: Process,
-    echo: Echo,
+pub struct Stage {
+    pub gateway: Process,
+    pub echo: Echo,
     distributor: Process,
 }
 
 impl Stage {
-    fn start() -> Self {
+    pub fn start() -> Self {
         Self::with(&[])
     }
 
-    fn with(flags: &[&str]) -> Self {
+    pub fn with(flags: &[&str]) -> Self {
         let distributor = Process::distributor(&[]);
         let gateway = Process::gateway(&distributor, flags);
         Self::around(gateway, distributor)
@@ -63,7 +63,7 @@ impl Stage {
         Self { gateway, echo, distributor }
     }
 
-    fn http(&self) -> Http {
+    pub fn http(&self) -> Http {
         self.gateway.http()
     }
 
@@ -75,7 +75,7 @@ impl Stage {
     }
 
     /// Panics unless the gateway still runs and answers through its service.
-    fn assert_unharmed(&mut self) {
+    pub fn assert_unharmed(&mut self) {
         assert!(self.gateway.is_alive());
         assert_eq!(self.http().get("/echo/unharmed").results()["params"]["params"], "unharmed");
     }
@@ -95,7 +95,7 @@ fn play(asked: &Asked) {
 }
 
 /// Panics unless this is a failure of the gateway's own, as every client can read it.
-fn assert_failure(answer: &Response, status: u16, what: &str) {
+pub fn assert_failure(answer: &Response, status: u16, what: &str) {
     assert_eq!(answer.status, status, "{what}: {}", answer.text());
     assert_eq!(answer.header("Content-Type"), Some("application/json"), "{what}");
     let body = answer.reply();
@@ -106,14 +106,14 @@ fn assert_failure(answer: &Response, status: u16, what: &str) {
 }
 
 /// Panics unless this answer has what every answer has.
-fn assert_complete(answer: &Response, what: &str) {
+pub fn assert_complete(answer: &Response, what: &str) {
     assert!(answer.header("X-Request-Id").is_some_and(|id| !id.is_empty()), "{what}: no X-Request-Id");
     assert_eq!(answer.header("Content-Length"), Some(answer.body.len().to_string().as_str()), "{what}");
     assert_eq!(answer.header("Transfer-Encoding"), None, "{what}");
 }
 
 /// Panics unless the connection ends, with nothing more said on it.
-fn assert_ends(connection: &mut Connection, what: &str) {
+pub fn assert_ends(connection: &mut Connection, what: &str) {
     if let Some(more) = connection.receive() {
         panic!("{what}: {} was answered after the end: {}", more.status, more.text());
     }
@@ -121,7 +121,7 @@ fn assert_ends(connection: &mut Connection, what: &str) {
 }
 
 /// Sends these bytes on a connection of their own; panics unless the answer is this failure and then the end.
-fn assert_refused(http: Http, bytes: &[u8], status: u16, what: &str) {
+pub fn assert_refused(http: Http, bytes: &[u8], status: u16, what: &str) {
     let mut connection = http.connect();
     connection.send(bytes);
     let answer = connection.receive().unwrap_or_else(|| panic!("{what}: no answer"));
