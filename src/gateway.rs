@@ -5,6 +5,7 @@
 //! and the reply packet, untouched, is the body of the answer. Every failure on that way is an answer too, in the
 //! same shape, and one table says which status it has ([`translate::failure_of`]).
 
+pub mod backlog;
 pub mod http;
 pub mod streams;
 pub mod tiny_front;

@@ -19,6 +19,7 @@ use std::time::{Duration, Instant};
 use chunked_transfer::Decoder;
 use tiny_http::{HTTPVersion, Header, Method};
 
+use super::backlog::{Backlog, Holding};
 use super::translate::{HttpAnswer, refusal};
 use super::{Answer, HttpRequest, MAX_BODY_BYTES};
 use crate::net::is_timeout;
@@ -83,13 +84,14 @@ pub trait Site: Send + Sync + 'static {
 /// The HTTP front of a site.
 pub struct Front {
     site: Arc<dyn Site>,
+    backlog: Backlog,
 }
 
 impl Front {
     /// Serves HTTP for this site.
     #[must_use]
     pub fn new(site: Arc<dyn Site>) -> Self {
-        Self { site }
+        Self { site, backlog: Backlog::default() }
     }
 
     /// Answers the requests of one connection in the order in which they come, until it ends.
@@ -98,7 +100,8 @@ impl Front {
         let mut reader = Reader::new(stream);
         while reader.await_request()? {
             let _work = connection.work();
-            let (answer, how) = match Self::read(&mut reader, connection.peer.ip()) {
+            let holding = self.backlog.hold(&connection.stream);
+            let (answer, how) = match Self::read(&mut reader, holding, connection.peer.ip()) {
                 Ok((request, mut how)) => match self.site.answer(&request) {
                     Answer::Whole(answer) => {
                         how.keep_alive &= !connection.draining();
@@ -111,7 +114,10 @@ impl Front {
                 }
                 Err(Broken::Lost(error)) => return Err(error),
             };
-            write_answer(stream, answer, how)?;
+            let bytes = print_answer(answer, how)?;
+            let mut held = self.backlog.hold(&connection.stream);
+            held.grow_to(bytes.len());
+            write_by(stream, &bytes, Instant::now() + ANSWER_TIMEOUT)?;
             if !how.keep_alive {
                 linger(&mut reader, stream);
                 return Ok(());
@@ -121,15 +127,20 @@ impl Front {
         Ok(())
     }
 
-    fn read(reader: &mut Reader<'_>, peer: IpAddr) -> Result<(HttpRequest, Manner), Broken> {
+    /// What of the body has come so far is `held` for the client until all of it is here.
+    fn read(
+        reader: &mut Reader<'_>,
+        mut held: Holding<'_>,
+        peer: IpAddr,
+    ) -> Result<(HttpRequest, Manner), Broken> {
         let head = reader.head()?;
         if head.wants_continue && !reader.has_bytes() {
             let soon = Instant::now() + ANSWER_TIMEOUT;
             write_by(reader.stream, b"HTTP/1.1 100 Continue\r\n\r\n", soon).map_err(Broken::Lost)?;
         }
         let body = match head.body {
-            BodyLength::Known(length) => reader.body(length)?,
-            BodyLength::Chunked => reader.chunked_body()?,
+            BodyLength::Known(length) => reader.body(length, &mut held)?,
+            BodyLength::Chunked => reader.chunked_body(&mut held)?,
         };
         let headers = std::mem::take(&mut reader.headers);
         let request = HttpRequest { method: head.method, target: head.target, headers, body, peer };
@@ -150,7 +161,9 @@ impl Serve for Front {
         let _ = (&*stream).read(&mut [0; READ_BYTES]);
         let busy = Failure::new(503, "too many connections are open; try again in a moment");
         let answer = self.site.refuse(refusal(&busy), &[], peer.ip());
-        let _ = write_answer(stream, answer, Manner::CLOSING);
+        if let Ok(bytes) = print_answer(answer, Manner::CLOSING) {
+            let _ = write_by(stream, &bytes, Instant::now() + ANSWER_TIMEOUT);
+        }
         let _ = stream.shutdown(Shutdown::Write);
     }
 }
@@ -385,16 +398,17 @@ impl<'a> Reader<'a> {
         }
     }
 
-    fn body(&mut self, length: usize) -> Result<Vec<u8>, Broken> {
+    fn body(&mut self, length: usize, held: &mut Holding<'_>) -> Result<Vec<u8>, Broken> {
         while self.bytes().len() < length {
             self.read_more("the body")?;
+            held.grow_to(self.buffer.len());
         }
         let body = self.bytes()[..length].to_vec();
         self.used += length;
         Ok(body)
     }
 
-    fn chunked_body(&mut self) -> Result<Vec<u8>, Broken> {
+    fn chunked_body(&mut self, held: &mut Holding<'_>) -> Result<Vec<u8>, Broken> {
         let mut body = Vec::new();
         let mut wire = Wire { reader: self, taken: 0 };
         let mut decoder = Decoder::new(&mut wire);
@@ -417,6 +431,7 @@ impl<'a> Reader<'a> {
                 };
             }
             body.extend_from_slice(&piece[..count]);
+            held.grow_to(body.len());
             if body.len() > MAX_BODY_BYTES {
                 return Err(body_too_long());
             }
@@ -535,8 +550,8 @@ impl Read for &mut Wire<'_, '_> {
     }
 }
 
-/// Writes an answer in one write.
-fn write_answer(stream: &TcpStream, answer: HttpAnswer, how: Manner) -> io::Result<()> {
+/// An answer as it goes out, in one write.
+fn print_answer(answer: HttpAnswer, how: Manner) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::with_capacity(answer.body.len() + 256);
     let version = HTTPVersion(1, how.minor_version);
     answer.into_response().raw_print(&mut bytes, version, &[], how.without_body, None)?;
@@ -549,7 +564,7 @@ fn write_answer(stream: &TcpStream, answer: HttpAnswer, how: Manner) -> io::Resu
     if let (Some(header), Some(at)) = (connection, memchr::memchr(b'\n', &bytes)) {
         bytes.splice(at + 1..=at, header.iter().copied());
     }
-    write_by(stream, &bytes, Instant::now() + ANSWER_TIMEOUT)
+    Ok(bytes)
 }
 
 /// Reads on for a moment after the last answer. A connection that is closed with bytes unread is reset, and the

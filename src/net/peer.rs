@@ -15,7 +15,7 @@ use super::listener::{Connection, Serve, Work};
 use super::outbox::{Batching, Outbox, SendError};
 use super::proof;
 use super::secret::Secret;
-use super::spawn;
+use super::{WRITE_TIMEOUT, spawn};
 use crate::metrics::WIRE;
 use crate::packet::frame::{FrameError, Offence};
 use crate::packet::{Answer, DELIMITER, Failure, Head, Key, Reply, encode};
@@ -25,6 +25,9 @@ const LINGER: Duration = Duration::from_secs(10);
 
 /// The longest that a request is taken to be waited for.
 const LONGEST_WAIT_MS: u64 = 3_600_000;
+
+/// How many bytes of answers may wait for others that leave in the same write.
+const HOLD_BYTES: usize = 256 * 1024;
 
 /// What is done with the packets that peers send.
 pub trait Answerer: Send + Sync + 'static {
@@ -217,7 +220,16 @@ impl Peer {
     }
 
     fn send(&self, frame: &[u8]) -> Result<(), SendError> {
-        if thread::current().id() == self.reader { self.outbox.hold(frame) } else { self.outbox.post(frame) }
+        if thread::current().id() != self.reader {
+            return self.outbox.post(frame);
+        }
+        // Many long answers to requests that came together: those that wait leave first. Whoever asked for them
+        // waits for them here, and need not be taken for one who does not read.
+        if self.outbox.waiting_bytes() + frame.len() > HOLD_BYTES {
+            self.outbox.flush();
+            let _ = self.outbox.await_room(HOLD_BYTES, Instant::now() + WRITE_TIMEOUT);
+        }
+        self.outbox.hold(frame)
     }
 
     fn instead(&self, key: Option<&Key>, message: String, said: &mut Said) -> Vec<u8> {

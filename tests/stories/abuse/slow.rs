@@ -1,1 +1,218 @@
-//! x
+//! Clients that write a request, or read an answer, a byte at a time: by the hundred in `cargo test`, by the thousand in
+//! the slow half. Everybody else is answered meanwhile, and those who overdo it are cut off.
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+
+use crate::harness::{Scratch, System, eventually, narrow};
+
+/// So many users, with names as long as may be: their list is an answer of some 300 KB.
+const USERS: usize = 500;
+
+fn system_with_long_lists() -> System {
+    let system = System::on(Scratch::in_memory(), crate::harness::Process::distributor(&[]), 1, &[]);
+    let create = |number| {
+        let user = json!({ "email": format!("user{number}@example.com"), "name": "🦀".repeat(100) });
+        ("POST", "/users", user)
+    };
+    let replies = system.users[0].packets().call_all(&(0..USERS).map(create).collect::<Vec<_>>());
+    assert!(replies.iter().all(|reply| reply["errorcode"] == 0));
+    assert!(system.http().get("/users?limit=500").body.len() > 250_000);
+    system
+}
+
+/// Clients as there should be, who check every answer.
+struct Normal {
+    over: Arc<AtomicBool>,
+    answered: Arc<AtomicUsize>,
+    clients: Vec<JoinHandle<()>>,
+}
+
+impl Normal {
+    fn start(system: &System) -> Self {
+        let (over, answered) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
+        let clients = (0..4_usize).map(|number| {
+            let (over, answered, http) = (over.clone(), answered.clone(), system.http());
+            thread::spawn(move || {
+                let mut connection = http.connect();
+                let path = format!("/users/{}", number + 1);
+                for turn in 0.. {
+                    if over.load(Ordering::SeqCst) {
+                        return;
+                    }
+                    let name = format!("Kim {turn}");
+                    let body = json!({ "name": name }).to_string();
+                    connection.send_request("PATCH", &path, &[], body.as_bytes());
+                    assert_eq!(connection.receive().expect("an answer").status, 200);
+                    connection.send_request("GET", &path, &[], b"");
+                    assert_eq!(connection.receive().expect("an answer").results()["name"], name);
+                    answered.fetch_add(2, Ordering::SeqCst);
+                }
+            })
+        });
+        let clients = clients.collect();
+        Self { over, answered, clients }
+    }
+
+    /// Waits until so many more have been answered.
+    fn await_more(&self, more: usize) {
+        let wanted = self.answered.load(Ordering::SeqCst) + more;
+        eventually(&format!("{more} more are answered"), || {
+            let hopeless = self.clients.iter().any(JoinHandle::is_finished);
+            (hopeless || self.answered.load(Ordering::SeqCst) >= wanted).then_some(())
+        });
+    }
+
+    fn end(self) -> usize {
+        self.over.store(true, Ordering::SeqCst);
+        self.clients.into_iter().for_each(|client| client.join().expect("every answer was right"));
+        self.answered.load(Ordering::SeqCst)
+    }
+}
+
+/// What a slow client does again and again.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Slow {
+    /// Sends one byte of a head.
+    Writes,
+    /// Reads one byte of an answer.
+    Reads,
+}
+
+/// Slow clients of one kind, all in one thread.
+struct Crowd {
+    kind: Slow,
+    open: Vec<TcpStream>,
+    /// Of those that were cut off, how many were told why.
+    told: usize,
+}
+
+impl Crowd {
+    fn connect(gateway: SocketAddr, kind: Slow, count: usize) -> Self {
+        let open = (0..count).map(|_| {
+            let mut stream =
+                if kind == Slow::Reads { narrow(gateway) } else { TcpStream::connect(gateway).unwrap() };
+            let begin: &[u8] = match kind {
+                Slow::Writes => b"GET /users/1 HTTP/1.1\r\nX-Slow: ",
+                Slow::Reads => b"GET /users?limit=500 HTTP/1.1\r\nHost: slow\r\n\r\n",
+            };
+            stream.write_all(begin).unwrap();
+            stream.set_nonblocking(true).unwrap();
+            stream
+        });
+        Self { kind, open: open.collect(), told: 0 }
+    }
+
+    /// One byte for or from each of them; those who turn out to be cut off are out.
+    fn step(&mut self) {
+        let (kind, told) = (self.kind, &mut self.told);
+        self.open.retain_mut(|stream| {
+            if kind == Slow::Reads {
+                return is_alive(stream.read(&mut [0]));
+            }
+            let mut answer = [0; 64];
+            match stream.read(&mut answer) {
+                Ok(count @ 1..) => {
+                    *told += usize::from(answer[..count].starts_with(b"HTTP/1.1 408 "));
+                    false
+                }
+                read => is_alive(read) && is_alive(stream.write(b"x")),
+            }
+        });
+    }
+
+    /// Goes on until all are cut off; how long that took.
+    fn outlive(&mut self, every: Duration, patience: Duration) -> Duration {
+        let began = Instant::now();
+        while !self.open.is_empty() {
+            assert!(began.elapsed() < patience, "{} are still held after {patience:?}", self.open.len());
+            self.step();
+            thread::sleep(every); // clients are slow by sleeping
+        }
+        began.elapsed()
+    }
+}
+
+fn is_alive(done: std::io::Result<usize>) -> bool {
+    done.map_or_else(|error| error.kind() == ErrorKind::WouldBlock, |count| count > 0)
+}
+
+#[cfg(target_os = "linux")]
+fn threads(system: &System) -> usize {
+    std::fs::read_dir(format!("/proc/{}/task", system.gateway.id())).unwrap().count()
+}
+
+/// Panics unless it is with the gateway as it was before, and answers large and small are right.
+fn assert_whole(system: &mut System, threads_before: usize) {
+    #[cfg(target_os = "linux")]
+    eventually("the gateway has its threads back", || (threads(system) <= threads_before + 4).then_some(()));
+    assert!(system.gateway.is_alive() && system.users[0].is_alive());
+    let list = system.http().get("/users?limit=500");
+    assert_eq!((list.status, list.results().as_array().unwrap().len()), (200, USERS));
+    let _ = threads_before;
+}
+
+#[test]
+fn hundreds_of_clients_that_write_or_read_a_byte_at_a_time_delay_nobody() {
+    let mut system = system_with_long_lists();
+    let before = threads(&system);
+    let normal = Normal::start(&system);
+    normal.await_more(20);
+    let gateway = system.gateway.address();
+    let mut crowds = [Slow::Writes, Slow::Reads].map(|kind| Crowd::connect(gateway, kind, 150));
+    for _ in 0..10 {
+        crowds.iter_mut().for_each(Crowd::step);
+        normal.await_more(20);
+    }
+    assert_eq!(crowds[0].open.len(), 150, "a head has 10 s");
+    drop(crowds);
+    normal.await_more(20);
+    normal.end();
+    assert_whole(&mut system, before);
+}
+
+#[test]
+#[ignore = "slow: 3,000 heads a byte per second, until the last of them is given up after 10 s"]
+fn three_thousand_heads_that_come_byte_by_byte_are_given_up_and_delay_nobody() {
+    let mut system = system_with_long_lists();
+    let before = threads(&system);
+    let normal = Normal::start(&system);
+    normal.await_more(50);
+    let mut crowd = Crowd::connect(system.gateway.address(), Slow::Writes, 3000);
+    normal.await_more(100);
+    let took = crowd.outlive(Duration::from_secs(1), Duration::from_secs(40));
+    report("heads", took, &system, normal);
+    assert_eq!(crowd.told, 3000, "each was told 408");
+    assert_whole(&mut system, before);
+}
+
+#[test]
+#[ignore = "slow: 3,000 answers read a byte per second, until the last of them is given up"]
+fn three_thousand_answers_that_are_read_byte_by_byte_are_given_up_and_delay_nobody() {
+    let mut system = system_with_long_lists();
+    let before = threads(&system);
+    let normal = Normal::start(&system);
+    normal.await_more(50);
+    let mut crowd = Crowd::connect(system.gateway.address(), Slow::Reads, 3000);
+    normal.await_more(100);
+    // Those whose whole answer has found room in the kernel are idle connections to us, and have 60 s.
+    let took = crowd.outlive(Duration::from_secs(1), Duration::from_secs(180));
+    report("answers", took, &system, normal);
+    assert_whole(&mut system, before);
+}
+
+fn report(what: &str, took: Duration, system: &System, normal: Normal) {
+    let answered = normal.end();
+    println!("3,000 slow {what}: the last was cut off after {took:?}; {answered} right answers to others");
+    #[cfg(target_os = "linux")]
+    for process in [&system.gateway, &system.users[0]] {
+        println!("{}: peak {} KiB", process.ready_line(), process.peak_kib());
+        assert!(process.peak_kib() < 512 * 1024, "{} KiB", process.peak_kib());
+    }
+}
