@@ -12,4 +12,5 @@ mod overload;
 mod packets;
 mod registration;
 mod requests;
+#[cfg(target_os = "linux")]
 mod slow;

@@ -1,1 +1,146 @@
-//! x
+//! More requests than there is room for: what is beyond the limit is told so at once, the rest is answered.
+
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Barrier};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use pilcrow::mesh::Mesh;
+use pilcrow::net::link::LinkLimits;
+use pilcrow::node::Node;
+use serde_json::json;
+
+use crate::harness::{Asked, Echo, Http, Process, Response, await_instances, eventually};
+
+/// A service that keeps what it is asked until the story answers.
+fn keeper(distributor: &Process) -> Echo {
+    Echo::answering(distributor, "keeper", &["GET/kept"], |_| {})
+}
+
+fn assert_told_to_come_again(answer: &Response) {
+    assert_eq!(answer.status, 503, "{}", answer.text());
+    let seconds: u32 = answer.header("Retry-After").expect("when to come again").parse().unwrap();
+    assert!(seconds > 0 && answer.message().contains("too many requests are in flight"), "{}", answer.text());
+}
+
+fn assert_healthy(http: Http) {
+    for path in ["/healthz", "/readyz", "/routes"] {
+        assert_eq!(http.get(path).status, 200, "{path}");
+    }
+}
+
+#[test]
+fn what_is_beyond_the_limit_is_503_at_once_and_what_is_within_is_answered() {
+    const ROOM: usize = 8;
+    let distributor = Process::distributor(&[]);
+    let gateway = Process::gateway(&distributor, &["--max-in-flight", "8", "--timeout", "60"]);
+    let service = keeper(&distributor);
+    await_instances(&gateway, "GET", "/kept", 1);
+    let http = gateway.http();
+    let begin = Arc::new(Barrier::new(5 * ROOM));
+    let clients: Vec<JoinHandle<Response>> = (0..5 * ROOM)
+        .map(|number| {
+            let begin = begin.clone();
+            thread::spawn(move || {
+                let mut connection = http.connect();
+                begin.wait();
+                connection.send_request("GET", &format!("/kept/{number}"), &[], b"");
+                connection.receive().expect("an answer")
+            })
+        })
+        .collect();
+    // The surplus is answered while nothing else is: it waited for nothing.
+    let (inside, beyond) = eventually("the surplus is answered", || {
+        let ended = clients.iter().filter(|client| client.is_finished()).count();
+        (ended >= 4 * ROOM).then_some((5 * ROOM - ended, ended))
+    });
+    assert_eq!((inside, beyond, service.await_asked(ROOM).len()), (ROOM, 4 * ROOM, ROOM));
+    assert_healthy(http);
+    assert_told_to_come_again(&http.get("/kept/late"));
+    // A place that comes free is given away again.
+    service.asked()[0].echo();
+    eventually("one more is answered", || {
+        (clients.iter().filter(|client| client.is_finished()).count() > beyond).then_some(())
+    });
+    let next = thread::spawn(move || http.get("/kept/next"));
+    service.await_asked(ROOM + 1)[1..].iter().for_each(Asked::echo);
+    assert_eq!(next.join().unwrap().results()["params"]["params"], "next");
+    let answers: Vec<Response> = clients.into_iter().map(|client| client.join().unwrap()).collect();
+    let (good, told): (Vec<_>, Vec<_>) = answers.iter().partition(|answer| answer.status == 200);
+    assert_eq!(good.len(), ROOM);
+    told.into_iter().for_each(assert_told_to_come_again);
+    assert_eq!(service.asked().len(), ROOM + 1, "what was refused was never sent");
+}
+
+#[test]
+fn each_instance_has_its_own_limit_beside_that_of_the_gateway() {
+    let distributor = Process::distributor(&[]);
+    let services = [keeper(&distributor), keeper(&distributor)];
+    let limits = LinkLimits { max_pending: 2, ..LinkLimits::default() };
+    let node = Node::ours("asker", 9, Vec::new(), "asker");
+    let (mesh, _membership) = Mesh::join(&[distributor.address().to_string()], node, limits).unwrap();
+    let instances = || mesh.routes().first().map_or(0, |row| row.instances.len());
+    eventually("both are there", || (instances() == 2).then_some(()));
+    let calls: Vec<_> = (0..7)
+        .map(|number| {
+            let mesh = mesh.clone();
+            thread::spawn(move || mesh.call("GET", &format!("/kept/{number}"), &json!({})))
+        })
+        .collect();
+    let refused = || calls.iter().filter(|call| call.is_finished()).count();
+    eventually("three have no room", || (refused() == 3).then_some(()));
+    for service in &services {
+        assert_eq!(service.await_asked(2).len(), 2);
+        service.asked().iter().for_each(Asked::echo);
+    }
+    let outcomes: Vec<_> = calls.into_iter().map(|call| call.join().unwrap()).collect();
+    assert_eq!(outcomes.iter().filter(|outcome| outcome.is_ok()).count(), 4);
+    for failure in outcomes.into_iter().filter_map(Result::err) {
+        assert_eq!(failure.errorcode, 503, "{failure}");
+    }
+}
+
+#[test]
+fn under_a_load_that_is_too_much_every_request_is_answered_and_health_is_told_throughout() {
+    let distributor = Process::distributor(&[]);
+    let gateway = Process::gateway(&distributor, &["--max-in-flight", "4"]);
+    // It answers one after the other, and takes its time.
+    let slow = |asked: &Asked| {
+        thread::sleep(Duration::from_millis(2)); // work is played by sleeping
+        asked.echo();
+    };
+    let _service = Echo::answering(&distributor, "slow", &["GET/slow"], slow);
+    await_instances(&gateway, "GET", "/slow", 1);
+    let (http, over) = (gateway.http(), Arc::new(AtomicBool::new(false)));
+    let counts = Arc::new([AtomicUsize::new(0), AtomicUsize::new(0)]);
+    let clients: Vec<_> = (0..32)
+        .map(|number| {
+            let (over, counts) = (over.clone(), counts.clone());
+            thread::spawn(move || {
+                let mut connection = http.connect();
+                while !over.load(Ordering::SeqCst) {
+                    connection.send_request("GET", &format!("/slow/{number}"), &[], b"");
+                    let answer = connection.receive().expect("every request is answered");
+                    let refused = answer.status != 200;
+                    if refused {
+                        assert_told_to_come_again(&answer);
+                    } else {
+                        assert_eq!(answer.results()["params"]["params"], number.to_string());
+                    }
+                    counts[usize::from(refused)].fetch_add(1, Ordering::SeqCst);
+                }
+            })
+        })
+        .collect();
+    let count = |at: usize| counts[at].load(Ordering::SeqCst);
+    eventually("many are answered and many refused", || {
+        assert_healthy(http);
+        let hopeless = clients.iter().any(JoinHandle::is_finished);
+        (hopeless || (count(0) >= 300 && count(1) >= 1000)).then_some(())
+    });
+    over.store(true, Ordering::SeqCst);
+    clients.into_iter().for_each(|client| client.join().expect("every answer was right"));
+    assert_eq!(http.get("/slow/after").results()["params"]["params"], "after");
+    #[cfg(target_os = "linux")]
+    assert!(gateway.peak_kib() < 64 * 1024, "{} KiB", gateway.peak_kib());
+}
