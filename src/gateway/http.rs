@@ -115,8 +115,8 @@ impl Front {
                 Err(Broken::Lost(error)) => return Err(error),
             };
             let bytes = print_answer(answer, how)?;
-            let mut held = self.backlog.hold(&connection.stream);
-            held.grow_to(bytes.len());
+            let mut holding = self.backlog.hold(&connection.stream);
+            holding.grow_to(bytes.len());
             write_by(stream, &bytes, Instant::now() + ANSWER_TIMEOUT)?;
             if !how.keep_alive {
                 linger(&mut reader, stream);
@@ -127,10 +127,10 @@ impl Front {
         Ok(())
     }
 
-    /// What of the body has come so far is `held` for the client until all of it is here.
+    /// What of the body has come so far is held for the client until all of it is here.
     fn read(
         reader: &mut Reader<'_>,
-        mut held: Holding<'_>,
+        mut holding: Holding<'_>,
         peer: IpAddr,
     ) -> Result<(HttpRequest, Manner), Broken> {
         let head = reader.head()?;
@@ -139,8 +139,8 @@ impl Front {
             write_by(reader.stream, b"HTTP/1.1 100 Continue\r\n\r\n", soon).map_err(Broken::Lost)?;
         }
         let body = match head.body {
-            BodyLength::Known(length) => reader.body(length, &mut held)?,
-            BodyLength::Chunked => reader.chunked_body(&mut held)?,
+            BodyLength::Known(length) => reader.body(length, &mut holding)?,
+            BodyLength::Chunked => reader.chunked_body(&mut holding)?,
         };
         let headers = std::mem::take(&mut reader.headers);
         let request = HttpRequest { method: head.method, target: head.target, headers, body, peer };

@@ -78,7 +78,7 @@ fn each_instance_has_its_own_limit_beside_that_of_the_gateway() {
     let services = [keeper(&distributor), keeper(&distributor)];
     let limits = LinkLimits { max_pending: 2, ..LinkLimits::default() };
     let node = Node::ours("asker", 9, Vec::new(), "asker");
-    let (mesh, _membership) = Mesh::join(&[distributor.address().to_string()], node, limits).unwrap();
+    let (mesh, _membership) = Mesh::join(&[distributor.address().to_string()], node, limits, None).unwrap();
     let instances = || mesh.routes().first().map_or(0, |row| row.instances.len());
     eventually("both are there", || (instances() == 2).then_some(()));
     let calls: Vec<_> = (0..7)
