@@ -139,7 +139,9 @@ fn under_a_load_that_is_too_much_every_request_is_answered_and_health_is_told_th
         (hopeless || (count(0) >= 300 && count(1) >= 1000)).then_some(())
     });
     over.store(true, Ordering::SeqCst);
-    clients.into_iter().for_each(|client| client.join().expect("every answer was right"));
+    for client in clients {
+        client.join().expect("every answer was right");
+    }
     assert_eq!(http.get("/slow/after").results()["params"]["params"], "after");
     #[cfg(target_os = "linux")]
     assert!(gateway.peak_kib() < 64 * 1024, "{} KiB", gateway.peak_kib());

@@ -1,0 +1,52 @@
+//! Tests of the module above, on connections of this machine.
+
+use std::io::Read;
+use std::net::TcpListener;
+use std::time::Duration;
+
+use super::*;
+
+/// Both ends of a connection.
+fn connection() -> (Arc<TcpStream>, TcpStream) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    client.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    (Arc::new(listener.accept().unwrap().0), client)
+}
+
+fn is_open(client: &TcpStream) -> bool {
+    client.set_nonblocking(true).unwrap();
+    (&*client).read(&mut [0]).is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock)
+}
+
+#[test]
+fn beyond_the_limit_the_oldest_is_cut_off_and_nobody_else() {
+    let backlog = Backlog::default();
+    let third = MAX_HELD_BYTES / 3;
+    let ends: Vec<_> = (0..4).map(|_| connection()).collect();
+    let mut held: Vec<_> = ends.iter().map(|(stream, _)| backlog.hold(stream)).collect();
+    held.iter_mut().take(3).for_each(|one| one.grow_to(third));
+    assert_eq!(backlog.held_bytes(), 3 * third);
+    held[3].grow_to(third);
+    let (mut first, others) = (&ends[0].1, &ends[1..]);
+    assert_eq!(first.read(&mut [0]).unwrap(), 0, "the first is cut off");
+    assert!(others.iter().all(|(_, client)| is_open(client)));
+    // It may not have noticed yet, and counts no more.
+    held[0].grow_to(2 * third);
+    assert_eq!(backlog.held_bytes(), 3 * third);
+    drop(held);
+    assert_eq!(backlog.held_bytes(), 0);
+}
+
+#[test]
+fn what_is_short_is_not_counted_and_what_grows_counts_once() {
+    let backlog = Backlog::default();
+    let (stream, client) = connection();
+    let mut held = backlog.hold(&stream);
+    held.grow_to(SHORT_BYTES);
+    assert_eq!(backlog.held_bytes(), 0);
+    held.grow_to(SHORT_BYTES + 1);
+    held.grow_to(3 * SHORT_BYTES);
+    assert_eq!(backlog.held_bytes(), 3 * SHORT_BYTES);
+    assert!(is_open(&client));
+}
