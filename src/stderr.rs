@@ -6,7 +6,7 @@
 //! it. When the buffer is full, lines are dropped, counted, and the loss is told as soon as there is room.
 
 use std::io::{self, Write};
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Condvar, LazyLock, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::metrics::LOG;
@@ -110,6 +110,7 @@ impl State {
 /// # Errors
 /// If the operating system starts no further thread.
 pub fn start() -> io::Result<()> {
+    LazyLock::force(&LOG);
     spawn("log", || OUT.run()).map(drop)
 }
 

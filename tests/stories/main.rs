@@ -24,4 +24,5 @@ mod links;
 mod mesh;
 mod model;
 mod secret;
+mod seeing;
 mod users_api;

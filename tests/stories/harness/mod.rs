@@ -2,6 +2,7 @@
 
 mod echo;
 mod http;
+mod metrics;
 mod packets;
 mod process;
 mod random;
@@ -17,6 +18,7 @@ use std::time::{Duration, Instant};
 
 pub use echo::{Asked, Echo};
 pub use http::{Connection, Http, Response};
+pub use metrics::Metrics;
 pub use packets::{Frames, Packets};
 pub use process::{Process, Watched};
 pub use random::Random;

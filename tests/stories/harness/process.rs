@@ -3,13 +3,13 @@
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::SocketAddr;
 use std::path::Path;
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::{Http, PATIENCE, Packets, Scratch, eventually, secrets};
+use super::{Http, Metrics, PATIENCE, Packets, Scratch, eventually, secrets};
 
 /// A process of ours: its address, and what it has logged.
 pub struct Process {
@@ -98,8 +98,18 @@ impl Process {
         Self::await_ready(child, program, &arguments)
     }
 
+    /// A gateway whose stderr nobody reads: the pipe is handed over.
+    pub fn gateway_unread(distributor: &Process, flags: &[&str]) -> (Self, ChildStderr) {
+        let joined = distributor.address().to_string();
+        let (program, arguments) =
+            (env!("CARGO_BIN_EXE_gateway"), with_port(&["--distributor", &joined], flags));
+        let mut child = spawn(program, &arguments, &[("RUST_LOG", "info")]);
+        let stderr = child.stderr.take().unwrap();
+        (Self::await_ready(child, program, &arguments), stderr)
+    }
+
     fn await_ready(mut child: Child, program: &str, arguments: &[String]) -> Self {
-        let log = collect(child.stderr.take().unwrap());
+        let log = child.stderr.take().map(collect).unwrap_or_default();
         let lines = lines(child.stdout.take().unwrap());
         let ready_line = lines.recv_timeout(PATIENCE).unwrap_or_else(|_| {
             let _ = child.kill();
@@ -208,6 +218,12 @@ impl Process {
     pub fn kill(mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
+    }
+
+    /// What it counts, asked for by a packet.
+    pub fn metrics(&self) -> Metrics {
+        let reply = self.packets().call("GET", "/metrics", &serde_json::json!({}), 1);
+        Metrics::parse(reply["results"].as_str().unwrap_or_else(|| panic!("no metrics: {reply}")))
     }
 
     /// Sends a signal.
