@@ -63,7 +63,7 @@ fn run(options: &Options) -> Stop {
     let mut crew = Crew::new(sender, events, Screen::new(parts.iter().map(|part| part.label.as_str())));
     let stop = match crew.start(parts) {
         Ok(addresses) => {
-            crew.say(&addresses.last().map_or_else(String::new, |gateway| welcome(*gateway)));
+            crew.say(&addresses.last().map_or_else(String::new, |gateway| welcome(*gateway, is_secured())));
             crew.watch()
         }
         Err(stop) => stop,
@@ -110,8 +110,14 @@ fn command(binaries: &Binaries, name: &str) -> Command {
 }
 
 /// What to try once everything serves. Form bodies, because they need no quotes in any shell.
-fn welcome(gateway: SocketAddr) -> String {
+fn welcome(gateway: SocketAddr, secured: bool) -> String {
     let url = reachable(gateway);
+    let logins = if secured {
+        "\nThere is a cluster secret, so PATCH and DELETE are for who has logged in: add\n\n  \
+         -H 'Authorization: Bearer TOKEN'\n\nto them, with the token that the login has answered.\n"
+    } else {
+        ""
+    };
     format!(
         "
 Pilcrow is up. Try, in another terminal:
@@ -123,7 +129,7 @@ Pilcrow is up. Try, in another terminal:
   curl {url}/users/login -d email=kim@example.com -d password=correct-horse
   curl {url}/users/1 -X DELETE
   curl {url}/routes
-
+{logins}
 and, in a third one, to see every change as it happens:
 
   curl -N -H 'Accept: text/event-stream' {url}/users/changes
@@ -131,6 +137,13 @@ and, in a third one, to see every change as it happens:
 Ctrl-C stops everything.
 "
     )
+}
+
+/// Whether the processes will find a cluster secret: they read the same environment and the same `.env`.
+fn is_secured() -> bool {
+    let file = std::fs::read_to_string(format!("{}/.env", build::WORKSPACE)).unwrap_or_default();
+    let in_file = file.lines().any(|line| line.trim_start().starts_with("PILCROW_SECRET"));
+    in_file || ["PILCROW_SECRET", "PILCROW_SECRET_FILE"].iter().any(|name| std::env::var_os(name).is_some())
 }
 
 /// Where a client on this machine finds a server: one that listens on every address is at the loopback.
@@ -157,8 +170,15 @@ mod tests {
 
     #[test]
     fn a_gateway_on_every_address_is_tried_at_the_loopback() {
-        assert!(welcome(([0, 0, 0, 0], 8080).into()).contains("curl 127.0.0.1:8080/routes"));
-        assert!(welcome(([127, 0, 0, 1], 8000).into()).contains("curl 127.0.0.1:8000/routes"));
+        assert!(welcome(([0, 0, 0, 0], 8080).into(), false).contains("curl 127.0.0.1:8080/routes"));
+        assert!(welcome(([127, 0, 0, 1], 8000).into(), false).contains("curl 127.0.0.1:8000/routes"));
+    }
+
+    #[test]
+    fn with_a_secret_one_is_told_to_log_in() {
+        let told =
+            |secured| welcome(([127, 0, 0, 1], 8000).into(), secured).contains("Authorization: Bearer");
+        assert!(told(true) && !told(false));
     }
 
     #[test]
