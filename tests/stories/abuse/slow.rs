@@ -233,3 +233,17 @@ fn report(what: &str, took: Duration, system: &System, normal: Normal) {
         assert!(process.peak_kib() < 512 * 1024, "{} KiB", process.peak_kib());
     }
 }
+
+#[test]
+fn many_long_answers_to_requests_that_came_together_are_all_sent() {
+    let system = system_with_long_lists();
+    let mut packets = system.users[0].packets();
+    // Together they are more than may wait for a peer that does not read; this one does.
+    let request =
+        |key| format!(r#"{{"uri":"/users","method":"GET","key":{key},"params":{{"limit":"500"}}}}¶"#);
+    packets.send_raw((1..=60).map(request).collect::<Vec<_>>().concat().as_bytes());
+    for key in 1..=60 {
+        let reply = packets.receive().expect("an answer before the connection ends");
+        assert_eq!((&reply["key"], reply["results"].as_array().map(Vec::len)), (&json!(key), Some(USERS)));
+    }
+}
