@@ -30,8 +30,9 @@ pub fn make(database: &Path, email: &str) -> Result<String, String> {
     let fields = Map::from_iter([("password".to_owned(), json!(ask_password(&email).map_err(said)?))]);
     let password =
         checked(&fields, Fields::new_password)?.hash().map_err(|error| said(error.errormessage))?;
-    let name = email.split('@').next().unwrap_or_default().to_owned();
-    let new = NewUser { email: email.clone(), name, password: Some(password), role: Role::Admin };
+    // Everybody sees the name: it must tell nothing of the address.
+    let (email_of_new, name) = (email.clone(), "Admin".to_owned());
+    let new = NewUser { email: email_of_new, name, password: Some(password), role: Role::Admin };
     let made = store.write_now(move |db| match model::make_admin(db, &new.email, KEEP_ALL)? {
         // Somebody has signed up with it while the password was typed.
         Some((user, has_password)) => Ok(of_old(&user, has_password)),

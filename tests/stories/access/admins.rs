@@ -13,7 +13,7 @@ fn an_admin_is_made_while_users_processes_run_and_the_change_is_in_the_feed() {
     assert_eq!(status, Some(0), "{log}");
     assert_eq!(told, "boss@example.com, user 1, is new and an admin");
     let change = events.change();
-    assert_eq!((&change["kind"], &change["user"]["name"]), (&json!("created"), &json!("boss")));
+    assert_eq!((&change["kind"], &change["user"]["name"]), (&json!("created"), &json!("Admin")));
     assert_eq!(change["user"]["role"], "admin");
     let boss = Person::log_in(&system, "boss@example.com", PASSWORD);
     assert_eq!(boss.get("/users/1").results()["role"], "admin");
