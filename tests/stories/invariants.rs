@@ -85,3 +85,24 @@ fn no_async_runtime_is_among_the_dependencies() {
         assert!(!lock.contains(&format!("name = \"{runtime}\"\n")), "{runtime} is in Cargo.lock");
     }
 }
+
+/// Words in backquotes that look like the name of a story.
+fn stories_named_in(text: &str) -> Vec<&str> {
+    let is_name = |word: &&str| {
+        word.matches('_').count() >= 3
+            && word.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_')
+    };
+    text.split('`').skip(1).step_by(2).filter(is_name).collect()
+}
+
+#[test]
+fn each_promise_names_stories_that_there_are() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let promises = fs::read_to_string(root.join("docs/reliability.md")).unwrap();
+    let named = stories_named_in(&promises);
+    assert!(named.len() > 50, "{named:?}");
+    let told: Vec<String> = lines_with(&["tests/stories"], &["fn "]);
+    let missing: Vec<&&str> =
+        named.iter().filter(|name| !told.iter().any(|line| line.contains(&format!("fn {name}(")))).collect();
+    assert_eq!(missing, Vec::<&&str>::new());
+}
