@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use crate::access_log::HttpLine;
 use crate::net::link::ReplyFrame;
-use crate::net::outbox::write_by;
+use crate::net::outbox::{not_read, write_by};
 use crate::packet::Failure;
 use crate::subscription::Subscription;
 
@@ -184,6 +184,8 @@ fn is_gone(client: &TcpStream) -> io::Result<bool> {
     client.set_nonblocking(false)?;
     match seen {
         Ok(count) => Ok(count == 0),
+        // Given up by the kernel, since it takes nothing.
+        Err(error) if error.kind() == io::ErrorKind::TimedOut => Err(not_read()),
         Err(error) => Ok(error.kind() != io::ErrorKind::WouldBlock),
     }
 }

@@ -347,7 +347,10 @@ pub(crate) fn write_by(mut stream: &TcpStream, bytes: &[u8], deadline: Instant) 
             Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
             Ok(count) => rest = &rest[count..],
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) if is_timeout(&error) => return Err(not_read()),
+            // The kernel gives up a peer that takes nothing for long; which of the two is quicker is chance.
+            Err(error) if is_timeout(&error) || error.kind() == io::ErrorKind::TimedOut => {
+                return Err(not_read());
+            }
             Err(error) => return Err(error),
         }
         if !rest.is_empty() && Instant::now() >= deadline {
@@ -357,7 +360,8 @@ pub(crate) fn write_by(mut stream: &TcpStream, bytes: &[u8], deadline: Instant) 
     Ok(())
 }
 
-fn not_read() -> io::Error {
+/// What is said of a peer that takes nothing for too long.
+pub(crate) fn not_read() -> io::Error {
     io::Error::new(io::ErrorKind::TimedOut, "the peer does not read what it is sent")
 }
 

@@ -100,16 +100,17 @@ impl Store {
             return Err(explain(&"name a file, not an SQLite URI or a database in memory"));
         }
         create_private(path).map_err(|error| explain(&error))?;
-        let mut database = connect(path, BUSY_TIMEOUT).map_err(|error| explain(&error))?;
-        if database.is_readonly("main").map_err(|error| explain(&error))? {
-            return Err(explain(
-                &"it may not be written: its disk is mounted read-only, or it is somebody else's",
-            ));
+        let failed = |error| explain_start(path, &error);
+        let mut database = connect(path, BUSY_TIMEOUT).map_err(failed)?;
+        if database.is_readonly("main").map_err(|error| failed(error.into()))? {
+            return Err(failed(StoreError::ReadOnly));
         }
-        prepare(&mut database).map_err(|error| explain(&error))?;
+        prepare(&mut database).map_err(failed)?;
         // Where there is no descriptor for a further one later, everybody reads over this one.
-        let reader = connect(path, BUSY_TIMEOUT).map_err(|error| explain(&error))?;
-        reader.query_row("SELECT count(*) FROM bells", [], |_| Ok(())).map_err(|error| explain(&error))?;
+        let reader = connect(path, BUSY_TIMEOUT).map_err(failed)?;
+        reader
+            .query_row("SELECT count(*) FROM bells", [], |_| Ok(()))
+            .map_err(|error| failed(error.into()))?;
         let (writes, queue) = bounded(MAX_WAITING_WRITES);
         LazyLock::force(&STORE);
         thread::Builder::new()
@@ -136,7 +137,7 @@ impl Store {
     /// The sentence that says that this database cannot be used.
     #[must_use]
     pub fn explain(&self, error: &StoreError) -> String {
-        cannot_open(&self.path, error)
+        explain_start(&self.path, error)
     }
 
     /// Reads on the caller's thread.
@@ -441,6 +442,19 @@ fn still_open(transaction: &Connection, failure: Option<&StoreError>) -> Result<
 
 fn cannot_open(path: &Path, why: &dyn fmt::Display) -> String {
     format!("cannot open the database {}: {why}", path.display())
+}
+
+/// As `cannot_open`. SQLite says of a file that it may not write now this and now that, depending on which of the two
+/// beside it are there.
+fn explain_start(path: &Path, error: &StoreError) -> String {
+    match error {
+        StoreError::ReadOnly | StoreError::Unopened => cannot_open(
+            path,
+            &"it, or a file beside it (-wal, -shm), may not be written: is the disk mounted read-only, \
+              or is the file somebody else's?",
+        ),
+        other => cannot_open(path, other),
+    }
 }
 
 /// Makes the file, for its owner alone, if it is not there.
