@@ -1,0 +1,166 @@
+//! The limit: what the same parts can do without the hop. For the benchmark only (`bench/README.md`).
+//!
+//! One process: the gateway's HTTP front, and behind it, on the thread of the connection, the store and the
+//! statements of the users service, with the same durability. What is missing is all that the hop costs: packets,
+//! links, waiting for another process. What is missing too is what the real processes do beside: routes, request
+//! ids, metrics, the access log, the change feed's subscribers.
+//!
+//! `limit --listen 127.0.0.1:8000 --database limit.db`
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use clap::Parser;
+use crossbeam_channel::bounded;
+use pilcrow::gateway::http::{Front, Site};
+use pilcrow::gateway::translate::{self, HttpAnswer, Target};
+use pilcrow::gateway::{Answer, HttpRequest};
+use pilcrow::packet::Failure;
+use pilcrow::pool::no_thread;
+use pilcrow::process::{self, Common, Identity};
+use pilcrow::users::input::Fields;
+use pilcrow::users::model::{self, Changes, NewUser, Role, User};
+use pilcrow::users::store::{Store, StoreError};
+use rusqlite::Connection;
+use serde::Serialize;
+use serde_json::value::RawValue;
+use serde_json::{Map, Value};
+use tiny_http::{Header, Method};
+
+const LIMIT: Identity = Identity { name: "limit", port: 8090, port_variable: "" };
+
+/// How long a write is waited for.
+const TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How many changes the feed keeps, as the users service by default.
+const KEEP_CHANGES: u64 = 100_000;
+
+/// The control of Pilcrow's benchmark: the same HTTP front and the same database, in one process.
+#[derive(Debug, Parser)]
+#[command(version)]
+struct Args {
+    #[command(flatten)]
+    common: Common,
+
+    /// The database file; made if it is not there
+    #[arg(long, value_name = "FILE")]
+    database: PathBuf,
+}
+
+fn main() -> ExitCode {
+    process::run(LIMIT, |args: Args| serve(&args))
+}
+
+fn serve(args: &Args) -> Result<(), String> {
+    let stop = process::stop_signal()?;
+    let listener = args.common.bind()?;
+    let address = listener.address();
+    let front = Front::new(Arc::new(Users { store: Store::open(&args.database)? }));
+    let serving = listener.serve("http", args.common.max_connections, Arc::new(front)).map_err(no_thread)?;
+    process::ready(LIMIT.name, address);
+    let _ = stop.recv();
+    serving.drain(Duration::ZERO, args.common.drain_limit());
+    Ok(())
+}
+
+/// Users, without a service.
+struct Users {
+    store: Store,
+}
+
+/// The body of an answer, in the shape of a reply packet without its key.
+#[derive(Serialize)]
+struct Body<T> {
+    errorcode: u16,
+    errormessage: &'static str,
+    results: T,
+    seq: u64,
+}
+
+impl Site for Users {
+    fn answer(&self, request: &HttpRequest) -> Answer {
+        Answer::Whole(self.route(request).unwrap_or_else(|refusal| refusal))
+    }
+
+    fn refuse(&self, answer: HttpAnswer, _headers: &[Header], _peer: IpAddr) -> HttpAnswer {
+        answer
+    }
+}
+
+impl Users {
+    fn route(&self, request: &HttpRequest) -> Result<HttpAnswer, HttpAnswer> {
+        let target = Target::parse(&request.target)?;
+        let id = match target.path.strip_prefix("/users") {
+            Some("") => None,
+            Some(rest) if rest.starts_with('/') => Some(target.last_segment()?),
+            _ => return Err(HttpAnswer::failure(&Failure::not_found("here are /users and /users/1"))),
+        };
+        let one = id.is_some();
+        let params = params(translate::params(request, target.query, id)?.as_ref());
+        let answered = match (&request.method, one) {
+            (Method::Get, true) => self.get(&params),
+            (Method::Get, false) => self.list(&params),
+            (Method::Post, false) => self.create(&params),
+            (Method::Patch, true) => self.update(&params),
+            _ => Err(Failure::new(405, "the limit reads, creates and changes users, and nothing else")),
+        };
+        answered.map_err(|failure| HttpAnswer::failure(&failure))
+    }
+
+    fn get(&self, params: &Map<String, Value>) -> Result<HttpAnswer, Failure> {
+        let id = Fields::among(params, &["params"])?.id()?;
+        let (user, seq) = self.store.read(|db| model::get(db, id))?;
+        Ok(success(200, user, seq))
+    }
+
+    fn list(&self, params: &Map<String, Value>) -> Result<HttpAnswer, Failure> {
+        let fields = Fields::among(params, &["limit", "after"])?;
+        let (limit, after) = (fields.limit()?, fields.after()?);
+        let page = self.store.read(|db| model::list(db, limit, after, None))?;
+        Ok(success(200, page.users, page.seq))
+    }
+
+    fn create(&self, params: &Map<String, Value>) -> Result<HttpAnswer, Failure> {
+        let fields = Fields::among(params, &["email", "name"])?;
+        let email = Fields::required(fields.email()?, "email")?;
+        let new = NewUser {
+            email,
+            name: Fields::required(fields.name()?, "name")?,
+            password: None,
+            role: Role::User,
+        };
+        self.write(201, move |db| model::create(db, &new, KEEP_CHANGES))
+    }
+
+    fn update(&self, params: &Map<String, Value>) -> Result<HttpAnswer, Failure> {
+        let fields = Fields::among(params, &["params", "email", "name"])?;
+        let (id, email, name) = (fields.id()?, fields.email()?, fields.name()?);
+        let changes = Changes { email, name, password: None };
+        self.write(200, move |db| model::update(db, id, &changes, None, KEEP_CHANGES))
+    }
+
+    /// Writes as the users service does: together with whatever else waits, answered after the commit.
+    fn write(
+        &self,
+        status: u16,
+        work: impl FnOnce(&Connection) -> Result<User, StoreError> + Send + 'static,
+    ) -> Result<HttpAnswer, Failure> {
+        let (done, outcome) = bounded(1);
+        let deadline = Instant::now() + TIMEOUT;
+        self.store.write(Some(deadline), work, move |written| drop(done.try_send(written)));
+        let user = outcome.recv_deadline(deadline).unwrap_or(Err(StoreError::Busy))?;
+        let seq = user.changed_seq;
+        Ok(success(status, user, seq))
+    }
+}
+
+fn success<T: Serialize>(status: u16, results: T, seq: u64) -> HttpAnswer {
+    HttpAnswer::json(status, &Body { errorcode: 0, errormessage: "success", results, seq })
+}
+
+fn params(json: &RawValue) -> Map<String, Value> {
+    serde_json::from_str(json.get()).unwrap_or_default()
+}
