@@ -8,7 +8,7 @@ use std::thread;
 
 use serde_json::json;
 
-use crate::harness::{Process, System, await_instances, eventually};
+use crate::harness::{Echo, Metrics, Process, System, await_instances, eventually};
 
 /// The fields of an access line, in their order.
 fn fields(line: &str) -> Vec<(String, String)> {
@@ -137,7 +137,7 @@ fn fill_the_log(gateway: &Process) -> usize {
             assert_eq!(connection.receive().expect("an answer, whoever reads the log").status, 404);
         }
         connection.send_request("GET", "/metrics", &[], b"");
-        let metrics = crate::harness::Metrics::parse(&connection.receive().unwrap().text());
+        let metrics = Metrics::parse(&connection.receive().unwrap().text());
         if metrics.value("pilcrow_access_log_dropped_total", &[]) > 0.0 {
             return round * 100;
         }
@@ -164,7 +164,7 @@ fn a_reader_of_stderr_that_hangs_stalls_no_request_and_what_was_lost_is_told() {
     let requests = fill_the_log(&gateway);
     println!("{requests} requests were answered while nobody read the log");
     // Everything else that has something to tell goes on as well.
-    let service = crate::harness::Echo::start(&distributor, "late", &["GET/late"]);
+    let service = Echo::start(&distributor, "late", &["GET/late"]);
     await_instances(&gateway, "GET", "/late", 1);
     assert_eq!(gateway.http().get("/late").status, 200);
     drop(service);
@@ -194,22 +194,15 @@ fn a_process_ends_when_it_is_asked_to_although_nobody_reads_its_log() {
     drop(stderr);
 }
 
-#[cfg(unix)]
 #[test]
-fn the_last_lines_are_written_before_a_process_ends() {
-    use nix::sys::signal::Signal::SIGTERM;
-    let system = System::start();
-    let System { gateway, users: _users, distributor: _distributor, scratch: _scratch } = system;
-    let http = gateway.http();
-    for number in 0..50 {
-        assert_eq!(
-            http.request("GET", "/users", &[("X-Request-Id", &format!("last-{number}"))], b"").status,
-            200
-        );
-    }
-    let log = gateway.end_by(SIGTERM).log;
-    for number in 0..50 {
-        let id = format!("id=last-{number} ");
-        assert_eq!(log.iter().filter(|line| line.contains(&id)).count(), 1, "{id}");
+fn what_was_told_before_a_bad_start_is_written_before_its_sentence() {
+    let distributor = Process::distributor(&[]);
+    let taken = distributor.address().to_string();
+    for _ in 0..20 {
+        let flags = ["--listen", "127.0.0.1:0", "--metrics-listen", &taken];
+        let (status, _, told) = Process::run(env!("CARGO_BIN_EXE_gateway"), &flags, &[]);
+        let lines: Vec<&str> = told.lines().collect();
+        assert_eq!((status, lines.len()), (Some(1), 2), "{told}");
+        assert!(lines[0].contains("development mode") && lines[1].contains("--metrics-listen"), "{told}");
     }
 }
