@@ -58,6 +58,8 @@ fn codec(criterion: &mut Criterion) {
     let origin = Origin { request_id: "cf1199fd0815ded5-b".to_owned(), client, authorization: None };
     let travel = Travel { deadline_ms: 5000, sent_ms: 123_456, hops: 0, origin: Some(&origin) };
     let mut buffer = Vec::with_capacity(1024);
+    request.write(&mut buffer, 4711, Dialect::Pilcrow, travel).unwrap();
+    assert_eq!(buffer, format!("{REQUEST}¶").as_bytes(), "this is what the gateway sends");
 
     group.throughput(packets(1, REQUEST.len()));
     group.bench_function("encode a request", |bencher| {
@@ -74,7 +76,7 @@ fn codec(criterion: &mut Criterion) {
     let results: serde_json::Value =
         serde_json::from_str(Head::parse(REPLY).unwrap().results.unwrap().get()).unwrap();
     let key = Head::parse(REPLY).unwrap().answer_key();
-    let outcome = Reply::ok(results).and_then(|reply| reply.with("seq", 1));
+    let outcome = Reply::ok(results).and_then(|reply| reply.with("seq", 1)?.with("etag", "1"));
     group.throughput(packets(1, REPLY.len()));
     group.bench_function("encode a reply", |bencher| {
         let answer = Answer { key: key.as_ref(), outcome: &outcome, more: false };
