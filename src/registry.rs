@@ -21,6 +21,9 @@ use crate::packet::{DEFAULT_MAX_FRAME_BYTES, encode};
 /// What the packet of a list has around its entries, in bytes, and a little more.
 const AROUND_BYTES: usize = 128;
 
+/// What is added to the entry of a node that leaves.
+const LEAVING: &str = r#","leaving":true"#;
+
 /// Registrations by the number of their connection.
 #[derive(Debug)]
 pub struct Registry {
@@ -210,9 +213,6 @@ impl Registry {
     fn mark_leaving(&mut self, connection: u64) {
         let Some(listed) = self.listed.get_mut(&connection) else { return };
         listed.node = listed.node.clone().as_leaving();
-        let bytes = entry_bytes(&listed.node);
-        self.bytes = self.bytes - listed.bytes + bytes;
-        listed.bytes = bytes;
     }
 
     /// Takes a connection out of the owners of these claims. Those that somebody may now have: nobody holds them any
@@ -267,10 +267,11 @@ impl Registry {
     }
 }
 
-/// What a node takes in a list: its JSON and the comma behind it.
+/// What a node takes in a list: its JSON and the comma behind it. That it leaves, it may say of itself at any time,
+/// also when there is no more room: it has room for that from the beginning.
 fn entry_bytes(node: &Node) -> usize {
     // Nodes are text and numbers: they always have a JSON form.
-    encode(node).map_or(0, |frame| frame.len() + 1)
+    encode(node).map_or(0, |frame| frame.len() + 1 + LEAVING.len())
 }
 
 /// What a node asks for. Text that is no route can never be asked for, so it belongs to nobody.

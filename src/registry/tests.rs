@@ -312,6 +312,25 @@ fn the_list_never_becomes_longer_than_a_frame() {
 }
 
 #[test]
+fn a_full_list_has_room_for_saying_that_all_of_them_leave() {
+    let limit = 1000;
+    let mut registry = Registry::new(limit);
+    let admitted =
+        (1..).take_while(|one| registry.register(u64::from(*one), named("a", *one), ip(HERE)).is_ok());
+    let count = admitted.count();
+    for one in 1..=u16::try_from(count).unwrap() {
+        let said =
+            json!({ "port": one, "name": "a", "urls": [], "leaving": true, "ballast": "x".repeat(limit) });
+        let refused = registry.register(u64::from(one), node(&said), ip(HERE)).map(|_| ());
+        assert!(matches!(refused, Err(Refused::Full { .. })));
+    }
+    assert!(registry.list().iter().all(|node| node.leaving()));
+    let packet = json!({ "uri": "/distributes", "method": "GET", "key": 0, "params": registry.list() });
+    let bytes = encode(&packet).unwrap().len();
+    assert!(bytes <= limit, "{count} nodes, {bytes} bytes");
+}
+
+#[test]
 fn a_long_chain_of_those_who_wait_for_each_other_is_admitted_at_once() {
     let mut registry = Registry::new(usize::MAX);
     let name = |number: u64| format!("n{number}");
@@ -372,9 +391,9 @@ fn check(registry: &Registry) -> Result<(), TestCaseError> {
         prop_assert!(registry.obstacle(*connection, node).is_some(), "{connection} waits in vain");
         prop_assert!(registry.waiting_for[&waiting.blocked_by].contains(connection));
     }
-    let all = registry.listed.values().chain(registry.waiting.values().map(|one| &one.registration));
-    let bytes: usize = all.map(|one| entry_bytes(&one.node)).sum();
-    prop_assert_eq!(bytes, registry.bytes);
+    let all = || registry.listed.values().chain(registry.waiting.values().map(|one| &one.registration));
+    prop_assert_eq!(all().map(|one| one.bytes).sum::<usize>(), registry.bytes);
+    prop_assert!(all().all(|one| encode(&one.node).unwrap().len() < one.bytes));
     prop_assert!(encode(&registry.list()).map_or(0, |frame| frame.len()) <= registry.max_bytes + 30);
     Ok(())
 }
