@@ -584,3 +584,31 @@ fn linger(reader: &mut Reader<'_>, stream: &TcpStream) {
         }
     }
 }
+
+/// A way in for the fuzz target `http`, which has no listener. Only a build for fuzzing has it.
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub mod fuzz_doors {
+    use super::{Arc, Backlog, Broken, Front, HttpRequest, IpAddr, Reader, TcpStream};
+
+    /// Reads the requests of one connection until it ends; the status that the last one was refused with, if it was.
+    pub fn requests(stream: &Arc<TcpStream>, peer: IpAddr) -> (Vec<HttpRequest>, Option<u16>) {
+        let backlog = Backlog::default();
+        let mut reader = Reader::new(stream);
+        let mut requests = Vec::new();
+        while let Ok(true) = reader.await_request() {
+            match Front::read(&mut reader, backlog.hold(stream), peer) {
+                Ok((request, how)) => {
+                    requests.push(request);
+                    if !how.keep_alive {
+                        break;
+                    }
+                }
+                Err(Broken::Refused(answer)) => return (requests, Some(answer.status)),
+                Err(Broken::Lost(_)) => break,
+            }
+            reader.settle();
+        }
+        (requests, None)
+    }
+}

@@ -1,0 +1,59 @@
+//! What several fuzz targets need.
+
+use std::io::{self, Read};
+
+/// Cuts `bytes` into pieces: where, says `seed`. The same seed makes the same cuts.
+///
+/// Most pieces are short, since the interesting places to cut are inside of delimiters, line ends and numbers.
+#[must_use]
+pub fn cut(bytes: &[u8], seed: u8) -> Vec<&[u8]> {
+    let mut state = u32::from(seed) + 1;
+    let mut rest = bytes;
+    let mut pieces = Vec::new();
+    while !rest.is_empty() {
+        state ^= state << 13;
+        state ^= state >> 17;
+        state ^= state << 5;
+        let longest = if state & 0x700 == 0 { 1000 } else { 8 };
+        let (piece, behind) = rest.split_at((1 + (state >> 16) as usize % longest).min(rest.len()));
+        pieces.push(piece);
+        rest = behind;
+    }
+    pieces
+}
+
+/// A connection that delivers these pieces, one with each read, and is interrupted or runs into its time-out
+/// before some of them.
+pub struct Pieces<'a> {
+    to_come: std::vec::IntoIter<&'a [u8]>,
+    left: &'a [u8],
+    pauses: u32,
+}
+
+impl<'a> Pieces<'a> {
+    /// Before which pieces there is a pause, say the bits of `pauses`, over and over.
+    #[must_use]
+    pub fn new(pieces: Vec<&'a [u8]>, pauses: u32) -> Self {
+        Self { to_come: pieces.into_iter(), left: &[], pauses }
+    }
+}
+
+impl Read for Pieces<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if self.left.is_empty() {
+            let paused = self.pauses & 1 == 1;
+            self.pauses >>= 1;
+            if paused {
+                let interrupted = self.pauses & 1 == 1;
+                let kind = if interrupted { io::ErrorKind::Interrupted } else { io::ErrorKind::WouldBlock };
+                return Err(kind.into());
+            }
+            self.left = self.to_come.next().unwrap_or_default();
+        }
+        let count = self.left.len().min(buffer.len());
+        let (now, later) = self.left.split_at(count);
+        buffer[..count].copy_from_slice(now);
+        self.left = later;
+        Ok(count)
+    }
+}

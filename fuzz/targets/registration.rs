@@ -1,0 +1,262 @@
+//! Registration: whatever nodes say of themselves, the list, the routes and the log hold what is right.
+//!
+//! Input: what to try; steps, one byte each, up to a 0; then JSON, a registration or a list.
+
+#![no_main]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use libfuzzer_sys::fuzz_target;
+use pilcrow::node::{MAX_ROUTES, Node};
+use pilcrow::packet::{DEFAULT_MAX_FRAME_BYTES, encode};
+use pilcrow::registry::{Refused, Registry};
+use pilcrow::routes::{Resolved, Routes};
+use serde_json::{Value, json};
+
+/// More steps show nothing new and take long. What must hold is looked at behind the last: each beginning of them
+/// is an input of its own.
+const MAX_STEPS: usize = 16;
+const MAX_NODES: usize = 7;
+
+/// A list that soon has no more room.
+const SHORT_LIST_BYTES: usize = 700;
+
+const PEERS: [&str; 4] = ["127.0.0.1", "::ffff:127.0.0.1", "::1", "10.0.0.7"];
+const URLS: [&str; 8] =
+    ["GET/users", "POST/users", "GET/users/login", "GET/", "GET//", "/users", "G T/users", "GET/a\nb"];
+
+fuzz_target!(|input: &[u8]| {
+    let [mode, input @ ..] = input else { return };
+    let (steps, json) = match input.iter().position(|byte| *byte == 0) {
+        Some(end) => (&input[..end], &input[end + 1..]),
+        None => (&[][..], input),
+    };
+    let steps = &steps[..steps.len().min(MAX_STEPS)];
+    let said: Value = serde_json::from_slice(json).unwrap_or_default();
+    let mut nodes = nodes_of(&said);
+    nodes.truncate(MAX_NODES);
+    nodes.extend([0, 0x40, 0x09, 0x49, 0x80, 0xff, 0x51].map(small_node));
+    let asks_for_more = |choice| Node { urls: URLS.map(str::to_owned).into(), ..small_node(choice) };
+    nodes.extend([0, 0xff].map(|choice| asks_for_more(choice).as_leaving()));
+    // One of them at a time: it is the runs that count.
+    if mode & 1 == 0 {
+        let limit = if mode & 2 == 0 { DEFAULT_MAX_FRAME_BYTES } else { SHORT_LIST_BYTES };
+        register_and_leave(steps, &nodes, limit);
+    } else {
+        serve_and_go(steps, &nodes);
+    }
+});
+
+/// The nodes that a text tells of: as a registration, or as a list. What is kept of them is within the limits, and
+/// what is passed on is understood by the next one as the same.
+fn nodes_of(said: &Value) -> Vec<Node> {
+    let mut nodes = Node::list_from_json(said).unwrap_or_default();
+    if let Some(entries) = said.as_array() {
+        assert!(nodes.len() <= entries.len());
+    }
+    nodes.extend(Node::from_json(said));
+    for node in &nodes {
+        assert!(node.port != 0 && node.urls.len() <= MAX_ROUTES && node.name.chars().count() <= 100);
+        assert!(node.urls.iter().all(|url| url.len() <= 1024));
+        let passed_on = serde_json::to_value(node).expect("a node has a JSON form");
+        assert_eq!(Node::from_json(&passed_on).as_ref(), Ok(node), "passed on as it came");
+        assert!(node.clone().as_leaving().leaving());
+        let _ = (node.address(), node.dialect(), node.id(), node.advertise());
+    }
+    nodes
+}
+
+/// One of 256 nodes that get in each other's way.
+fn small_node(choice: u8) -> Node {
+    let pick = |shift: u32| usize::from(choice >> shift);
+    let urls = [URLS[pick(0) % 8], URLS[pick(3) % 8]];
+    let name = ["users", "goods"][pick(6) % 2];
+    let port = 9020 + pick(7) % 2;
+    Node::from_json(&json!({ "port": port, "name": name, "urls": urls })).expect("it is within the limits")
+}
+
+/// Who is listed and who waits, by connection: the registry, told once more and plainly.
+#[derive(Default)]
+struct Known {
+    listed: BTreeMap<u64, Node>,
+    waiting: BTreeMap<u64, Node>,
+}
+
+/// Connections come, register, register again and go.
+fn register_and_leave(steps: &[u8], nodes: &[Node], limit: usize) {
+    let mut registry = Registry::new(limit);
+    let mut known = Known::default();
+    for step in steps {
+        let connection = u64::from(step % 8);
+        if step & 0x80 == 0 {
+            known.registers(&mut registry, connection, &nodes[usize::from(step >> 3) % nodes.len()]);
+        } else {
+            known.goes(&mut registry, connection);
+        }
+    }
+    known.is_in(&registry, limit);
+    for connection in 0..8 {
+        known.goes(&mut registry, connection);
+    }
+    assert_eq!(
+        format!("{registry:?}"),
+        format!("{:?}", Registry::new(limit)),
+        "of whom is gone, nothing is left"
+    );
+}
+
+impl Known {
+    fn registers(&mut self, registry: &mut Registry, connection: u64, node: &Node) {
+        let from: IpAddr = PEERS[usize::try_from(connection).expect("a small number") % PEERS.len()]
+            .parse()
+            .expect("an address");
+        let registered = registry.register(connection, node.clone(), from).cloned();
+        let mut node = node.clone();
+        node.host = node.advertise().map_or_else(|| from.to_canonical().to_string(), str::to_owned);
+        self.waiting.remove(&connection);
+        if let Some(before) = self.listed.get_mut(&connection).filter(|_| node.leaving()) {
+            *before = before.clone().as_leaving();
+        }
+        match registered {
+            Ok(listed) => {
+                assert_eq!(listed, node);
+                self.listed.insert(connection, node);
+            }
+            Err(Refused::Taken { owner, .. }) => {
+                assert_ne!(owner, node.name);
+                self.waiting.insert(connection, node);
+            }
+            Err(Refused::Full { .. }) => {}
+        }
+        self.admits(registry);
+    }
+
+    fn goes(&mut self, registry: &mut Registry, connection: u64) {
+        assert_eq!(registry.remove(connection), self.listed.remove(&connection));
+        self.waiting.remove(&connection);
+        self.admits(registry);
+    }
+
+    fn admits(&mut self, registry: &mut Registry) {
+        for (connection, node) in registry.take_admitted() {
+            assert_eq!(Some(node), self.waiting.remove(&connection).as_ref(), "what it waited with");
+            self.listed.insert(connection, node.clone());
+        }
+    }
+
+    /// The list has each instance once, as the newest connection describes it, and is no longer than it may be. Nothing
+    /// in it is under two names, and nobody waits in vain.
+    fn is_in(&self, registry: &Registry, limit: usize) {
+        let mut places = BTreeSet::new();
+        let newest = self.listed.values().rev().filter(|node| places.insert((&node.host, node.port)));
+        let mut expected: Vec<&Node> = newest.collect();
+        expected.reverse();
+        assert_eq!(registry.list(), expected);
+        assert_eq!(registry.waiting(), self.waiting.len());
+        for (connection, node) in &self.listed {
+            assert!(
+                routes(node).next().is_none() || !self.stands_against(*connection, node),
+                "one name for each"
+            );
+        }
+        assert!(self.waiting.iter().all(|(connection, node)| self.stands_against(*connection, node)));
+
+        let sent = json!({ "uri": "/distributes", "method": "GET", "key": 0, "params": expected });
+        let bytes = encode(&sent).expect("a list has a JSON form").len();
+        assert!(bytes <= limit, "a list of {bytes} bytes, limit {limit}");
+        let arrived = Node::list_from_json(&sent["params"]).expect("a list of ours is understood");
+        assert!(arrived.iter().eq(expected), "and whole");
+    }
+
+    /// Whether a node of another name has a route or the address that this one asks for.
+    fn stands_against(&self, connection: u64, asking: &Node) -> bool {
+        self.listed.iter().any(|(other, node)| {
+            let shares =
+                || asking.address() == node.address() || routes(asking).any(|one| node.urls.contains(one));
+            *other != connection && node.name != asking.name && routes(node).next().is_some() && shares()
+        })
+    }
+}
+
+/// Text without a slash is no route.
+fn routes(node: &Node) -> impl Iterator<Item = &String> {
+    node.urls.iter().filter(|url| url.contains('/'))
+}
+
+/// Instances come with their routes, change them and go. Beside the table stands a plain set of who serves what.
+fn serve_and_go(steps: &[u8], nodes: &[Node]) {
+    let mut routes = Routes::<usize>::default();
+    let mut serves: BTreeSet<(String, String, usize)> = BTreeSet::new();
+    for step in steps.iter().copied() {
+        let instance = usize::from(step % 4);
+        let address = format!("10.0.0.1:{instance}");
+        serves.retain(|(_, _, other)| *other != instance);
+        if step & 0x80 == 0 {
+            let node = &nodes[usize::from(step >> 2) % nodes.len()];
+            plain(&routes.set(&address, "some", &node.urls, &instance));
+            serves.extend(node.urls.iter().filter_map(|url| {
+                let (method, path) = url.split_at(url.find('/')?);
+                let is_method = method.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
+                let is_route = is_method && !method.is_empty() && !path.contains(char::is_control);
+                is_route.then(|| (method.to_owned(), path.to_owned(), instance))
+            }));
+        } else {
+            plain(&routes.remove(&address));
+        }
+    }
+    table_is(&routes, &serves);
+    let rows = routes.rows(|_| true);
+    let knows = |method: &str, path: &str| rows.iter().any(|row| row.method == method && row.path == path);
+    let urls = nodes.iter().take(8).flat_map(|node| node.urls.iter().take(8)).map(String::as_str);
+    for url in urls.chain(URLS) {
+        let Some(slash) = url.find('/') else { continue };
+        let (method, path) = url.split_at(slash);
+        for path in [path, &format!("{path}/1"), &format!("{path}/")] {
+            finds_what_is_there(&routes, method, path, knows);
+        }
+    }
+}
+
+/// What the log says of a change stays on its line.
+fn plain(changes: &[String]) {
+    assert!(!changes.iter().any(|change| change.contains(char::is_control)), "{changes:?}");
+}
+
+fn table_is(routes: &Routes<usize>, serves: &BTreeSet<(String, String, usize)>) {
+    let mut in_table = BTreeSet::new();
+    let rows = routes.rows(|_| true);
+    assert!(rows.is_sorted_by(|a, b| (&a.path, &a.method) < (&b.path, &b.method)));
+    for row in &rows {
+        for address in &row.instances {
+            let instance = address.rsplit(':').next().and_then(|number| number.parse().ok());
+            in_table.insert((row.method.clone(), row.path.clone(), instance.expect("as it was set")));
+        }
+        // Equals take turns, and who cannot take a request is not asked.
+        let picked: BTreeSet<usize> = row
+            .instances
+            .iter()
+            .filter_map(|_| routes.pick(&row.method, &row.path, |_, _| Some(1)))
+            .collect();
+        assert_eq!(picked.len(), row.instances.len(), "each of them in its turn");
+        let least = routes.pick(&row.method, &row.path, |_, instance| Some(*instance));
+        assert_eq!(least, picked.first().copied());
+        assert_eq!(routes.pick(&row.method, &row.path, |_, _| None::<u8>), None);
+    }
+    assert_eq!(in_table, *serves);
+}
+
+/// What a request finds is in the table, and what it does not find is not.
+fn finds_what_is_there(routes: &Routes<usize>, method: &str, path: &str, knows: impl Fn(&str, &str) -> bool) {
+    match routes.resolve(method, path) {
+        Resolved::Route(route, None) => assert!(route == path && knows(method, path)),
+        Resolved::Route(route, Some(segment)) => {
+            assert!(!knows(method, path) && knows(method, route));
+            assert_eq!(format!("{route}/{segment}"), path);
+        }
+        Resolved::MethodNotAllowed(allowed) => {
+            assert!(!allowed.is_empty() && !allowed.iter().any(|known| known == method));
+        }
+        Resolved::NotFound => assert!(!knows(method, path)),
+    }
+}
