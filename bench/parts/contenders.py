@@ -32,6 +32,7 @@ class Contender:
 
 def build_ours():
     cargo("build", "--release", "--locked", "--bins", "--example", "limit", "--example", "bulk")
+    cargo("bench", "--locked", "--no-run", "--bench", "feed_latency")
 
 
 def start_distributor(processes):
@@ -108,7 +109,8 @@ def start_tiny_monolith(processes):
 
 def build_node(name):
     """Installs what the lock file names into a copy of the sources, if that has not been done yet."""
-    need("node"), need("npm")
+    need("node")
+    need("npm")
     source, target = BENCH / "peers" / name, BUILD / name
     shutil.copytree(source, target, dirs_exist_ok=True)
     wanted = hashlib.sha256((source / "package-lock.json").read_bytes()).hexdigest()

@@ -5,7 +5,6 @@ import http.client
 import re
 import resource
 import subprocess
-import threading
 import time
 
 from parts.machine import await_quiet, busy_seconds
@@ -14,6 +13,7 @@ from parts.settings import BENCH, NOISE_MAX, NOISE_RETRIES, SECONDS, SEED_USERS,
 JSON = {"Content-Type": "application/json"}
 READY_WITHIN_S = 30
 READ_PATH = "/users/500"
+SHORTEST_S = 2
 
 
 class Client:
@@ -99,22 +99,24 @@ def measure(processes, port, connections, seconds, path=READ_PATH, writes=None):
 
 def run_wrk(processes, port, connections, seconds, path=READ_PATH, writes=None):
     """One run of wrk, with one thread."""
-    seconds = max(1.0, seconds * SECONDS)
-    command = ["wrk", "-t1", f"-c{connections}", f"-d{round(seconds)}s", "--timeout", "5s", "--latency"]
+    seconds = max(SHORTEST_S, round(seconds * SECONDS))
+    command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--timeout", "5s", "--latency"]
     url = [f"http://127.0.0.1:{port}{path}"]
     if writes:
         command += ["-s", str(BENCH / "parts" / "ask.lua")]
         url += ["--", str(writes[0]), writes[1], str(first_number())]
-    sampler = Starved(port, connections, seconds * 0.8)
-    own, everybody, wrk = processes.cpu_seconds(), busy_seconds(), children_seconds()
-    sampler.start()
-    done = subprocess.run(command + url, capture_output=True, text=True, check=False)
+    own, everybody, wrk_before = processes.cpu_seconds(), busy_seconds(), children_seconds()
+    wrk = subprocess.Popen(command + url, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    try:
+        starved = count_starved(wrk, port, connections, seconds)
+        printed, _ = wrk.communicate(timeout=seconds + 30)
+    finally:
+        wrk.kill()  # it has ended long since, unless we are being ended ourselves
+        wrk.wait()
     own, everybody = processes.cpu_seconds() - own, busy_seconds() - everybody
-    wrk = children_seconds() - wrk
-    sampler.join()
-    if done.returncode:
-        raise Unusable(f"wrk: {done.stderr.strip() or done.stdout.strip()}")
-    return read_wrk(done.stdout, own, everybody, wrk, sampler.count)
+    if wrk.returncode:
+        raise Unusable(f"wrk: {printed.strip()}")
+    return read_wrk(printed, own, everybody, children_seconds() - wrk_before, starved)
 
 
 def children_seconds():
@@ -123,20 +125,20 @@ def children_seconds():
     return used.ru_utime + used.ru_stime
 
 
-class Starved(threading.Thread):
-    """Counts, shortly before the end, the connections that have not got one byte. wrk counts only answers that came:
-    whoever serves half of the connections and forgets the others looks fast there."""
-
-    def __init__(self, port, connections, after_s):
-        super().__init__(daemon=True)
-        self.port, self.connections, self.after_s, self.count = port, connections, after_s, 0
-
-    def run(self):
-        time.sleep(self.after_s)
-        filter_ = f"( sport = :{self.port} )"
-        done = subprocess.run(["ss", "-Htin", "state", "established", filter_], capture_output=True, text=True, check=False)
-        answered = len(re.findall(r"\bbytes_sent:[1-9]", done.stdout))
-        self.count = max(0, self.connections - answered)
+def count_starved(wrk, port, connections, seconds):
+    """How many connections have not got one byte, late in the run. wrk counts only answers that came: whoever serves
+    half of the connections and forgets the others looks fast there."""
+    began, starved = time.monotonic(), None
+    for share in (0.5, 0.8):
+        time.sleep(max(0.0, began + share * seconds - time.monotonic()))
+        only_ours = f"( sport = :{port} )"
+        told = subprocess.run(["ss", "-Htin", "state", "established", only_ours], capture_output=True, text=True, check=True)
+        answered = len(re.findall(r"\bbytes_sent:[1-9]", told.stdout))
+        if wrk.poll() is None:  # else its connections had ended before they were counted
+            starved = max(0, connections - answered)
+    if starved is None:
+        raise Unusable("the machine is so busy that a row was over before its connections could be counted")
+    return starved
 
 
 UNITS_US = {"us": 1, "ms": 1000, "s": 10**6, "m": 60 * 10**6}
