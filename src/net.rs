@@ -7,6 +7,7 @@
 //! | [`link`] | the calling side: requests out, replies back to whoever waits |
 //! | [`membership`] | staying registered at the distributors and following their lists |
 //! | [`health`] | whether an instance answers, and who is asked instead |
+//! | [`mailbox`] | where a caller waits for its reply |
 //! | [`lateness`] | how late a packet is, without a common clock |
 //! | [`dial`] | the reconnect thread under `link` and `membership` |
 //! | [`secret`], [`proof`] | the cluster secret, and how both ends of a connection prove that they know it |
@@ -22,6 +23,7 @@ pub mod inbound;
 pub mod lateness;
 pub mod link;
 pub mod listener;
+pub mod mailbox;
 pub mod membership;
 pub mod outbox;
 pub mod peer;

@@ -25,6 +25,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Select, Sender, bounded};
 use super::dial::{Again, Dialer, Session as DialSession};
 use super::health::{Health, Intent, Standing};
 use super::inbound::Inbound;
+use super::mailbox::{Mailbox, Slot, Wait, mailbox};
 use super::outbox::{Batching, Outbox, SendError};
 use super::peer::{Described, wire_len};
 use super::secret::Secret;
@@ -42,6 +43,9 @@ const MAX_STREAMS: usize = 4096;
 /// How long a request waits for a connection that is being renewed, and how often it looks.
 const RENEWAL_LIMIT: Duration = Duration::from_secs(2);
 const RENEWAL_PAUSE: Duration = Duration::from_millis(2);
+
+/// With no more requests in flight than this on a link, a caller waits for its reply awake.
+const FEW: usize = 1;
 
 /// A call that had less time than this from its beginning says nothing about the instance when it gets no reply.
 const FAIR_WAIT: Duration = Duration::from_millis(100);
@@ -191,7 +195,7 @@ struct Pending {
 /// Who waits for the replies under a key.
 enum Waiting {
     /// A caller, for one reply.
-    Caller(Sender<ReplyFrame>),
+    Caller(Slot<ReplyFrame>),
     /// A reader of a stream.
     Reader(Sender<ReplyFrame>, Arc<Flow>),
 }
@@ -374,8 +378,8 @@ impl Link {
         deadline: Instant,
     ) -> Result<Call<'a>, Outcome> {
         let in_flight = InFlight::take(&self.shared.in_flight, self.shared.limits.max_pending)?;
-        let (sender, reply) = bounded(1);
-        let key = session.register(Waiting::Caller(sender), self.max_waiting())?;
+        let (slot, reply) = mailbox();
+        let key = session.register(Waiting::Caller(slot), self.max_waiting())?;
         let place = Place { session, key, taken: false };
         let (shared, uri) = (self.shared.as_ref(), request.uri);
         let call = Call { shared, uri, reply, place, began: Instant::now(), deadline, _in_flight: in_flight };
@@ -548,7 +552,7 @@ pub enum Answered {
 pub struct Call<'a> {
     shared: &'a Shared,
     uri: &'a str,
-    reply: Receiver<ReplyFrame>,
+    reply: Mailbox<ReplyFrame>,
     place: Place,
     began: Instant,
     deadline: Instant,
@@ -561,13 +565,13 @@ impl Call<'_> {
     /// # Errors
     /// The [`Outcome`] that the request had instead.
     pub fn wait(mut self) -> Result<ReplyFrame, Outcome> {
-        let received = self.reply.recv_deadline(self.deadline);
+        let received = self.reply.receive(self.deadline, self.how());
         self.conclude(received)
     }
 
     /// How the call ended, if it did so until `moment`; nothing if its reply is still waited for.
     pub fn wait_until(&mut self, moment: Instant) -> Option<Result<ReplyFrame, Outcome>> {
-        match self.reply.recv_deadline(moment.min(self.deadline)) {
+        match self.reply.receive(moment.min(self.deadline), self.how()) {
             Err(RecvTimeoutError::Timeout) if moment < self.deadline => None,
             received => Some(self.conclude(received)),
         }
@@ -578,24 +582,28 @@ impl Call<'_> {
     /// has failed.
     pub fn wait_for_either(mut self, mut other: Self) -> (Answered, Result<ReplyFrame, Outcome>) {
         let mut select = Select::new();
-        let (mine, _) = (select.recv(&self.reply), select.recv(&other.reply));
+        let (mine, _) = (select.recv(self.reply.channel()), select.recv(other.reply.channel()));
         let Ok(ready) = select.select_deadline(self.deadline) else {
             let _ = other.conclude(Err(RecvTimeoutError::Timeout));
             return (Answered::First, self.conclude(Err(RecvTimeoutError::Timeout)));
         };
         if ready.index() == mine {
-            return match ready.recv(&self.reply) {
+            return match ready.recv(self.reply.channel()) {
                 Ok(reply) => (Answered::First, self.conclude(Ok(reply))),
                 Err(_) => (Answered::Second, other.wait()),
             };
         }
-        match ready.recv(&other.reply) {
+        match ready.recv(other.reply.channel()) {
             Ok(reply) => {
                 let _ = self.conclude(Err(RecvTimeoutError::Timeout));
                 (Answered::Second, other.conclude(Ok(reply)))
             }
             Err(_) => (Answered::First, self.wait()),
         }
+    }
+
+    fn how(&self) -> Wait {
+        if self.shared.in_flight.load(Ordering::Relaxed) <= FEW { Wait::Awake } else { Wait::Asleep }
     }
 
     fn conclude(&mut self, received: Result<ReplyFrame, RecvTimeoutError>) -> Result<ReplyFrame, Outcome> {
@@ -711,10 +719,9 @@ impl Session {
         let Some(key) = key.or_else(only) else { return Delivery::Orphan };
         match pending.waiting.remove(&key) {
             None => Delivery::Orphan,
-            Some(Waiting::Caller(sender)) => {
+            Some(Waiting::Caller(slot)) => {
                 drop(pending); // whoever is woken now wants this lock next
-                // The room for one reply is free: this is the first use of the sender.
-                if sender.try_send(reply).is_ok() { Delivery::Delivered } else { Delivery::Orphan }
+                if slot.fill(reply) { Delivery::Delivered } else { Delivery::Orphan }
             }
             Some(Waiting::Reader(sender, flow)) => {
                 let more = reply.more;
