@@ -1,99 +1,34 @@
 //! Links: what becomes of requests when instances and distributors come, go, die, and say what they should not.
 
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
 use crate::harness::{
-    Asked, Echo, Process, Response, Scratch, System, await_instances, eventually, free_port,
+    Asked, Echo, Load, Process, Response, Scratch, System, await_instances, eventually, free_port,
 };
 
-// ---- load
+// ---- under load
 
-/// Clients that ask without a pause, each over a connection of its own, until the story has seen enough.
-struct Load {
-    ended: Arc<AtomicBool>,
-    answers: Arc<Mutex<Vec<(&'static str, Response)>>>,
-    clients: Vec<JoinHandle<()>>,
-}
-
-impl Load {
-    /// Two clients read user 1, and two change it.
-    fn of_reads_and_writes(gateway: &Process) -> Self {
-        let read = |_| ("GET", "/users/1", Vec::new());
-        let write =
-            |turn| ("PATCH", "/users/1", json!({ "name": format!("Kim {turn}") }).to_string().into_bytes());
-        let mut load = Self { ended: Arc::default(), answers: Arc::default(), clients: Vec::new() };
-        for _ in 0..2 {
-            load.add(gateway, read);
-            load.add(gateway, write);
-        }
-        load.await_more(50);
-        load
-    }
-
-    fn add(
-        &mut self,
-        gateway: &Process,
-        request: impl Fn(usize) -> (&'static str, &'static str, Vec<u8>) + Send + 'static,
-    ) {
-        let (ended, answers) = (self.ended.clone(), self.answers.clone());
-        let mut connection = gateway.http().connect();
-        self.clients.push(thread::spawn(move || {
-            for turn in 0.. {
-                if ended.load(Ordering::SeqCst) {
-                    return;
-                }
-                let (method, path, body) = request(turn);
-                connection.send_request(method, path, &[("Content-Type", "application/json")], &body);
-                let answer = connection.receive_for(method).expect("the gateway answers");
-                answers.lock().unwrap().push((method, answer));
-            }
-        }));
-    }
-
-    fn count(&self) -> usize {
-        self.answers.lock().unwrap().len()
-    }
-
-    /// Waits until so many more requests have been answered.
-    fn await_more(&self, more: usize) {
-        let wanted = self.count() + more;
-        eventually(&format!("{wanted} requests are answered"), || (self.count() >= wanted).then_some(()));
-    }
-
-    /// Ends the load. All that was answered other than with 200.
-    fn end(self) -> Vec<(&'static str, Response)> {
-        self.ended.store(true, Ordering::SeqCst);
-        self.clients.into_iter().for_each(|client| client.join().unwrap());
-        let answers = std::mem::take(&mut *self.answers.lock().unwrap());
-        answers.into_iter().filter(|(_, answer)| answer.status != 200).collect()
-    }
-
-    /// Ends the load, of which nothing may have failed.
-    fn end_without_a_failure(self) {
-        let failed = self.end();
-        let told: Vec<String> =
-            failed.iter().map(|(method, answer)| format!("{method}: {}", answer.text())).collect();
-        assert!(told.is_empty(), "{told:#?}");
-    }
-}
+/// The gateway's `--timeout`, as it is by default.
+const TIMEOUT: Duration = Duration::from_secs(5);
 
 #[test]
 fn an_instance_that_is_killed_takes_no_read_with_it_and_no_route() {
     let mut system = System::on(Scratch::in_memory(), Process::distributor(&[]), 2, &[]);
     system.create_user("kim@example.com", "Kim");
-    let load = Load::of_reads_and_writes(&system.gateway);
+    let load = Load::start(system.http(), 4, TIMEOUT);
+    load.await_more(50);
     system.users.remove(0).kill();
     load.await_more(200);
     system.await_instances("GET", "/users", 1);
     load.await_more(50);
-    for (method, answer) in load.end() {
-        // What was on its way may have been carried out: only whoever reads may be spared the news.
-        assert_eq!((method, answer.status), ("PATCH", 502), "{}", answer.text());
-    }
+    let seen = load.end(system.http());
+    // What was on its way may have been carried out: only whoever reads may be spared the news.
+    assert!(seen.failed_reads.is_empty(), "{:#?}", seen.failed_reads);
+    assert!(seen.failed_writes.iter().all(|failed| failed.starts_with("502")), "{:#?}", seen.failed_writes);
     assert_eq!(system.http().get("/users/1").status, 200);
     assert_eq!(system.http().patch("/users/1", &json!({ "name": "Lee" })).status, 200);
 }
@@ -102,7 +37,8 @@ fn an_instance_that_is_killed_takes_no_read_with_it_and_no_route() {
 fn one_instance_after_the_other_is_replaced_under_load_without_one_failed_request() {
     let mut system = System::on(Scratch::in_memory(), Process::distributor(&[]), 2, &[]);
     system.create_user("kim@example.com", "Kim");
-    let load = Load::of_reads_and_writes(&system.gateway);
+    let load = Load::start(system.http(), 4, TIMEOUT);
+    load.await_more(50);
     for _ in 0..2 {
         assert!(system.users.remove(0).stop().success());
         system.await_instances("GET", "/users", 1);
@@ -110,7 +46,7 @@ fn one_instance_after_the_other_is_replaced_under_load_without_one_failed_reques
         system.await_instances("GET", "/users", 2);
         load.await_more(50);
     }
-    load.end_without_a_failure();
+    load.end(system.http()).assert_all_succeeded();
 }
 
 #[test]
@@ -119,7 +55,8 @@ fn a_distributor_that_is_restarted_under_load_costs_no_request() {
     let distributor = Process::distributor(&["--listen", &address]);
     let system = System::on(Scratch::in_memory(), distributor, 2, &[]);
     system.create_user("kim@example.com", "Kim");
-    let load = Load::of_reads_and_writes(&system.gateway);
+    let load = Load::start(system.http(), 4, TIMEOUT);
+    load.await_more(50);
     system.distributor.kill();
     system.gateway.await_log(&["distributor", "trying again"]);
     load.await_more(100);
@@ -131,7 +68,7 @@ fn a_distributor_that_is_restarted_under_load_costs_no_request() {
     assert_eq!(system.gateway.http().get("/new").status, 200);
     await_instances(&system.gateway, "GET", "/users", 2);
     load.await_more(100);
-    load.end_without_a_failure();
+    load.end(system.gateway.http()).assert_all_succeeded();
 }
 
 // ---- coming and going

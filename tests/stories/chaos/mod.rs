@@ -1,16 +1,13 @@
 //! Chaos: what clients notice when processes are killed, stopped and replaced under their hands.
 //!
 //! Under each story lies the same promise: every request is answered within its time-out and a second, with the
-//! right body; no acknowledged write is lost, and none is carried out twice ([`load`] checks all of it).
-
-pub mod load;
+//! right body; no acknowledged write is lost, and none is carried out twice ([`Load`] checks all of it).
 
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
-use crate::harness::{Process, Scratch, System, await_instances, free_port};
-use load::Load;
+use crate::harness::{Load, Process, Scratch, System, await_instances, free_port};
 
 const TIMEOUT: Duration = Duration::from_secs(5);
 

@@ -3,8 +3,7 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use crate::chaos::load::Load;
-use crate::harness::{Echo, Process, Scratch, System, await_instances, free_port};
+use crate::harness::{Echo, Load, Process, Scratch, System, await_instances, free_port};
 
 /// How long a request may take at a gateway with its default settings.
 const TIMEOUT: Duration = Duration::from_secs(5);

@@ -2,6 +2,7 @@
 
 mod echo;
 mod http;
+mod load;
 mod metrics;
 mod packets;
 mod process;
@@ -18,6 +19,7 @@ use std::time::{Duration, Instant};
 
 pub use echo::{Asked, Echo};
 pub use http::{Connection, Http, Response};
+pub use load::Load;
 pub use metrics::Metrics;
 pub use packets::{Frames, Packets};
 pub use process::{Process, Watched};

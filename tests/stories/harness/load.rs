@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::harness::{Connection, Http, Response, eventually};
+use super::{Connection, Http, Response, eventually};
 
 /// How long after its time-out a request may be answered at the latest.
 const GRACE: Duration = Duration::from_secs(1);
