@@ -32,6 +32,7 @@ use crate::packet::{Dialect, Failure, Origin, Outgoing};
 use crate::process::Identity;
 use crate::routes::Resolved;
 use crate::subscription::Subscription;
+use crate::sync::Permit;
 use http::Site;
 use streams::{Account, EventStream, StreamPlace};
 use translate::{HttpAnswer, Target};
@@ -177,7 +178,8 @@ impl Gateway {
             return self.stream(request, uri, &params, way);
         }
         let packet = Outgoing { uri, method, params: &params };
-        let _place = self.take_place().map_err(|outcome| translate::failure_of(outcome, uri))?;
+        let busy = || translate::failure_of(Outcome::Refused(Refusal::Busy), uri);
+        let _in_flight = Permit::take(&*self.in_flight, self.settings.max_in_flight).ok_or_else(busy)?;
         let exchange = self.mesh.exchange(&packet, Instant::now() + self.settings.timeout);
         way.instance = exchange.asked.as_ref().map(|link| link.shared_address());
         let reply = exchange.outcome.map_err(|outcome| translate::failure_of(outcome, uri))?;
@@ -199,7 +201,7 @@ impl Gateway {
         params: &RawValue,
         way: &mut Way<'_>,
     ) -> Result<Answer, HttpAnswer> {
-        let place = StreamPlace::take(&self.streams, self.settings.max_streams)
+        let place = StreamPlace::take(self.streams.clone(), self.settings.max_streams)
             .ok_or_else(|| translate::failure_of(Outcome::Refused(Refusal::Busy), uri))?;
         let params = serde_json::from_str(params.get()).unwrap_or_default();
         let mut subscription = Subscription::new(&self.mesh, uri, params);
@@ -252,12 +254,6 @@ impl Gateway {
         way.instance = Some(link.shared_address());
         let body = json!({ "errorcode": 0, "errormessage": "passed on" });
         Ok(HttpAnswer::json(202, &body))
-    }
-
-    fn take_place(&self) -> Result<InFlight<'_>, Outcome> {
-        let place = InFlight(&self.in_flight);
-        let before = self.in_flight.fetch_add(1, Ordering::Relaxed);
-        if before < self.settings.max_in_flight { Ok(place) } else { Err(Outcome::Refused(Refusal::Busy)) }
     }
 
     fn origin(&self, request: &HttpRequest) -> Origin {
@@ -339,15 +335,6 @@ impl Site for Gateway {
         let (method, target, route, instance) = (None, None, None, None);
         HttpLine { id: &id, client, method, target, route, instance, status, bytes, took }.write();
         answer.with_header("X-Request-Id", id)
-    }
-}
-
-/// A place among the requests in flight, given back when it is dropped.
-struct InFlight<'a>(&'a AtomicUsize);
-
-impl Drop for InFlight<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

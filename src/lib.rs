@@ -57,7 +57,7 @@
 //! | [`stderr`] | the way of every log line: nobody waits for whoever reads it | [`process`], [`access_log`] |
 //! | [`pool`] | a few threads behind a bounded queue | [`service`], [`users`] |
 //! | [`process`] | settings, log, signals, exit status | all binaries |
-//! | [`sync`] | locks that survive a panic of their holder | whoever locks |
+//! | [`sync`] | locks that survive a panic of their holder, permits that are given back | whoever locks or counts |
 //!
 //! The wire is described in `docs/protocol.md`, the design in `docs/architecture.md`, and the reasons for it in
 //! `docs/decisions.md`.

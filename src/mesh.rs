@@ -28,7 +28,7 @@ use crate::net::secret::Secret;
 use crate::node::Node;
 use crate::packet::{Dialect, Failure, Outgoing};
 use crate::routes::{Resolved, Routes, Row};
-use crate::sync::{read, write};
+use crate::sync::{Permit, read, write};
 
 /// How many reads may wait for two instances at a time.
 const MAX_HEDGES: usize = 256;
@@ -216,11 +216,10 @@ impl Mesh {
         first: &Arc<Link>,
         call: Call<'_>,
     ) -> Exchange {
-        let _place = Hedge(&self.hedges);
-        let allowed = self.hedges.fetch_add(1, Ordering::Relaxed) < MAX_HEDGES;
         let second = self.pick(request.method, request.uri, Some(first.address()));
-        let second = second.filter(|second| allowed && !second.is_aside());
-        let other = second.as_ref().and_then(|second| {
+        let second = second.filter(|second| !second.is_aside());
+        let permit = second.as_ref().and_then(|_| Permit::take(&self.hedges, MAX_HEDGES));
+        let other = second.as_ref().filter(|_| permit.is_some()).and_then(|second| {
             log_retry(request, first, &"no reply yet", second);
             second.begin(request, deadline).ok()
         });
@@ -375,15 +374,6 @@ fn log_retry(request: &Outgoing<'_>, from: &Link, why: &dyn fmt::Display, to: &L
     let Outgoing { method, uri, .. } = request;
     log::info!("{method} {uri}: {} ({why}); trying {}", from.address(), to.address());
     CALLS.retries.inc();
-}
-
-/// A place among the reads that wait for two instances, given back when it is dropped.
-struct Hedge<'a>(&'a AtomicUsize);
-
-impl Drop for Hedge<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
 }
 
 impl Table {

@@ -7,7 +7,7 @@
 use std::io;
 use std::net::{IpAddr, TcpStream};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::AtomicUsize;
 use std::time::{Duration, Instant};
 
 use crate::access_log::HttpLine;
@@ -15,6 +15,7 @@ use crate::net::link::ReplyFrame;
 use crate::net::outbox::{not_read, write_by};
 use crate::packet::Failure;
 use crate::subscription::Subscription;
+use crate::sync::Permit;
 
 /// A silent stream is kept alive by a comment this often.
 const COMMENT_EVERY: Duration = Duration::from_secs(15);
@@ -34,22 +35,7 @@ pub struct EventStream {
 }
 
 /// A place among the streams of a gateway (`--max-streams`), given back when it is dropped.
-pub struct StreamPlace(Arc<AtomicUsize>);
-
-impl StreamPlace {
-    /// Takes a place, if one of `max` is free.
-    #[must_use]
-    pub fn take(open: &Arc<AtomicUsize>, max: usize) -> Option<Self> {
-        let place = Self(open.clone());
-        (open.fetch_add(1, Ordering::SeqCst) < max).then_some(place)
-    }
-}
-
-impl Drop for StreamPlace {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::SeqCst);
-    }
-}
+pub type StreamPlace = Permit<Arc<AtomicUsize>>;
 
 /// What the access log is told of a stream, once it has ended.
 #[derive(Debug)]

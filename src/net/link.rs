@@ -35,7 +35,7 @@ use crate::packet::frame::{FrameError, Offence};
 use crate::packet::{
     COURSE_MAX_BYTES, Cancel, DEFAULT_MAX_FRAME_BYTES, Dialect, Head, Outgoing, Travel, encode,
 };
-use crate::sync::{lock, read, write};
+use crate::sync::{Permit, lock, read, write};
 
 /// How many streams one link may carry. They have no end of their own, so requests keep their places beside them.
 const MAX_STREAMS: usize = 4096;
@@ -377,7 +377,8 @@ impl Link {
         request: &Outgoing<'a>,
         deadline: Instant,
     ) -> Result<Call<'a>, Outcome> {
-        let in_flight = InFlight::take(&self.shared.in_flight, self.shared.limits.max_pending)?;
+        let in_flight = Permit::take(&self.shared.in_flight, self.shared.limits.max_pending);
+        let in_flight = in_flight.ok_or(Outcome::Refused(Refusal::Busy))?;
         let (slot, reply) = mailbox();
         let key = session.register(Waiting::Caller(slot), self.max_waiting())?;
         let place = Place { session, key, taken: false };
@@ -522,23 +523,6 @@ fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// A place among the requests of a link, given back when it is dropped.
-struct InFlight<'a>(&'a AtomicUsize);
-
-impl<'a> InFlight<'a> {
-    fn take(counter: &'a AtomicUsize, limit: usize) -> Result<Self, Outcome> {
-        let place = Self(counter);
-        let before = counter.fetch_add(1, Ordering::Relaxed);
-        if before < limit { Ok(place) } else { Err(Outcome::Refused(Refusal::Busy)) }
-    }
-}
-
-impl Drop for InFlight<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
 /// Which of two calls an outcome belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Answered {
@@ -556,7 +540,7 @@ pub struct Call<'a> {
     place: Place,
     began: Instant,
     deadline: Instant,
-    _in_flight: InFlight<'a>,
+    _in_flight: Permit<&'a AtomicUsize>,
 }
 
 impl Call<'_> {

@@ -1,6 +1,7 @@
 //! Tests of the module above: events as text, and places as numbers.
 
 use std::net::TcpListener;
+use std::sync::atomic::Ordering;
 
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -71,15 +72,15 @@ proptest! {
 #[test]
 fn places_are_given_back_also_by_those_who_got_none() {
     let open = Arc::new(AtomicUsize::new(0));
-    let places: Vec<StreamPlace> = (0..2).map(|_| StreamPlace::take(&open, 2).unwrap()).collect();
+    let places: Vec<StreamPlace> = (0..2).map(|_| StreamPlace::take(open.clone(), 2).unwrap()).collect();
     for _ in 0..3 {
-        assert!(StreamPlace::take(&open, 2).is_none());
+        assert!(StreamPlace::take(open.clone(), 2).is_none());
     }
     assert_eq!(open.load(Ordering::SeqCst), 2);
     drop(places);
-    assert!(StreamPlace::take(&open, 2).is_some());
+    assert!(StreamPlace::take(open.clone(), 2).is_some());
     assert_eq!(open.load(Ordering::SeqCst), 0);
-    assert!(StreamPlace::take(&open, 0).is_none());
+    assert!(StreamPlace::take(open.clone(), 0).is_none());
 }
 
 #[test]
