@@ -19,6 +19,9 @@ use crate::stderr;
 /// The longest line, in bytes; what would be longer is cut.
 const MAX_LINE_BYTES: usize = 1536;
 
+/// Room for a line as they nearly all are, in bytes.
+const USUAL_LINE_BYTES: usize = 320;
+
 /// The longest path, route, or name of a method or of an instance that is written, in bytes.
 const MAX_TEXT_BYTES: usize = 160;
 
@@ -113,13 +116,30 @@ fn write_line(line: &impl Display) {
     if !is_on() {
         return;
     }
-    // On the stack: a line costs no allocation.
-    let mut buffer = [0; MAX_LINE_BYTES];
+    if !write_within::<USUAL_LINE_BYTES>(line) {
+        write_long(line);
+    }
+}
+
+/// Never inlined: what its buffer takes of the stack would be taken for every line, and clearing it costs more than most
+/// lines do.
+#[inline(never)]
+fn write_long(line: &impl Display) {
+    write_within::<MAX_LINE_BYTES>(line);
+}
+
+/// Writes a line that has no more than so many bytes, or says that it has more. On the stack: a line costs no
+/// allocation.
+fn write_within<const BYTES: usize>(line: &impl Display) -> bool {
+    let mut buffer = [0; BYTES];
     let mut rest = &mut buffer[..];
-    // What does not fit is cut; its fields are limited, so all of ours do.
-    let _ = io::Write::write_fmt(&mut rest, format_args!("{line}"));
+    let fits = io::Write::write_fmt(&mut rest, format_args!("{line}")).is_ok();
     let left = rest.len();
-    stderr::access_line(&buffer[..MAX_LINE_BYTES - left]);
+    // What does not fit is cut; the fields are limited, so that all of ours fit.
+    if fits || BYTES == MAX_LINE_BYTES {
+        stderr::access_line(&buffer[..BYTES - left]);
+    }
+    fits
 }
 
 /// The path of a target: without the query, and without the name and password that may stand before a host.

@@ -6,6 +6,7 @@
 //! same shape, and one table says which status it has ([`translate::failure_of`]).
 
 pub mod backlog;
+pub mod head;
 pub mod http;
 pub mod streams;
 pub mod tiny_front;
@@ -194,6 +195,7 @@ impl Gateway {
 
     /// A GET whose client takes events. Whether they come is for the service to say: its first reply is part of
     /// a stream, or the whole answer.
+    #[inline(never)] // what it needs of the stack would be taken for every request
     fn stream(
         &self,
         request: &HttpRequest,
@@ -227,6 +229,7 @@ impl Gateway {
     }
 
     /// The names that are the gateway's own.
+    #[inline(never)] // what it needs of the stack would be taken for every request
     fn own_route(&self, method: &str, path: &str) -> Option<Result<HttpAnswer, HttpAnswer>> {
         if !matches!(path, "/healthz" | "/readyz" | "/routes" | "/metrics") {
             return None;
@@ -247,6 +250,7 @@ impl Gateway {
     }
 
     /// The course's log service takes text and never answers: the client is told that it was passed on.
+    #[inline(never)] // what it needs of the stack would be taken for every request
     fn write_log(&self, body: &[u8], way: &mut Way<'_>) -> Result<HttpAnswer, HttpAnswer> {
         let params = translate::text_param(&String::from_utf8_lossy(body))?;
         let packet = Outgoing { uri: "/logs", method: "POST", params: &params };

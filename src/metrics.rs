@@ -363,16 +363,22 @@ impl RouteTable {
                 None => {}
             }
         }
+        self.first_of(method, route).unwrap_or_else(others)
+    }
+
+    /// The series of a route that is asked for the first time; nothing if the table is full.
+    #[cold]
+    fn first_of(&self, method: &str, route: &str) -> Option<Arc<RouteSeries>> {
         let mut routes = write(&self.routes);
         match routes.get(method, route) {
-            Some(series) => return series.clone(),
-            None if routes.is_full() => return others(),
+            Some(series) => return Some(series.clone()),
+            None if routes.is_full() => return None,
             None => {}
         }
         let series = Arc::new(self.series(method, route));
         routes.series.entry(route.to_owned()).or_default().insert(method.to_owned(), series.clone());
         routes.count += 1;
-        series
+        Some(series)
     }
 
     fn series(&self, method: &str, route: &str) -> RouteSeries {

@@ -11,17 +11,19 @@
 //! - `Reader` owns the bytes that have come and the deadline for those that have not.
 
 use std::io::{self, Read};
+use std::mem::MaybeUninit;
 use std::net::{IpAddr, Shutdown, SocketAddr, TcpStream};
+use std::ops::Range;
 use std::str::FromStr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use chunked_transfer::Decoder;
-use tiny_http::{HTTPVersion, Header, Method};
+use tiny_http::{Header, Method};
 
 use super::backlog::{Backlog, Holding};
 use super::translate::{HttpAnswer, refusal};
-use super::{Answer, HttpRequest, MAX_BODY_BYTES};
+use super::{Answer, HttpRequest, MAX_BODY_BYTES, head};
 use crate::net::is_timeout;
 use crate::net::listener::{Connection, Serve};
 use crate::net::outbox::write_by;
@@ -32,6 +34,9 @@ const MAX_HEAD_BYTES: usize = 16 * 1024;
 
 /// The most headers in one head.
 const MAX_HEADERS: usize = 100;
+
+/// As many headers as a head nearly always has no more than.
+const USUAL_HEADERS: usize = 24;
 
 /// How long a connection may be silent between requests.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
@@ -50,8 +55,14 @@ const LINGER_BYTES: usize = 1024 * 1024;
 /// How long a connection beyond the limit has to show its request before it is turned away.
 const REFUSE_TIMEOUT: Duration = Duration::from_millis(100);
 
-/// Room made for one read, in bytes. Most heads need less.
+/// Room made for the first read of a request, in bytes: what a silent connection keeps. Most heads need less.
+const FIRST_READ_BYTES: usize = 256;
+
+/// Room made for each of the next ones, at least.
 const READ_BYTES: usize = 2 * 1024;
+
+/// Room for the head of an answer as they nearly all are, in bytes.
+const USUAL_HEAD_BYTES: usize = 320;
 
 /// The most bytes on the wire for a chunked body: chunk sizes count too, and may not go on for ever.
 const MAX_CHUNKED_BYTES: usize = 4 * MAX_BODY_BYTES;
@@ -114,7 +125,7 @@ impl Front {
                 }
                 Err(Broken::Lost(error)) => return Err(error),
             };
-            let bytes = print_answer(answer, how)?;
+            let bytes = print_answer(&answer, how)?;
             let mut holding = self.backlog.hold(&connection.stream);
             holding.grow_to(bytes.len());
             write_by(stream, &bytes, Instant::now() + ANSWER_TIMEOUT)?;
@@ -161,7 +172,7 @@ impl Serve for Front {
         let _ = (&*stream).read(&mut [0; READ_BYTES]);
         let busy = Failure::new(503, "too many connections are open; try again in a moment");
         let answer = self.site.refuse(refusal(&busy), &[], peer.ip());
-        if let Ok(bytes) = print_answer(answer, Manner::CLOSING) {
+        if let Ok(bytes) = print_answer(&answer, Manner::CLOSING) {
             let _ = write_by(stream, &bytes, Instant::now() + ANSWER_TIMEOUT);
         }
         let _ = stream.shutdown(Shutdown::Write);
@@ -213,14 +224,29 @@ impl Head {
     /// Checks a head. Those of its headers that are kept are left in `kept`, also if it is refused for what they
     /// say.
     fn parse(bytes: &[u8], kept: &mut Vec<Header>) -> Result<Self, Broken> {
-        let mut headers = [httparse::EMPTY_HEADER; MAX_HEADERS];
-        let mut parsed = httparse::Request::new(&mut headers);
-        match parsed.parse(bytes) {
+        match Self::parse_within::<USUAL_HEADERS>(bytes, kept)? {
+            Some(head) => Ok(head),
+            None => Self::parse_within::<MAX_HEADERS>(bytes, kept)?
+                .ok_or_else(|| refused(431, format!("a request may have {MAX_HEADERS} headers"))),
+        }
+    }
+
+    /// The head, if it has no more than so many headers.
+    ///
+    /// Never inlined: its room for headers would stay on the stack of its caller, and with it a page of memory for
+    /// each connection.
+    #[inline(never)]
+    fn parse_within<const HEADERS: usize>(
+        bytes: &[u8],
+        kept: &mut Vec<Header>,
+    ) -> Result<Option<Self>, Broken> {
+        // Not filled before: clearing the room costs more than reading the usual three headers.
+        let mut headers = [const { MaybeUninit::uninit() }; HEADERS];
+        let mut parsed = httparse::Request::new(&mut []);
+        match parsed.parse_with_uninit_headers(bytes, &mut headers) {
             Ok(httparse::Status::Complete(_)) => {}
             Ok(httparse::Status::Partial) => return Err(refused(400, "the head is not complete")),
-            Err(httparse::Error::TooManyHeaders) => {
-                return Err(refused(431, format!("a request may have {MAX_HEADERS} headers")));
-            }
+            Err(httparse::Error::TooManyHeaders) => return Ok(None),
             Err(error) => return Err(refused(400, format!("this is no HTTP/1.1 request: {error}"))),
         }
         let (method, minor) = (parsed.method.unwrap_or_default(), parsed.version.unwrap_or_default());
@@ -235,13 +261,13 @@ impl Head {
             without_body: method == Method::Head,
             keep_alive: headers.keep_alive(minor),
         };
-        Ok(Self {
+        Ok(Some(Self {
             method,
             target: parsed.path.unwrap_or_default().to_owned(),
             body: headers.body_length(minor)?,
             wants_continue: headers.wants_continue(minor)?,
             manner,
-        })
+        }))
     }
 }
 
@@ -324,8 +350,8 @@ fn body_too_long() -> Broken {
 struct Reader<'a> {
     stream: &'a TcpStream,
     buffer: Vec<u8>,
-    /// Up to here the buffer has been used.
-    used: usize,
+    /// Where in the buffer the bytes are that have come and have not been used.
+    unread: Range<usize>,
     /// Of the request that is being read, once its head was understood.
     headers: Vec<Header>,
     /// What the socket's read time-out is set to.
@@ -339,15 +365,15 @@ impl<'a> Reader<'a> {
     fn new(stream: &'a TcpStream) -> Self {
         let deadline = Instant::now();
         let (buffer, headers) = (Vec::new(), Vec::new());
-        Self { stream, buffer, used: 0, headers, timeout: None, deadline, timed_out: false }
+        Self { stream, buffer, unread: 0..0, headers, timeout: None, deadline, timed_out: false }
     }
 
     fn bytes(&self) -> &[u8] {
-        &self.buffer[self.used..]
+        &self.buffer[self.unread.clone()]
     }
 
     fn has_bytes(&self) -> bool {
-        self.used < self.buffer.len()
+        !self.unread.is_empty()
     }
 
     /// Waits for the first byte of the next request; false at the end of the connection.
@@ -366,19 +392,19 @@ impl<'a> Reader<'a> {
     }
 
     fn skip_line_ends(&mut self) {
-        self.used += self.bytes().iter().take_while(|byte| matches!(byte, b'\r' | b'\n')).count();
+        self.unread.start += self.bytes().iter().take_while(|byte| matches!(byte, b'\r' | b'\n')).count();
     }
 
     /// After an answer: what was used is forgotten, and a large buffer given back. Bytes of the next request,
     /// sent without waiting for the answer, stay.
     fn settle(&mut self) {
-        self.buffer.drain(..self.used);
-        self.used = 0;
         self.skip_line_ends();
-        if self.buffer.capacity() > 2 * READ_BYTES {
+        if self.buffer.len() > 2 * READ_BYTES {
             self.buffer = self.bytes().to_vec();
-            self.used = 0;
+        } else {
+            self.buffer.copy_within(self.unread.clone(), 0);
         }
+        self.unread = 0..self.unread.len();
     }
 
     fn head(&mut self) -> Result<Head, Broken> {
@@ -390,8 +416,9 @@ impl<'a> Reader<'a> {
                 return Err(refused(431, format!("a head may have {MAX_HEAD_BYTES} bytes")));
             }
             if let Some(end) = end {
-                let head = Head::parse(&self.buffer[self.used..self.used + end], &mut self.headers)?;
-                self.used += end;
+                let begin = self.unread.start;
+                let head = Head::parse(&self.buffer[begin..begin + end], &mut self.headers)?;
+                self.unread.start += end;
                 return Ok(head);
             }
             self.read_more("the head")?;
@@ -401,13 +428,15 @@ impl<'a> Reader<'a> {
     fn body(&mut self, length: usize, held: &mut Holding<'_>) -> Result<Vec<u8>, Broken> {
         while self.bytes().len() < length {
             self.read_more("the body")?;
-            held.grow_to(self.buffer.len());
+            held.grow_to(self.unread.len());
         }
         let body = self.bytes()[..length].to_vec();
-        self.used += length;
+        self.unread.start += length;
         Ok(body)
     }
 
+    /// Never inlined, as [`Head::parse_within`].
+    #[inline(never)]
     fn chunked_body(&mut self, held: &mut Holding<'_>) -> Result<Vec<u8>, Broken> {
         let mut body = Vec::new();
         let mut wire = Wire { reader: self, taken: 0 };
@@ -457,26 +486,34 @@ impl<'a> Reader<'a> {
     }
 
     fn fill(&mut self, timeout: Duration) -> io::Result<usize> {
-        if self.used == self.buffer.len() {
-            self.buffer.clear();
-            self.used = 0;
-        }
         if self.timeout != Some(timeout) {
             self.stream.set_read_timeout(Some(timeout))?;
             self.timeout = Some(timeout);
         }
-        let before = self.buffer.len();
-        // What is read next grows with what has been read: a long body costs few reads, and a declared length
-        // costs nothing until its bytes come.
-        self.buffer.resize(before + before.clamp(READ_BYTES, 32 * READ_BYTES), 0);
-        let read = loop {
-            match (&*self.stream).read(&mut self.buffer[before..]) {
+        self.make_room();
+        loop {
+            match (&*self.stream).read(&mut self.buffer[self.unread.end..]) {
+                Ok(count) => {
+                    self.unread.end += count;
+                    return Ok(count);
+                }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                read => break read,
+                Err(error) => return Err(error),
             }
-        };
-        self.buffer.truncate(before + read.as_ref().map_or(0, |count| *count));
-        read
+        }
+    }
+
+    /// What is read next grows with what has been read: a long body costs few reads, and a declared length costs
+    /// nothing until its bytes come.
+    fn make_room(&mut self) {
+        if self.unread.is_empty() {
+            self.unread = 0..0;
+        }
+        let end = self.unread.end;
+        let wanted = if end == 0 { FIRST_READ_BYTES } else { end.clamp(READ_BYTES, 32 * READ_BYTES) };
+        if self.buffer.len() < end + wanted.min(FIRST_READ_BYTES) {
+            self.buffer.resize(end + wanted, 0);
+        }
     }
 }
 
@@ -544,25 +581,28 @@ impl Read for &mut Wire<'_, '_> {
         }
         let count = self.reader.bytes().len().min(buffer.len());
         buffer[..count].copy_from_slice(&self.reader.bytes()[..count]);
-        self.reader.used += count;
+        self.reader.unread.start += count;
         self.taken += count;
         Ok(count)
     }
 }
 
 /// An answer as it goes out, in one write.
-fn print_answer(answer: HttpAnswer, how: Manner) -> io::Result<Vec<u8>> {
-    let mut bytes = Vec::with_capacity(answer.body.len() + 256);
-    let version = HTTPVersion(1, how.minor_version);
-    answer.into_response().raw_print(&mut bytes, version, &[], how.without_body, None)?;
-    let connection: Option<&[u8]> = match (how.keep_alive, how.minor_version) {
-        (false, _) => Some(b"Connection: close\r\n"),
-        (true, 0) => Some(b"Connection: keep-alive\r\n"),
+fn print_answer(answer: &HttpAnswer, how: Manner) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::with_capacity(answer.body.len() + USUAL_HEAD_BYTES);
+    let connection = match (how.keep_alive, how.minor_version) {
+        (false, _) => Some(("Connection", "close")),
+        (true, 0) => Some(("Connection", "keep-alive")),
         (true, _) => None,
     };
-    // The response writer refuses to be given this header, so it goes in behind the status line.
-    if let (Some(header), Some(at)) = (connection, memchr::memchr(b'\n', &bytes)) {
-        bytes.splice(at + 1..=at, header.iter().copied());
+    head::append(
+        &mut bytes,
+        answer.kind(how.minor_version),
+        answer.body.len(),
+        answer.headers().chain(connection),
+    )?;
+    if !how.without_body && answer.may_have_body() {
+        bytes.extend_from_slice(&answer.body);
     }
     Ok(bytes)
 }
@@ -574,9 +614,10 @@ fn linger(reader: &mut Reader<'_>, stream: &TcpStream) {
         return;
     }
     let deadline = Instant::now() + LINGER;
+    reader.buffer.resize(READ_BYTES, 0);
     let mut read = 0;
     while read < LINGER_BYTES {
-        reader.used = reader.buffer.len();
+        reader.unread = 0..0;
         let left = deadline.saturating_duration_since(Instant::now());
         match reader.fill(left.max(Duration::from_millis(1))) {
             Ok(count) if count > 0 && !left.is_zero() => read += count,

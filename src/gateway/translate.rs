@@ -10,6 +10,7 @@ use serde_json::value::{RawValue, to_raw_value};
 use tiny_http::{Header, Method, Response, StatusCode};
 
 use super::HttpRequest;
+use super::head::Kind;
 use crate::mesh;
 use crate::net::link::{Outcome, ReplyFrame};
 use crate::packet::Failure;
@@ -104,6 +105,12 @@ enum Argument<'a> {
     Json(&'a RawValue),
 }
 
+/// The path parameter alone.
+#[derive(Serialize)]
+struct Only<'a> {
+    params: Cow<'a, str>,
+}
+
 type Arguments<'a> = BTreeMap<Cow<'a, str>, Argument<'a>>;
 
 /// The `params` of the packet: the query, over it the body, over both the path parameter.
@@ -124,11 +131,16 @@ pub fn params(
             arguments.insert(Cow::Borrowed(name), Argument::Text(Cow::Borrowed(value)));
         }
     }
-    if let Some(segment) = segment {
-        arguments.insert(Cow::Borrowed("params"), Argument::Text(segment));
-    }
-    to_raw_value(&arguments)
-        .map_err(|error| bad_request(&format!("the arguments cannot be passed on: {error}")))
+    let raw = match segment {
+        // Of all requests these are the most, and need no table of arguments.
+        Some(params) if arguments.is_empty() => to_raw_value(&Only { params }),
+        Some(params) => {
+            arguments.insert(Cow::Borrowed("params"), Argument::Text(params));
+            to_raw_value(&arguments)
+        }
+        None => to_raw_value(&arguments),
+    };
+    raw.map_err(|error| bad_request(&format!("the arguments cannot be passed on: {error}")))
 }
 
 /// Which of the headers that become arguments mean something to this method.
@@ -341,8 +353,24 @@ impl HttpAnswer {
     /// How many bytes of the body are sent in answer to this method.
     #[must_use]
     pub fn sent_bytes(&self, method: &Method) -> usize {
-        let without_body = *method == Method::Head || matches!(self.status, 204 | 304);
-        if without_body { 0 } else { self.body.len() }
+        if *method == Method::Head || !self.may_have_body() { 0 } else { self.body.len() }
+    }
+
+    /// Whether this status allows for a body at all.
+    #[must_use]
+    pub fn may_have_body(&self) -> bool {
+        !matches!(self.status, 204 | 304)
+    }
+
+    /// The headers of its own.
+    pub fn headers(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.headers.iter().map(|(name, value)| (*name, value.as_ref()))
+    }
+
+    /// What it has in common with many others.
+    #[must_use]
+    pub fn kind(&self, minor_version: u8) -> Kind {
+        Kind { status: self.status, minor_version, content_type: self.content_type }
     }
 
     /// As tiny_http's response, whose writer knows the rules of HTTP.
