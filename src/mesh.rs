@@ -21,8 +21,9 @@ use crate::context::{Context, MAX_HOPS};
 use crate::metrics::{self, CALLS, Gauge};
 use crate::net::health::Intent;
 use crate::net::link::{
-    Answered, Call, DEFAULT_TIMEOUT, Link, LinkLimits, LinkState, Outcome, Refusal, ReplyFrame, ReplyStream,
+    Call, DEFAULT_TIMEOUT, Link, LinkLimits, LinkState, Outcome, Refusal, ReplyFrame, ReplyStream,
 };
+use crate::net::mailbox::Answered;
 use crate::net::membership::{Membership, OnList};
 use crate::net::secret::Secret;
 use crate::node::Node;
@@ -190,6 +191,7 @@ impl Mesh {
 
     /// Calls another instance after `failed`: reading twice does no harm, and what never left has not been carried
     /// out.
+    #[cold]
     fn elsewhere(
         &self,
         request: &Outgoing<'_>,
@@ -209,6 +211,7 @@ impl Mesh {
 
     /// Asks another instance as well when the first has been silent for long. There are not many such second
     /// requests at a time: where everything is slow they would only add to it.
+    #[cold]
     fn hedge(
         &self,
         request: &Outgoing<'_>,

@@ -20,12 +20,12 @@ use std::sync::{Arc, Mutex, RwLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, Select, Sender, bounded};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 
 use super::dial::{Again, Dialer, Session as DialSession};
 use super::health::{Health, Intent, Standing};
 use super::inbound::Inbound;
-use super::mailbox::{Mailbox, Slot, Wait, mailbox};
+use super::mailbox::{self, Answered, Mailbox, Slot, mailbox};
 use super::outbox::{Batching, Outbox, SendError};
 use super::peer::{Described, wire_len};
 use super::secret::Secret;
@@ -44,7 +44,7 @@ const MAX_STREAMS: usize = 4096;
 const RENEWAL_LIMIT: Duration = Duration::from_secs(2);
 const RENEWAL_PAUSE: Duration = Duration::from_millis(2);
 
-/// With no more requests in flight than this on a link, a caller waits for its reply awake.
+/// With more requests in flight than this on a link, a caller writes its own together with those of others.
 const FEW: usize = 1;
 
 /// A call that had less time than this from its beginning says nothing about the instance when it gets no reply.
@@ -195,7 +195,7 @@ struct Pending {
 /// Who waits for the replies under a key.
 enum Waiting {
     /// A caller, for one reply.
-    Caller(Slot<ReplyFrame>),
+    Caller(Slot),
     /// A reader of a stream.
     Reader(Sender<ReplyFrame>, Arc<Flow>),
 }
@@ -439,7 +439,11 @@ impl Link {
             })
         })?;
         drop(in_order);
-        session.outbox.push();
+        if self.shared.is_busy() {
+            session.outbox.push_with_others();
+        } else {
+            session.outbox.push();
+        }
         Ok(())
     }
 
@@ -523,20 +527,11 @@ fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// Which of two calls an outcome belongs to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Answered {
-    /// The one that began first.
-    First,
-    /// The other.
-    Second,
-}
-
 /// A request that has been sent and not been answered. Dropping it gives the reply up.
 pub struct Call<'a> {
     shared: &'a Shared,
     uri: &'a str,
-    reply: Mailbox<ReplyFrame>,
+    reply: Mailbox,
     place: Place,
     began: Instant,
     deadline: Instant,
@@ -549,13 +544,13 @@ impl Call<'_> {
     /// # Errors
     /// The [`Outcome`] that the request had instead.
     pub fn wait(mut self) -> Result<ReplyFrame, Outcome> {
-        let received = self.reply.receive(self.deadline, self.how());
+        let received = self.reply.receive(self.deadline);
         self.conclude(received)
     }
 
     /// How the call ended, if it did so until `moment`; nothing if its reply is still waited for.
     pub fn wait_until(&mut self, moment: Instant) -> Option<Result<ReplyFrame, Outcome>> {
-        match self.reply.receive(moment.min(self.deadline), self.how()) {
+        match self.reply.receive(moment.min(self.deadline)) {
             Err(RecvTimeoutError::Timeout) if moment < self.deadline => None,
             received => Some(self.conclude(received)),
         }
@@ -565,29 +560,24 @@ impl Call<'_> {
     /// call that loses its link leaves the other one its time; one that was silent for longer than the other needed
     /// has failed.
     pub fn wait_for_either(mut self, mut other: Self) -> (Answered, Result<ReplyFrame, Outcome>) {
-        let mut select = Select::new();
-        let (mine, _) = (select.recv(self.reply.channel()), select.recv(other.reply.channel()));
-        let Ok(ready) = select.select_deadline(self.deadline) else {
-            let _ = other.conclude(Err(RecvTimeoutError::Timeout));
-            return (Answered::First, self.conclude(Err(RecvTimeoutError::Timeout)));
-        };
-        if ready.index() == mine {
-            return match ready.recv(self.reply.channel()) {
+        let (deadline, timed_out) = (self.deadline, || Err(RecvTimeoutError::Timeout));
+        match mailbox::first_of(&self.reply, &other.reply, deadline) {
+            None => {
+                let _ = other.conclude(timed_out());
+                (Answered::First, self.conclude(timed_out()))
+            }
+            Some(Answered::First) => match self.reply.receive(deadline) {
                 Ok(reply) => (Answered::First, self.conclude(Ok(reply))),
                 Err(_) => (Answered::Second, other.wait()),
-            };
+            },
+            Some(Answered::Second) => match other.reply.receive(deadline) {
+                Ok(reply) => {
+                    let _ = self.conclude(timed_out());
+                    (Answered::Second, other.conclude(Ok(reply)))
+                }
+                Err(_) => (Answered::First, self.wait()),
+            },
         }
-        match ready.recv(other.reply.channel()) {
-            Ok(reply) => {
-                let _ = self.conclude(Err(RecvTimeoutError::Timeout));
-                (Answered::Second, other.conclude(Ok(reply)))
-            }
-            Err(_) => (Answered::First, self.wait()),
-        }
-    }
-
-    fn how(&self) -> Wait {
-        if self.shared.in_flight.load(Ordering::Relaxed) <= FEW { Wait::Awake } else { Wait::Asleep }
     }
 
     fn conclude(&mut self, received: Result<ReplyFrame, RecvTimeoutError>) -> Result<ReplyFrame, Outcome> {
@@ -831,6 +821,10 @@ impl DialSession for Reader {
 }
 
 impl Shared {
+    fn is_busy(&self) -> bool {
+        self.in_flight.load(Ordering::Relaxed) > FEW
+    }
+
     fn is_leaving(&self) -> bool {
         self.leaving.load(Ordering::SeqCst) || self.parting.load(Ordering::SeqCst)
     }

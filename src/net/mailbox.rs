@@ -1,70 +1,112 @@
 //! Where a caller waits for its reply: a channel with room for one, and a thread that sleeps beside it.
 //!
 //! A blocking `recv` of a channel first looks again and again, and gives the processor away a few times, in the
-//! hope that the message is about to come. For a lone caller that is right: it is spared a wake-up. With hundreds of
-//! callers on a few processors it is most of all that these do. So a caller who is not alone sleeps at once, and
-//! whoever fills its channel, or drops the sending end, wakes it.
+//! hope that the message is about to come. A reply comes from another process: it is never about to. So a caller sleeps
+//! at once, and whoever fills its channel, or drops the sending end, wakes it.
+//!
+//! Into each mailbox exactly one letter is put: the reply, or that none will come. Once it has been taken out, nobody
+//! else will put anything in, and the thread's next call uses the same channel again. One that was given up may be
+//! filled at any time, and is never used twice.
 
+use std::cell::Cell;
 use std::thread::{self, Thread};
 use std::time::Instant;
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TryRecvError, bounded};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Select, Sender, TryRecvError, bounded};
+
+use super::link::ReplyFrame;
+
+/// What is put into a mailbox: nothing is the news that no reply will come.
+type Letter = Option<ReplyFrame>;
+
+thread_local! {
+    /// The channel of this thread's last call, if it may be used again.
+    static SPARE: Cell<Option<(Sender<Letter>, Receiver<Letter>)>> = const { Cell::new(None) };
+}
 
 /// The end at which the reply comes in. Dropping it is the news that none will.
 #[derive(Debug)]
-pub struct Slot<T> {
-    /// Nothing once it has been dropped: the sleeper must find that out when it wakes, not before.
-    sender: Option<Sender<T>>,
+pub struct Slot {
+    sender: Sender<Letter>,
+    filled: bool,
     sleeper: Thread,
 }
 
 /// The end at which the caller waits, on the thread that made it.
 #[derive(Debug)]
-pub struct Mailbox<T>(Receiver<T>);
+pub struct Mailbox {
+    sender: Sender<Letter>,
+    letters: Receiver<Letter>,
+    /// Its letter has been taken out.
+    emptied: bool,
+}
 
-/// How a caller waits.
+/// Which of two.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Wait {
-    /// Looking again and again for a moment, since nobody else wants the processor.
-    Awake,
-    /// Until it is woken.
-    Asleep,
+pub enum Answered {
+    /// The one that began first.
+    First,
+    /// The other.
+    Second,
 }
 
 /// Both ends of a mailbox of this thread.
 #[must_use]
-pub fn mailbox<T>() -> (Slot<T>, Mailbox<T>) {
-    let (sender, receiver) = bounded(1);
-    (Slot { sender: Some(sender), sleeper: thread::current() }, Mailbox(receiver))
+pub fn mailbox() -> (Slot, Mailbox) {
+    let (sender, letters) = SPARE.take().unwrap_or_else(new_channel);
+    let slot = Slot { sender: sender.clone(), filled: false, sleeper: thread::current() };
+    (slot, Mailbox { sender, letters, emptied: false })
 }
 
-impl<T> Slot<T> {
-    /// Puts the reply in and wakes the caller; false if the caller has gone, or has a reply already.
+/// Waits until there is a letter in one of two mailboxes, and says in which; nothing if there is none at `deadline`.
+#[must_use]
+pub fn first_of(first: &Mailbox, second: &Mailbox, deadline: Instant) -> Option<Answered> {
+    let mut select = Select::new();
+    let index = select.recv(&first.letters);
+    select.recv(&second.letters);
+    let ready = select.ready_deadline(deadline).ok()?;
+    Some(if ready == index { Answered::First } else { Answered::Second })
+}
+
+#[cold]
+fn new_channel() -> (Sender<Letter>, Receiver<Letter>) {
+    bounded(1)
+}
+
+impl Slot {
+    /// Puts the reply in and wakes the caller; false if the caller has gone.
     #[must_use]
-    pub fn fill(self, reply: T) -> bool {
-        self.sender.as_ref().is_some_and(|sender| sender.try_send(reply).is_ok())
+    pub fn fill(mut self, reply: ReplyFrame) -> bool {
+        self.filled = true;
+        self.sender.try_send(Some(reply)).is_ok()
     }
 }
 
-impl<T> Drop for Slot<T> {
+impl Drop for Slot {
     fn drop(&mut self) {
-        drop(self.sender.take());
+        if !self.filled {
+            let _ = self.sender.try_send(None);
+        }
+        // Not before the letter is in: the sleeper looks for it when it wakes.
         self.sleeper.unpark();
     }
 }
 
-impl<T> Mailbox<T> {
+impl Mailbox {
     /// Waits for the reply, at most until `deadline`.
     ///
     /// # Errors
     /// That none came in time, or that none will come.
-    pub fn receive(&self, deadline: Instant, how: Wait) -> Result<T, RecvTimeoutError> {
-        if how == Wait::Awake {
-            return self.0.recv_deadline(deadline);
-        }
+    pub fn receive(&mut self, deadline: Instant) -> Result<ReplyFrame, RecvTimeoutError> {
+        let letter = self.sleep_until(deadline)?;
+        self.emptied = true;
+        letter.ok_or(RecvTimeoutError::Disconnected)
+    }
+
+    fn sleep_until(&self, deadline: Instant) -> Result<Letter, RecvTimeoutError> {
         loop {
-            match self.0.try_recv() {
-                Ok(reply) => return Ok(reply),
+            match self.letters.try_recv() {
+                Ok(letter) => return Ok(letter),
                 Err(TryRecvError::Disconnected) => return Err(RecvTimeoutError::Disconnected),
                 Err(TryRecvError::Empty) => {}
             }
@@ -75,11 +117,13 @@ impl<T> Mailbox<T> {
             thread::park_timeout(left);
         }
     }
+}
 
-    /// The channel itself, to wait for several.
-    #[must_use]
-    pub fn channel(&self) -> &Receiver<T> {
-        &self.0
+impl Drop for Mailbox {
+    fn drop(&mut self) {
+        if self.emptied {
+            SPARE.set(Some((self.sender.clone(), self.letters.clone())));
+        }
     }
 }
 
@@ -89,50 +133,72 @@ mod tests {
 
     use super::*;
 
-    const BOTH: [Wait; 2] = [Wait::Awake, Wait::Asleep];
-
     fn soon() -> Instant {
         Instant::now() + Duration::from_secs(20)
     }
 
+    fn reply(number: u64) -> ReplyFrame {
+        ReplyFrame::parse(&format!(r#"{{"seq":{number}}}"#)).unwrap()
+    }
+
     #[test]
     fn a_reply_wakes_its_caller_whether_it_comes_before_or_while_it_waits() {
-        for how in BOTH {
-            let (slot, mailbox) = mailbox();
-            assert!(slot.fill(1));
-            assert_eq!(mailbox.receive(soon(), how), Ok(1));
-            let (slot, mailbox) = super::mailbox();
-            let filling = thread::spawn(move || {
-                thread::sleep(Duration::from_millis(20));
-                slot.fill(2)
-            });
-            assert_eq!(mailbox.receive(soon(), how), Ok(2));
-            assert!(filling.join().unwrap());
-        }
+        let (slot, mut mailbox) = mailbox();
+        assert!(slot.fill(reply(1)));
+        assert_eq!(mailbox.receive(soon()), Ok(reply(1)));
+        let (slot, mut mailbox) = super::mailbox();
+        let filling = thread::spawn(move || {
+            thread::sleep(Duration::from_millis(20));
+            slot.fill(reply(2))
+        });
+        assert_eq!(mailbox.receive(soon()), Ok(reply(2)));
+        assert!(filling.join().unwrap());
     }
 
     #[test]
     fn a_slot_that_is_dropped_wakes_its_caller_with_the_bad_news() {
-        for how in BOTH {
-            let (slot, mailbox) = mailbox::<u8>();
-            let dropping = thread::spawn(move || {
-                thread::sleep(Duration::from_millis(20));
-                drop(slot);
-            });
-            assert_eq!(mailbox.receive(soon(), how), Err(RecvTimeoutError::Disconnected));
-            dropping.join().unwrap();
-        }
+        let (slot, mut mailbox) = mailbox();
+        let dropping = thread::spawn(move || {
+            thread::sleep(Duration::from_millis(20));
+            drop(slot);
+        });
+        assert_eq!(mailbox.receive(soon()), Err(RecvTimeoutError::Disconnected));
+        dropping.join().unwrap();
     }
 
     #[test]
     fn a_caller_waits_no_longer_than_its_deadline_and_a_late_reply_finds_nobody() {
-        for how in BOTH {
-            let (slot, mailbox) = mailbox();
-            let deadline = Instant::now() + Duration::from_millis(20);
-            assert_eq!(mailbox.receive(deadline, how), Err(RecvTimeoutError::Timeout));
-            assert!(Instant::now() >= deadline);
-            drop(mailbox);
-            assert!(!slot.fill(3));
-        }
+        let (slot, mut mailbox) = mailbox();
+        let deadline = Instant::now() + Duration::from_millis(20);
+        assert_eq!(mailbox.receive(deadline), Err(RecvTimeoutError::Timeout));
+        assert!(Instant::now() >= deadline);
+        drop(mailbox);
+        assert!(!slot.fill(reply(3)));
+    }
+
+    #[test]
+    fn a_channel_is_used_again_only_once_its_letter_has_been_taken_out() {
+        let (slot, mut first) = mailbox();
+        assert!(slot.fill(reply(4)));
+        assert_eq!(first.receive(soon()), Ok(reply(4)));
+        let used = first.letters.clone();
+        drop(first);
+        let (given_up, second) = mailbox();
+        assert!(second.letters.same_channel(&used));
+        drop(second);
+        let (slot, mut third) = mailbox();
+        assert!(!third.letters.same_channel(&used));
+        let _ = given_up.fill(reply(5));
+        assert!(slot.fill(reply(6)));
+        assert_eq!(third.receive(soon()), Ok(reply(6)), "what came late is nobody's");
+    }
+
+    #[test]
+    fn two_mailboxes_of_one_thread_are_two() {
+        let ((one, mut first), (other, mut second)) = (mailbox(), mailbox());
+        assert!(one.fill(reply(7)));
+        drop(other);
+        assert_eq!(second.receive(soon()), Err(RecvTimeoutError::Disconnected));
+        assert_eq!(first.receive(soon()), Ok(reply(7)));
     }
 }

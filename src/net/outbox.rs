@@ -9,13 +9,15 @@
 //! own time-out and no more.
 //!
 //! A thread that must not even write (a database writer, a pool) leaves its packet with [`Outbox::post`] to the
-//! connection's own writer thread, which runs [`Outbox::run`].
+//! connection's own writer thread, which runs [`Outbox::run`]. If it leaves many, it does so [`together`].
 
+use std::cell::RefCell;
 use std::fmt;
 use std::io::{self, Write};
 use std::net::{Shutdown, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use super::{WRITE_TIMEOUT, is_timeout, spawn};
@@ -57,6 +59,8 @@ struct Shared {
 #[derive(Debug, Default)]
 struct State {
     queue: Vec<u8>,
+    /// An empty buffer that becomes the queue while the queue is written, so that it need not grow anew each time.
+    spare: Vec<u8>,
     /// A frame that newer ones replace while it waits, such as the distributor's list.
     latest: Option<Arc<[u8]>>,
     writing: bool,
@@ -76,6 +80,30 @@ pub enum SendError {
     Closed,
     /// [`OUTBOX_LIMIT_BYTES`] are waiting already: the peer does not read.
     Full,
+}
+
+thread_local! {
+    /// In which outboxes this thread has left something of which their writer threads are told at the end of
+    /// [`together`].
+    static POSTED: RefCell<Option<Vec<Outbox>>> = const { RefCell::new(None) };
+}
+
+/// Runs `work`. Of the packets that it [posts](Outbox::post) the writer threads are told when it is done: each is woken
+/// once, and those of one connection leave in one write.
+pub fn together(work: impl FnOnce()) {
+    let _told = Told(POSTED.replace(Some(Vec::new())));
+    work();
+}
+
+/// Tells the writer threads when it is dropped, also when the work has panicked.
+struct Told(Option<Vec<Outbox>>);
+
+impl Drop for Told {
+    fn drop(&mut self) {
+        for outbox in POSTED.replace(self.0.take()).into_iter().flatten() {
+            outbox.0.wake.notify_one();
+        }
+    }
 }
 
 /// Whether a writer waits for its peer.
@@ -135,7 +163,16 @@ impl Outbox {
     /// If the frame was not taken.
     pub fn post(&self, frame: &[u8]) -> Result<(), SendError> {
         self.hold(frame)?;
-        self.0.wake.notify_one();
+        let told_later = POSTED.with_borrow_mut(|posted| {
+            let posted = posted.as_mut()?;
+            if !posted.iter().any(|outbox| Arc::ptr_eq(&outbox.0, &self.0)) {
+                posted.push(self.clone());
+            }
+            Some(())
+        });
+        if told_later.is_none() {
+            self.0.wake.notify_one();
+        }
         Ok(())
     }
 
@@ -172,6 +209,21 @@ impl Outbox {
     /// the connection does not take at once is left to a thread of its own.
     pub fn push(&self) {
         self.write_queued(lock(&self.0.state), Patience::None);
+    }
+
+    /// As [`push`](Self::push), but first lets other threads run that are ready to: what they queue meanwhile leaves in
+    /// the same write. For callers that know of others, who would otherwise write one by one.
+    pub fn push_with_others(&self) {
+        let mut state = lock(&self.0.state);
+        if state.writing {
+            return;
+        }
+        state.writing = true;
+        drop(state);
+        thread::yield_now();
+        state = lock(&self.0.state);
+        state.writing = false;
+        self.write_queued(state, Patience::None);
     }
 
     /// As [`push`](Self::push), but waits for the peer, at most [`WRITE_TIMEOUT`]: for the thread that reads this
@@ -217,6 +269,7 @@ impl Outbox {
             let mut state = lock(&self.0.state);
             state.closed = true;
             state.queue = Vec::new();
+            state.spare = Vec::new();
             state.latest = None;
         }
         self.0.wake.notify_all();
@@ -228,12 +281,11 @@ impl Outbox {
         if state.writing {
             return;
         }
-        let mut batch = Vec::new();
         let mut batches = 0;
         while state.has_work() {
             state.writing = true;
-            batch.clear();
-            std::mem::swap(&mut batch, &mut state.queue);
+            let spare = std::mem::take(&mut state.spare);
+            let mut batch = std::mem::replace(&mut state.queue, spare);
             let latest = state.latest.take();
             drop(state); // never hold the lock during I/O: others go on queueing
             batches += 1;
@@ -252,10 +304,10 @@ impl Outbox {
             self.close_if_failed(written);
             state = lock(&self.0.state);
             state.writing = false;
-        }
-        if state.queue.capacity() == 0 && batch.capacity() <= KEEP_BYTES {
-            batch.clear();
-            state.queue = batch; // the next packet finds its buffer warm
+            if batch.capacity() <= KEEP_BYTES {
+                batch.clear();
+                state.spare = batch;
+            }
         }
     }
 
