@@ -38,6 +38,8 @@ use crate::metrics_page;
 use crate::net::flood::say;
 use crate::net::listener::{Listener, Serving, Work};
 use crate::net::membership::{Membership, OnList};
+pub use crate::net::outbox::together as answer_together;
+pub use crate::net::peer::Batch;
 use crate::net::peer::{Answerer, PacketServer, Peer, Said};
 use crate::node::{GATE, Node};
 use crate::packet::{CANCEL, COURSE_MAX_BYTES, Dialect, Head, Key};
@@ -62,6 +64,7 @@ const SETTLE: Duration = Duration::from_millis(300);
 pub struct Service {
     identity: Identity,
     routes: RouteTable,
+    on_batch: Option<Box<OnBatch>>,
     mesh: Option<Arc<Mesh>>,
 }
 
@@ -95,6 +98,7 @@ pub struct Responder {
     _work: Work,
 }
 
+type OnBatch = dyn Fn(Batch) + Send + Sync;
 type RouteTable = HashMap<String, HashMap<String, Route>>;
 type AnswerNow = dyn Fn(&Request) -> Result<Reply, Failure> + Send + Sync;
 type AnswerLater = dyn Fn(Request, Responder) + Send + Sync;
@@ -139,13 +143,21 @@ impl Service {
     /// A service whose port also has an environment variable of its own.
     #[must_use]
     pub fn with_identity(identity: Identity) -> Self {
-        Self { identity, routes: HashMap::new(), mesh: None }
+        Self { identity, routes: HashMap::new(), on_batch: None, mesh: None }
     }
 
     /// Shows this mesh the lists that the service gets, so that its handlers can call other services.
     #[must_use]
     pub fn mesh(mut self, mesh: &Arc<Mesh>) -> Self {
         self.mesh = Some(mesh.clone());
+        self
+    }
+
+    /// Tells `told` when several requests have come together, and when they have been handed to their handlers, on the
+    /// thread that does that: so handlers can do once what they have in common.
+    #[must_use]
+    pub fn on_batch(mut self, told: impl Fn(Batch) + Send + Sync + 'static) -> Self {
+        self.on_batch = Some(Box::new(told));
         self
     }
 
@@ -223,10 +235,15 @@ impl Service {
         let mut all = self.routes.values().flat_map(HashMap::values);
         let slow = all.any(|one| matches!(one.handler, Handler::Slow(_)));
         let pool = if slow { Some(Pool::start("work", WORKERS, MAX_WAITING)?) } else { None };
-        let (routes, gates) = (self.routes, course_gates.clone());
         let guests = Arc::new(Guests::default());
-        let desk =
-            Desk { routes, course_gates: gates, pool, streams: streams.clone(), guests: guests.clone() };
+        let desk = Desk {
+            routes: self.routes,
+            on_batch: self.on_batch,
+            course_gates: course_gates.clone(),
+            pool,
+            streams: streams.clone(),
+            guests: guests.clone(),
+        };
         let server = PacketServer::new(Arc::new(desk), common.max_frame, common.secret());
         let serving = listener
             .serve(self.identity.name, common.max_connections, Arc::new(server))
@@ -277,6 +294,7 @@ impl Running {
 /// What a service does with those who connect to it.
 struct Desk {
     routes: RouteTable,
+    on_batch: Option<Box<OnBatch>>,
     course_gates: Arc<CourseGates>,
     /// Where slow handlers run; none if there are none.
     pool: Option<Pool>,
@@ -344,6 +362,12 @@ impl Answerer for Desk {
         say(Level::Info, "gone", peer.address().ip(), format_args!("{} gone", peer.address()));
         lock(&self.guests.connected).remove(&peer.id());
         self.streams.forget(peer.id());
+    }
+
+    fn batch(&self, batch: Batch) {
+        if let Some(told) = &self.on_batch {
+            told(batch);
+        }
     }
 
     fn packet(&self, peer: &Arc<Peer>, head: &Head<'_>) {

@@ -40,7 +40,7 @@ use guesses::Guesser;
 use input::Fields;
 use model::{Changes, NewUser, Role, User};
 use passwords::{HashingPool, Password, PasswordHash, Token};
-use store::{ANSWER_IN_TIME, Store, StoreError};
+use store::{ANSWER_IN_TIME, Sees, Store, StoreError};
 
 /// The process that serves users.
 pub const USERS: Identity = Identity { name: "users", port: 9020, port_variable: "USERS_PORT" };
@@ -80,7 +80,9 @@ pub fn service(database: &Path, settings: Settings) -> Result<Service, String> {
             Err(failure) => responder.answer(&Err(failure)),
         }
     };
+    let batches = users.clone();
     Ok(Service::with_identity(USERS)
+        .on_batch(move |batch| batches.store.on_batch(batch))
         .route_later("GET", "/users", handler(Users::read))
         .route_later("GET", "/users/changes", handler(Users::changes))
         .route_later("POST", "/users", handler(Users::create))
@@ -118,15 +120,15 @@ impl Users {
         let claim = self.claim(request)?;
         let (users, deadline) = (self.clone(), request.deadline());
         Ok(Box::new(move |responder| {
-            let Some(seq) = seq else { return responder.answer(&users.run(&query, claim)) };
+            let Some(seq) = seq else { return responder.answer(&users.run(&query, claim, Sees::Batch)) };
             let deadline = deadline.unwrap_or_else(|| Instant::now() + DEFAULT_TIMEOUT);
             // The refusal must be there while the asker still waits for it.
             let deadline = deadline.checked_sub(ANSWER_IN_TIME).unwrap_or(deadline);
             // What another process has committed is seen by reading, before the feed has told of it.
             match users.store.read(model::last_seq) {
-                Ok(last) if last >= seq => responder.answer(&users.run(&query, claim)),
+                Ok(last) if last >= seq => responder.answer(&users.run(&query, claim, Sees::Newest)),
                 Ok(_) => users.feed.clone().wait_for(seq, deadline, move |happened| {
-                    responder.answer(&happened.and_then(|()| users.run(&query, claim)));
+                    responder.answer(&happened.and_then(|()| users.run(&query, claim, Sees::Newest)));
                 }),
                 Err(error) => responder.answer(&Err(error.into())),
             }
@@ -141,10 +143,10 @@ impl Users {
         Ok(Query::Page { limit: fields.limit()?, after: fields.after()?, email: fields.email()? })
     }
 
-    fn run(&self, query: &Query, claim: Claim) -> Result<Reply, Failure> {
+    fn run(&self, query: &Query, claim: Claim, sees: Sees) -> Result<Reply, Failure> {
         match query {
             Query::One(id) => {
-                let read = self.store.read(|db| Ok((claim.asker(db)?, model::get(db, *id)?)));
+                let read = self.store.read_as(sees, |db| Ok((claim.asker(db)?, model::get(db, *id)?)));
                 let (asker, (user, seq)) = read.map_err(|error| about(*id, error))?;
                 let user = user.shown_to(&asker);
                 Reply::ok(&user)?.with("seq", seq)?.with("etag", version(&user))

@@ -37,8 +37,37 @@ pub trait Answerer: Send + Sync + 'static {
     /// A packet has come. Runs on the connection's own thread: what waits here makes this peer wait.
     fn packet(&self, peer: &Arc<Peer>, head: &Head<'_>);
 
+    /// The packets from here on, until the batch ends, had all come before it began. Runs on the connection's own thread,
+    /// as [`packet`](Self::packet) does.
+    fn batch(&self, _batch: Batch) {}
+
     /// The peer sends no more. Called once for every `connected`.
     fn gone(&self, _peer: &Arc<Peer>) {}
+}
+
+/// Packets of one peer that came together, but for the first of them: whatever they have in common can be done once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Batch {
+    /// At least one more packet is here already.
+    Begins,
+    /// The last of them has been handed over.
+    Ends,
+}
+
+/// A batch that has begun. Dropping it ends it.
+struct OpenBatch<'a, A: Answerer>(&'a A);
+
+impl<'a, A: Answerer> OpenBatch<'a, A> {
+    fn begin(answerer: &'a A) -> Self {
+        answerer.batch(Batch::Begins);
+        Self(answerer)
+    }
+}
+
+impl<A: Answerer> Drop for OpenBatch<'_, A> {
+    fn drop(&mut self) {
+        self.0.batch(Batch::Ends);
+    }
 }
 
 /// One who has connected to us.
@@ -81,6 +110,7 @@ impl<A: Answerer> PacketServer<A> {
 
     fn read_packets(&self, peer: &Arc<Peer>) -> Result<(), FrameError> {
         let mut inbound = Inbound::new(peer.connection.stream.clone(), self.max_frame_bytes);
+        let mut batch = None;
         while let Some(frame) = inbound.next_frame()? {
             let head = Head::parse(frame).map_err(|error| {
                 let offence = Offence::of(frame.as_bytes(), self.max_frame_bytes);
@@ -88,8 +118,11 @@ impl<A: Answerer> PacketServer<A> {
             })?;
             log::debug!("{} → {}, {} bytes", peer.address(), Described(&head), wire_len(frame));
             self.answerer.packet(peer, &head);
-            // Answers to packets that came together leave together.
-            if !inbound.has_frame() {
+            if inbound.has_frame() {
+                batch.get_or_insert_with(|| OpenBatch::begin(self.answerer.as_ref()));
+            } else {
+                batch = None;
+                // Answers to packets that came together leave together.
                 peer.outbox.flush();
             }
         }

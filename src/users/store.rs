@@ -1,6 +1,7 @@
 //! The database of the users service: SQLite, many readers, one writer.
 //!
-//! - *Reads* run on the caller's thread, over a connection from a small pool.
+//! - *Reads* run on the caller's thread, over a connection from a small pool. Those of requests that came together may
+//!   share one read transaction ([`Sees::Batch`]): to begin and end one costs more than to read a row.
 //! - *Writes* queue for one writer thread. It takes what waits together, runs it in one transaction (each write
 //!   in a savepoint of its own, so that one that fails undoes nothing else), commits once, and only then reports.
 //!   One `fsync` thus carries many writes, and what is reported as done survives a power cut.
@@ -8,9 +9,11 @@
 //! In WAL mode a read that begins after a commit sees it, in this process and in every other on the same file:
 //! that is all there is to "read your writes".
 
+use std::cell::RefCell;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Condvar, LazyLock, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -23,6 +26,7 @@ use super::model;
 use crate::metrics::STORE;
 use crate::packet::Failure;
 use crate::pool::no_thread;
+use crate::service::{Batch, answer_together};
 use crate::sync::lock;
 
 /// The migrations, in order: the first makes version 1 out of an empty file. Each one is applied once.
@@ -40,7 +44,7 @@ const BUSY_TIMEOUT: Duration = Duration::from_secs(3);
 pub const ANSWER_IN_TIME: Duration = Duration::from_millis(100);
 
 /// How many connections there are for reading. Reads are short: more would only cost memory.
-const MAX_READERS: usize = 8;
+pub(super) const MAX_READERS: usize = 8;
 
 /// How many writes may wait. The next is refused.
 const MAX_WAITING_WRITES: usize = 1024;
@@ -50,6 +54,8 @@ const MAX_BATCH: usize = 128;
 
 /// The database file, opened.
 pub struct Store {
+    /// No other store of this process has it.
+    id: u64,
     path: PathBuf,
     readers: Mutex<Readers>,
     returned: Condvar,
@@ -59,6 +65,32 @@ pub struct Store {
 struct Readers {
     idle: Vec<Connection>,
     open: usize,
+}
+
+/// Which state of the database a read sees.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sees {
+    /// All that has been committed when it begins.
+    Newest,
+    /// All that had been committed when its batch began, if there is one ([`Store::on_batch`]). Every request of the
+    /// batch had come by then, so whatever its asker knew to be committed is in it. For reads that tell nobody but
+    /// this asker: whoever compares with what other threads know by now needs the newest.
+    Batch,
+}
+
+/// How many stores this process has opened.
+static STORES: AtomicU64 = AtomicU64::new(0);
+
+/// The batch of requests that this thread works on.
+struct OpenBatch {
+    /// Whose it is.
+    store: u64,
+    /// In a read transaction; nothing before the first read.
+    connection: Option<Connection>,
+}
+
+thread_local! {
+    static BATCH: RefCell<Option<OpenBatch>> = const { RefCell::new(None) };
 }
 
 /// Why something could not be read or written.
@@ -118,7 +150,8 @@ impl Store {
             .spawn(move || write_all(database, &queue))
             .map_err(no_thread)?;
         let readers = Mutex::new(Readers { idle: vec![reader], open: 1 });
-        Ok(Self { path: path.to_owned(), readers, returned: Condvar::new(), writes })
+        let id = STORES.fetch_add(1, Ordering::Relaxed);
+        Ok(Self { id, path: path.to_owned(), readers, returned: Condvar::new(), writes })
     }
 
     /// How many writes wait for the writer thread.
@@ -130,7 +163,7 @@ impl Store {
     /// Reads over a connection that is idle just now; nothing if there is none, or it fails.
     pub fn read_if_idle<T>(&self, work: impl FnOnce(&Connection) -> Result<T, StoreError>) -> Option<T> {
         let connection = lock(&self.readers).idle.pop();
-        let lent = Lent { store: self, connection };
+        let lent = Lent { store: self, connection, in_batch: false };
         work(lent.connection.as_ref()?).ok()
     }
 
@@ -140,14 +173,25 @@ impl Store {
         explain_start(&self.path, error)
     }
 
-    /// Reads on the caller's thread.
+    /// Reads on the caller's thread, and sees the newest state.
     ///
     /// # Errors
     /// Those of `work`, and [`StoreError::Busy`] if no connection came free in time.
     pub fn read<T>(&self, work: impl FnOnce(&Connection) -> Result<T, StoreError>) -> Result<T, StoreError> {
-        let connection = self.reader()?;
-        // Given back on every path, also when `work` panics.
-        let lent = Lent { store: self, connection: Some(connection) };
+        self.read_as(Sees::Newest, work)
+    }
+
+    /// Reads on the caller's thread, and sees what is asked for. `work` must not begin a transaction if that is the
+    /// state of its batch.
+    ///
+    /// # Errors
+    /// As [`read`](Self::read).
+    pub fn read_as<T>(
+        &self,
+        sees: Sees,
+        work: impl FnOnce(&Connection) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        let lent = self.lend(sees)?;
         match &lent.connection {
             Some(connection) => work(connection),
             None => Err(StoreError::Busy),
@@ -186,6 +230,39 @@ impl Store {
         outcome.recv_timeout(2 * BUSY_TIMEOUT).unwrap_or(Err(StoreError::Busy))
     }
 
+    /// Begins and ends a batch of requests on this thread.
+    pub fn on_batch(&self, batch: Batch) {
+        let begun = match batch {
+            Batch::Begins => Some(OpenBatch { store: self.id, connection: None }),
+            Batch::Ends => None,
+        };
+        let ended = BATCH.replace(begun).filter(|ended| ended.store == self.id);
+        if let Some(connection) = ended.and_then(|ended| ended.connection) {
+            self.give_back(connection);
+        }
+    }
+
+    /// A connection for one read. All reads of a batch use the same, or those who hold one would wait for those who
+    /// hold another.
+    fn lend(&self, sees: Sees) -> Result<Lent<'_>, StoreError> {
+        let held = BATCH.with_borrow_mut(|batch| {
+            let batch = batch.as_mut().filter(|batch| batch.store == self.id)?;
+            Some(batch.connection.take())
+        });
+        let in_batch = held.is_some();
+        let connection = held.flatten().map_or_else(|| self.reader(), Ok)?;
+        // Given back on every path, also when the work panics.
+        let lent = Lent { store: self, connection: Some(connection), in_batch };
+        if let (true, Some(connection)) = (in_batch, &lent.connection) {
+            match sees {
+                Sees::Batch if connection.is_autocommit() => run(connection, "BEGIN")?,
+                Sees::Newest if !connection.is_autocommit() => run(connection, "COMMIT")?,
+                _ => {}
+            }
+        }
+        Ok(lent)
+    }
+
     fn reader(&self) -> Result<Connection, StoreError> {
         let deadline = Instant::now() + BUSY_TIMEOUT;
         let mut may_open = true;
@@ -214,6 +291,17 @@ impl Store {
         }
     }
 
+    /// Takes a connection back into the pool, out of its transaction: the next read would see an old state.
+    fn give_back(&self, connection: Connection) {
+        if connection.is_autocommit() || run(&connection, "COMMIT").is_ok() {
+            lock(&self.readers).idle.push(connection);
+            self.returned.notify_one();
+        } else {
+            drop(connection);
+            self.forget_reader();
+        }
+    }
+
     fn forget_reader(&self) {
         lock(&self.readers).open -= 1;
         self.returned.notify_one();
@@ -224,13 +312,22 @@ impl Store {
 struct Lent<'a> {
     store: &'a Store,
     connection: Option<Connection>,
+    /// It stays with this thread until the batch ends.
+    in_batch: bool,
 }
 
 impl Drop for Lent<'_> {
     fn drop(&mut self) {
-        if let Some(connection) = self.connection.take() {
-            lock(&self.store.readers).idle.push(connection);
-            self.store.returned.notify_one();
+        let Some(connection) = self.connection.take() else { return };
+        let for_the_pool = BATCH.with_borrow_mut(|batch| match batch {
+            Some(batch) if self.in_batch && batch.connection.is_none() => {
+                batch.connection = Some(connection);
+                None
+            }
+            _ => Some(connection),
+        });
+        if let Some(connection) = for_the_pool {
+            self.store.give_back(connection);
         }
     }
 }
@@ -322,9 +419,11 @@ impl Writer {
             Ok(()) => {
                 let (completions, committed) = self.write_and_commit(batch);
                 self.note(committed.as_ref().err());
-                for completion in completions {
-                    report(|| completion(committed.as_ref().copied().map_err(StoreError::again)));
-                }
+                answer_together(|| {
+                    for completion in completions {
+                        report(|| completion(committed.as_ref().copied().map_err(StoreError::again)));
+                    }
+                });
                 Vec::new()
             }
         }
@@ -334,7 +433,7 @@ impl Writer {
     fn begin(&mut self, batch: &[Box<dyn Write>]) -> Result<(), StoreError> {
         let patience = batch.iter().map(|job| job.patience()).min().unwrap_or_else(Instant::now);
         self.connection.busy_timeout(patience.saturating_duration_since(Instant::now()))?;
-        Ok(self.connection.execute_batch("BEGIN IMMEDIATE")?)
+        Ok(run(&self.connection, "BEGIN IMMEDIATE")?)
     }
 
     fn give_up_the_impatient(&mut self, batch: Vec<Box<dyn Write>>) -> Vec<Box<dyn Write>> {
@@ -377,7 +476,7 @@ impl Writer {
     fn commit(&mut self) -> Result<(), StoreError> {
         let bells = self.ringer.bells(&self.connection);
         still_open(&self.connection, None)?;
-        self.connection.execute_batch("COMMIT")?;
+        run(&self.connection, "COMMIT")?;
         self.ringer.ring(&bells);
         Ok(())
     }
@@ -415,21 +514,24 @@ fn run_in_savepoint(
     job: Box<dyn Write>,
     completions: &mut Vec<Completion>,
 ) -> Result<(), StoreError> {
-    if let Err(error) = transaction.execute_batch("SAVEPOINT one") {
+    if let Err(error) = run(transaction, "SAVEPOINT one") {
         let why = StoreError::from(error);
         report(|| job.refuse(why.again()));
         return Err(why);
     }
     let ran = catch_unwind(AssertUnwindSafe(|| job.run(transaction)));
-    let end = match ran {
+    let is_good = match ran {
         Ok((ran, completion)) => {
             completions.push(completion);
             still_open(transaction, ran.as_ref().err())?;
-            if ran.is_ok() { "RELEASE one" } else { "ROLLBACK TO one; RELEASE one" }
+            ran.is_ok()
         }
-        Err(_) => "ROLLBACK TO one; RELEASE one",
+        Err(_) => false,
     };
-    Ok(transaction.execute_batch(end)?)
+    if !is_good {
+        run(transaction, "ROLLBACK TO one")?;
+    }
+    Ok(run(transaction, "RELEASE one")?)
 }
 
 /// An error if SQLite has ended the transaction by itself, as it does after some failures.
@@ -469,6 +571,11 @@ fn create_private(path: &Path) -> std::io::Result<()> {
     }
 }
 
+/// Runs a statement that is run often.
+fn run(connection: &Connection, sql: &str) -> Result<(), rusqlite::Error> {
+    connection.prepare_cached(sql)?.execute([]).map(drop)
+}
+
 fn connect(path: &Path, busy_timeout: Duration) -> Result<Connection, StoreError> {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = Connection::open_with_flags(path, flags)?;
@@ -477,6 +584,8 @@ fn connect(path: &Path, busy_timeout: Duration) -> Result<Connection, StoreError
     connection.pragma_update(None, "synchronous", "FULL")?;
     // What a savepoint needs to be undone is small: it needs no file, which a full disk would refuse.
     connection.pragma_update(None, "temp_store", "MEMORY")?;
+    // In KiB. The file is in the system's memory as well: a larger copy here would be a second one.
+    connection.pragma_update(None, "cache_size", -1024)?;
     connection.set_prepared_statement_cache_capacity(32);
     Ok(connection)
 }

@@ -11,6 +11,7 @@ use rusqlite::Connection;
 use sha2::{Digest, Sha256};
 
 use super::*;
+use crate::service::Batch;
 
 /// Far more than anything here takes.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -212,6 +213,47 @@ fn a_read_that_panics_keeps_no_connection() {
         assert!(catch_unwind(read).is_err());
     }
     assert_eq!(scratch.emails(), [""; 0]);
+}
+
+#[test]
+fn the_reads_of_a_batch_see_what_was_committed_before_it_and_those_that_want_the_newest_see_that() {
+    let scratch = Scratch::new();
+    let count = |sees| {
+        let users = scratch.store().read_as(sees, |db| {
+            Ok(db.query_row("SELECT count(*) FROM users", [], |row| row.get::<_, usize>(0))?)
+        });
+        users.unwrap()
+    };
+    let add = |email: &'static str| {
+        scratch.write(move |db| create(db, email)).recv_timeout(PATIENCE).unwrap().unwrap();
+    };
+    add("before@example.com");
+    scratch.store().on_batch(Batch::Begins);
+    assert_eq!(count(Sees::Batch), 1);
+    add("during@example.com");
+    assert_eq!(count(Sees::Batch), 1, "one read transaction serves them all");
+    assert_eq!(count(Sees::Newest), 2);
+    assert_eq!(count(Sees::Batch), 2, "never an older state than one that was seen already");
+    scratch.store().on_batch(Batch::Ends);
+    add("after@example.com");
+    assert_eq!((count(Sees::Batch), count(Sees::Newest)), (3, 3));
+}
+
+#[test]
+fn no_batch_keeps_a_connection_nor_leaves_its_old_state_to_the_next_reader() {
+    let scratch = Scratch::new();
+    for _ in 0..3 * super::store::MAX_READERS {
+        scratch.store().on_batch(Batch::Begins);
+        let read = || scratch.store().read_as(Sees::Batch, |db| Ok(db.is_autocommit())).unwrap();
+        assert!(!read());
+        let panicked = catch_unwind(AssertUnwindSafe(|| {
+            let _ = scratch.store().read_as(Sees::Batch, |_| -> Outcome { panic!("a handler's mistake") });
+        }));
+        assert!(panicked.is_err());
+        assert!(!read());
+        scratch.store().on_batch(Batch::Ends);
+        assert!(scratch.store().read(|db| Ok(db.is_autocommit())).unwrap());
+    }
 }
 
 #[test]

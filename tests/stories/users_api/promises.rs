@@ -40,6 +40,41 @@ fn a_read_that_starts_after_a_write_was_answered_sees_it_through_any_instance() 
     assert!(stale.is_empty(), "{} stale reads: {stale:?}", stale.len());
 }
 
+/// With many at once, requests reach an instance in batches, and the reads of a batch share one state.
+#[test]
+fn a_read_that_starts_after_a_write_was_answered_sees_it_in_a_crowd_as_well() {
+    let system = System::with(2, &[]);
+    let http = system.http();
+    let ids: Vec<Value> =
+        (0..32).map(|one| system.create_user(&format!("{one}@example.com"), "0")["id"].clone()).collect();
+    let stale: usize = thread::scope(|scope| {
+        let askers: Vec<_> = ids
+            .iter()
+            .map(|id| {
+                let (path, mut connection) = (format!("/users/{id}"), http.connect());
+                scope.spawn(move || {
+                    let mut ask = |method: &str, body: &[u8]| {
+                        connection.send_request(method, &path, &[("Content-Type", "application/json")], body);
+                        let answer = connection.receive().unwrap();
+                        assert_eq!(answer.status, 200, "{}", answer.text());
+                        answer.results()["name"].clone()
+                    };
+                    let mut stale = 0;
+                    for round in 1..=60 {
+                        let written = json!(round.to_string());
+                        assert_eq!(ask("PATCH", json!({ "name": written }).to_string().as_bytes()), written);
+                        // Several: the gateway spreads them over both instances.
+                        stale += (0..4).filter(|_| ask("GET", b"") != written).count();
+                    }
+                    stale
+                })
+            })
+            .collect();
+        askers.into_iter().map(|asker| asker.join().unwrap()).sum()
+    });
+    assert_eq!(stale, 0, "stale reads");
+}
+
 #[test]
 fn what_was_answered_survives_kill_9() {
     let mut system = System::start();
