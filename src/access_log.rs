@@ -8,19 +8,14 @@
 //! The first is the gateway's, the second a service's. No field has a space in it, `-` stands for what is not
 //! there, and a query is never written down: it may hold a secret.
 
-use std::fmt::{self, Display, Write};
-use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use crate::stderr;
 
-/// The longest line, in bytes; what would be longer is cut.
+/// The longest line, in bytes: its fields are limited.
 const MAX_LINE_BYTES: usize = 1536;
-
-/// Room for a line as they nearly all are, in bytes.
-const USUAL_LINE_BYTES: usize = 320;
 
 /// The longest path, route, or name of a method or of an instance that is written, in bytes.
 const MAX_TEXT_BYTES: usize = 160;
@@ -83,63 +78,41 @@ pub struct ServiceLine<'a> {
 impl HttpLine<'_> {
     /// Writes the line, if lines are written.
     pub fn write(&self) {
-        write_line(self);
+        if is_on() {
+            stderr::access_line(MAX_LINE_BYTES, |line| self.append(line));
+        }
+    }
+
+    fn append(&self, line: &mut Vec<u8>) {
+        push_text(line, "ACCESS id=", Some(self.id));
+        push_ip(line, " client=", self.client);
+        push_text(line, " method=", self.method);
+        push_text(line, " path=", self.target.and_then(path));
+        push_text(line, " route=", self.route);
+        push_text(line, " instance=", self.instance);
+        push_number(line, " status=", self.status.into());
+        push_number(line, " bytes=", self.bytes as u64);
+        push_millis(line, " ms=", self.took);
     }
 }
 
 impl ServiceLine<'_> {
     /// Writes the line, if lines are written.
     pub fn write(&self) {
-        write_line(self);
+        if is_on() {
+            stderr::access_line(MAX_LINE_BYTES, |line| self.append(line));
+        }
     }
-}
 
-impl Display for HttpLine<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let path = self.target.and_then(path);
-        let [method, path, route, instance] = [self.method, path, self.route, self.instance].map(Field);
-        write!(f, "ACCESS id={} client={} method={method} path={path}", Field(Some(self.id)), self.client)?;
-        write!(f, " route={route} instance={instance} status={} bytes={}", self.status, self.bytes)?;
-        write!(f, " ms={}", Millis(self.took))
+    fn append(&self, line: &mut Vec<u8>) {
+        push_text(line, "ACCESS id=", self.id);
+        push_address(line, " peer=", self.peer);
+        push_text(line, " method=", Some(self.method));
+        push_text(line, " uri=", path(self.uri));
+        push_number(line, " errorcode=", self.errorcode.into());
+        push_number(line, " bytes=", self.bytes as u64);
+        push_millis(line, " ms=", self.took);
     }
-}
-
-impl Display for ServiceLine<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let [id, method, uri] = [self.id, Some(self.method), path(self.uri)].map(Field);
-        write!(f, "ACCESS id={id} peer={} method={method} uri={uri}", self.peer)?;
-        write!(f, " errorcode={} bytes={} ms={}", self.errorcode, self.bytes, Millis(self.took))
-    }
-}
-
-fn write_line(line: &impl Display) {
-    if !is_on() {
-        return;
-    }
-    if !write_within::<USUAL_LINE_BYTES>(line) {
-        write_long(line);
-    }
-}
-
-/// Never inlined: what its buffer takes of the stack would be taken for every line, and clearing it costs more than most
-/// lines do.
-#[inline(never)]
-fn write_long(line: &impl Display) {
-    write_within::<MAX_LINE_BYTES>(line);
-}
-
-/// Writes a line that has no more than so many bytes, or says that it has more. On the stack: a line costs no
-/// allocation.
-fn write_within<const BYTES: usize>(line: &impl Display) -> bool {
-    let mut buffer = [0; BYTES];
-    let mut rest = &mut buffer[..];
-    let fits = io::Write::write_fmt(&mut rest, format_args!("{line}")).is_ok();
-    let left = rest.len();
-    // What does not fit is cut; the fields are limited, so that all of ours fit.
-    if fits || BYTES == MAX_LINE_BYTES {
-        stderr::access_line(&buffer[..BYTES - left]);
-    }
-    fits
 }
 
 /// The path of a target: without the query, and without the name and password that may stand before a host.
@@ -149,36 +122,78 @@ fn path(target: &str) -> Option<&str> {
     Some(after_scheme.unwrap_or(target)).filter(|path| path.starts_with('/'))
 }
 
-/// A field's value, without anything that could end it or begin another: such bytes are written as in an URL.
-struct Field<'a>(Option<&'a str>);
+// What follows is written by hand, without the formatting of the standard library: it is done for every request in every
+// process, and would be the most of what a line costs.
 
-impl Display for Field<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Some(text) = self.0.filter(|text| !text.is_empty()) else { return f.write_char('-') };
-        let plain = |byte: u8| byte.is_ascii_graphic() && !matches!(byte, b'"' | b'\\' | b'=');
-        if text.len() <= MAX_TEXT_BYTES && text.bytes().all(plain) {
-            return f.write_str(text);
+/// A field's value, without anything that could end it or begin another: such bytes are written as in an URL.
+fn push_text(line: &mut Vec<u8>, name: &str, text: Option<&str>) {
+    line.extend_from_slice(name.as_bytes());
+    let Some(text) = text.filter(|text| !text.is_empty()) else { return line.push(b'-') };
+    let plain = |byte: u8| byte.is_ascii_graphic() && !matches!(byte, b'"' | b'\\' | b'=');
+    if text.len() <= MAX_TEXT_BYTES && text.bytes().all(plain) {
+        return line.extend_from_slice(text.as_bytes());
+    }
+    let mut written = 0;
+    for byte in text.bytes() {
+        written += if plain(byte) { 1 } else { 3 };
+        if written > MAX_TEXT_BYTES {
+            return line.extend_from_slice(b"...");
         }
-        let mut written = 0;
-        for byte in text.bytes() {
-            written += if plain(byte) { 1 } else { 3 };
-            if written > MAX_TEXT_BYTES {
-                return f.write_str("...");
-            }
-            if plain(byte) { f.write_char(char::from(byte))? } else { write!(f, "%{byte:02X}")? }
+        if plain(byte) {
+            line.push(byte);
+        } else {
+            let hex = |digit: u8| b"0123456789ABCDEF"[usize::from(digit)];
+            line.extend_from_slice(&[b'%', hex(byte >> 4), hex(byte & 15)]);
         }
-        Ok(())
     }
 }
 
-/// Milliseconds, with three decimals.
-struct Millis(Duration);
-
-impl Display for Millis {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let micros = self.0.as_micros();
-        write!(f, "{}.{:03}", micros / 1000, micros % 1000)
+fn push_number(line: &mut Vec<u8>, name: &str, mut number: u64) {
+    line.extend_from_slice(name.as_bytes());
+    let mut digits = [0; 20];
+    let mut begin = digits.len();
+    loop {
+        begin -= 1;
+        digits[begin] = digit(number);
+        number /= 10;
+        if number == 0 {
+            return line.extend_from_slice(&digits[begin..]);
+        }
     }
+}
+
+fn push_ip(line: &mut Vec<u8>, name: &str, ip: IpAddr) {
+    match ip {
+        IpAddr::V4(v4) => {
+            let [first, rest @ ..] = v4.octets();
+            push_number(line, name, first.into());
+            for octet in rest {
+                push_number(line, ".", octet.into());
+            }
+        }
+        IpAddr::V6(v6) => line.extend_from_slice(format!("{name}{v6}").as_bytes()),
+    }
+}
+
+fn push_address(line: &mut Vec<u8>, name: &str, address: SocketAddr) {
+    match address {
+        SocketAddr::V4(v4) => {
+            push_ip(line, name, IpAddr::V4(*v4.ip()));
+            push_number(line, ":", v4.port().into());
+        }
+        SocketAddr::V6(v6) => line.extend_from_slice(format!("{name}{v6}").as_bytes()),
+    }
+}
+
+fn digit(number: u64) -> u8 {
+    b'0' + u8::try_from(number % 10).unwrap_or_default()
+}
+
+/// Milliseconds, with three decimals.
+fn push_millis(line: &mut Vec<u8>, name: &str, took: Duration) {
+    let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+    push_number(line, name, micros / 1000);
+    line.extend_from_slice(&[b'.', digit(micros / 100), digit(micros / 10), digit(micros)]);
 }
 
 #[cfg(test)]
@@ -201,23 +216,48 @@ mod tests {
         }
     }
 
+    fn text(append: impl FnOnce(&mut Vec<u8>)) -> String {
+        let mut line = Vec::new();
+        append(&mut line);
+        String::from_utf8(line).unwrap()
+    }
+
+    fn told(target: &str, route: Option<&str>) -> String {
+        text(|out| line(target, route).append(out))
+    }
+
     #[test]
     fn a_line_has_all_fields() {
         assert_eq!(
-            line("/users/1?token=secret", Some("/users")).to_string(),
+            told("/users/1?token=secret", Some("/users")),
             "ACCESS id=a-1 client=127.0.0.1 method=GET path=/users/1 route=/users instance=127.0.0.1:9020 status=200 \
              bytes=12 ms=1.234"
         );
         let peer = SocketAddr::from((Ipv4Addr::LOCALHOST, 4711));
         let took = Duration::from_secs(5);
-        let told = ServiceLine { id: None, peer, method: "GET", uri: "/a", errorcode: 0, bytes: 3, took }
-            .to_string();
+        let service = ServiceLine { id: None, peer, method: "GET", uri: "/a", errorcode: 0, bytes: 3, took };
+        let told = text(|out| service.append(out));
         assert_eq!(told, "ACCESS id=- peer=127.0.0.1:4711 method=GET uri=/a errorcode=0 bytes=3 ms=5000.000");
     }
 
     #[test]
+    fn numbers_and_addresses_are_written_as_the_standard_library_writes_them() {
+        for number in [0, 9, 10, 4711, u64::MAX] {
+            assert_eq!(text(|out| push_number(out, "n=", number)), format!("n={number}"));
+        }
+        for address in ["10.0.200.3:1", "255.255.255.255:65535", "[::1]:80", "[2001:db8::7]:0"] {
+            let address: SocketAddr = address.parse().unwrap();
+            assert_eq!(text(|out| push_address(out, "a=", address)), format!("a={address}"));
+            assert_eq!(text(|out| push_ip(out, "a=", address.ip())), format!("a={}", address.ip()));
+        }
+        for (micros, told) in [(0, "0.000"), (7, "0.007"), (1_234, "1.234"), (60_000_010, "60000.010")] {
+            assert_eq!(text(|out| push_millis(out, "", Duration::from_micros(micros))), told);
+        }
+    }
+
+    #[test]
     fn what_a_client_sends_can_neither_end_a_field_nor_begin_one() {
-        let told = line("/a b\tstatus=500\n\"c\"\\ü", None).to_string();
+        let told = told("/a b\tstatus=500\n\"c\"\\ü", None);
         assert!(told.contains(" path=/a%20b%09status%3D500%0A%22c%22%5C%C3%BC route=- "), "{told}");
         assert_eq!(told.split(' ').count(), 10);
     }
@@ -225,11 +265,11 @@ mod tests {
     #[test]
     fn secrets_before_and_after_the_path_stay_out() {
         for target in ["http://kim:secret@host/a", "https://kim:secret@host/a?b", "/a?secret", "/a#secret"] {
-            let told = line(target, None).to_string();
+            let told = told(target, None);
             assert!(told.contains(" path=/a ") && !told.contains("secret"), "{told}");
         }
         for target in ["kim:secret@host:443", "*", "", "secret"] {
-            let told = line(target, None).to_string();
+            let told = told(target, None);
             assert!(told.contains(" path=- ") && !told.contains("secret"), "{told}");
         }
     }
@@ -241,7 +281,7 @@ mod tests {
         (longest.method, longest.instance) = (Some(long.as_str()), Some(long.as_str()));
         longest.id = &long;
         (longest.bytes, longest.took) = (usize::MAX, Duration::from_secs(u64::MAX / 1000));
-        let told = longest.to_string();
+        let told = text(|out| longest.append(out));
         assert!(told.len() <= MAX_LINE_BYTES, "{} bytes: {told}", told.len());
         assert!(told.contains("...") && told.contains(" ms="), "{told}");
     }

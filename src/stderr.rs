@@ -22,7 +22,7 @@ const LIMIT_BYTES: usize = ACCESS_LIMIT_BYTES + 256 * 1024;
 const HURRY_BYTES: usize = ACCESS_LIMIT_BYTES / 4;
 
 /// How long access lines gather after a write.
-const GATHER: Duration = Duration::from_millis(25);
+const GATHER: Duration = Duration::from_millis(10);
 
 /// A buffer that grew beyond this is given back to the allocator.
 const KEEP_BYTES: usize = 2 * HURRY_BYTES;
@@ -114,18 +114,18 @@ pub fn start() -> io::Result<()> {
     spawn("log", || OUT.run()).map(drop)
 }
 
-/// Leaves an access line, which is given the time and its end here. Never waits for whoever reads stderr.
-pub fn access_line(line: &[u8]) {
+/// Leaves an access line of at most `max_bytes`, which `append` writes, and which is given the time and its end here.
+/// Never waits for whoever reads stderr.
+pub fn access_line(max_bytes: usize, append: impl FnOnce(&mut Vec<u8>)) {
     let now = since_epoch();
     let mut state = lock(&OUT.state);
-    let before = state.waiting.len();
-    if before + line.len() > ACCESS_LIMIT_BYTES {
+    if state.waiting.len() + max_bytes > ACCESS_LIMIT_BYTES {
         state.access_dropped += 1;
         LOG.access_dropped.inc();
         return;
     }
     state.push_stamp(now);
-    state.waiting.extend_from_slice(line);
+    append(&mut state.waiting);
     state.waiting.push(b'\n');
     let hurry = state.waiting.len() >= HURRY_BYTES;
     OUT.appended(state, hurry);

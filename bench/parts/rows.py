@@ -72,11 +72,13 @@ def load(processes, port, row, emit):
 
 
 def idle(contender, emit):
-    """What a connection costs that has been served once and then says nothing."""
+    """What a connection costs that has been served once and then says nothing. What the processes need once, such as the
+    buffers of a log, is there before it begins."""
     with Processes() as processes:
         port = contender.start(processes)
         await_status(port, "/users?limit=20", processes=processes)
         seed(port, 1)
+        run_wrk(processes, port, 8, WARM_UP_S, "/users/1")
         before, connections = processes.pss_mb(), []
         try:
             connections = [greet(port) for _ in range(IDLE_CONNECTIONS)]

@@ -62,7 +62,7 @@ const FIRST_READ_BYTES: usize = 256;
 const READ_BYTES: usize = 2 * 1024;
 
 /// Room for the head of an answer as they nearly all are, in bytes.
-const USUAL_HEAD_BYTES: usize = 320;
+const USUAL_HEAD_BYTES: usize = 224;
 
 /// The most bytes on the wire for a chunked body: chunk sizes count too, and may not go on for ever.
 const MAX_CHUNKED_BYTES: usize = 4 * MAX_BODY_BYTES;
