@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use libfuzzer_sys::fuzz_target;
 use pilcrow::gateway::HttpRequest;
-use pilcrow::gateway::http::fuzz_doors::requests;
+use pilcrow::gateway::http::fuzz_doors::{LEAST_ROOM_BYTES, requests};
 use pilcrow_fuzz::cut;
 use tiny_http::Header;
 
@@ -21,8 +21,10 @@ const MAX_PIECES: usize = 100;
 
 fuzz_target!(|input: &[u8]| {
     let [seed, bytes @ ..] = input else { return };
-    let whole = read(&bytes.chunks(1500).collect::<Vec<_>>());
-    let mut pieces = cut(bytes, *seed);
+    // Of a datagram that is longer than the room for it, the rest would be lost.
+    let whole = read(&bytes.chunks(LEAST_ROOM_BYTES).collect::<Vec<_>>());
+    let mut pieces: Vec<&[u8]> =
+        cut(bytes, *seed).into_iter().flat_map(|piece| piece.chunks(LEAST_ROOM_BYTES)).collect();
     if pieces.len() > MAX_PIECES {
         pieces = bytes.chunks(bytes.len() / MAX_PIECES + 1).collect();
     }

@@ -630,7 +630,10 @@ fn linger(reader: &mut Reader<'_>, stream: &TcpStream) {
 #[cfg(fuzzing)]
 #[doc(hidden)]
 pub mod fuzz_doors {
-    use super::{Arc, Backlog, Broken, Front, HttpRequest, IpAddr, Reader, TcpStream};
+    use super::{Arc, Backlog, Broken, FIRST_READ_BYTES, Front, HttpRequest, IpAddr, Reader, TcpStream};
+
+    /// The least room that is made for a read, in bytes.
+    pub const LEAST_ROOM_BYTES: usize = FIRST_READ_BYTES;
 
     /// Reads the requests of one connection until it ends; the status that the last one was refused with, if it was.
     pub fn requests(stream: &Arc<TcpStream>, peer: IpAddr) -> (Vec<HttpRequest>, Option<u16>) {
