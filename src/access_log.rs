@@ -12,6 +12,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use crate::clock::three_digits;
 use crate::stderr;
 
 /// The longest line, in bytes: its fields are limited.
@@ -154,7 +155,7 @@ fn push_number(line: &mut Vec<u8>, name: &str, mut number: u64) {
     let mut begin = digits.len();
     loop {
         begin -= 1;
-        digits[begin] = digit(number);
+        digits[begin] = b'0' + u8::try_from(number % 10).unwrap_or_default();
         number /= 10;
         if number == 0 {
             return line.extend_from_slice(&digits[begin..]);
@@ -185,15 +186,12 @@ fn push_address(line: &mut Vec<u8>, name: &str, address: SocketAddr) {
     }
 }
 
-fn digit(number: u64) -> u8 {
-    b'0' + u8::try_from(number % 10).unwrap_or_default()
-}
-
 /// Milliseconds, with three decimals.
 fn push_millis(line: &mut Vec<u8>, name: &str, took: Duration) {
     let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
     push_number(line, name, micros / 1000);
-    line.extend_from_slice(&[b'.', digit(micros / 100), digit(micros / 10), digit(micros)]);
+    line.push(b'.');
+    line.extend_from_slice(&three_digits(took.subsec_micros()));
 }
 
 #[cfg(test)]

@@ -63,6 +63,7 @@
 //! `docs/decisions.md`.
 
 pub mod access_log;
+pub mod clock;
 pub mod context;
 pub mod distributor;
 pub mod gateway;

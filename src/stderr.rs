@@ -7,8 +7,9 @@
 
 use std::io::{self, Write};
 use std::sync::{Condvar, LazyLock, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
+use crate::clock::{SECOND_BYTES, second_text, since_epoch, three_digits};
 use crate::metrics::LOG;
 use crate::net::spawn;
 use crate::sync::lock;
@@ -26,9 +27,6 @@ const GATHER: Duration = Duration::from_millis(10);
 
 /// A buffer that grew beyond this is given back to the allocator.
 const KEEP_BYTES: usize = 2 * HURRY_BYTES;
-
-/// How a time is written up to its seconds.
-const STAMP_BYTES: usize = "2026-11-22T19:43:22".len();
 
 static OUT: Out = Out { state: Mutex::new(State::new()), wake: Condvar::new(), written: Condvar::new() };
 
@@ -51,7 +49,7 @@ struct State {
     other_dropped: u64,
     /// The second that `stamp` tells of: within one, the time is written once.
     second: u64,
-    stamp: [u8; STAMP_BYTES],
+    stamp: [u8; SECOND_BYTES],
 }
 
 /// What the thread does.
@@ -74,20 +72,18 @@ impl State {
             access_dropped: 0,
             other_dropped: 0,
             second: u64::MAX,
-            stamp: [b'0'; STAMP_BYTES],
+            stamp: [b'0'; SECOND_BYTES],
         }
     }
 
     fn push_stamp(&mut self, now: Duration) {
         if self.second != now.as_secs() {
             self.second = now.as_secs();
-            self.stamp = stamp(self.second);
+            self.stamp = second_text(self.second);
         }
         self.waiting.extend_from_slice(&self.stamp);
-        // Three digits, by hand: this is done once for every request.
-        let millis = now.subsec_millis();
-        let digit = |place: u32| b'0' + u8::try_from(millis / place % 10).unwrap_or_default();
-        self.waiting.extend_from_slice(&[b'.', digit(100), digit(10), digit(1), b'Z', b' ']);
+        let [first, second, third] = three_digits(now.subsec_millis());
+        self.waiting.extend_from_slice(&[b'.', first, second, third, b'Z', b' ']);
     }
 
     /// What was lost, in a line of its own.
@@ -211,48 +207,5 @@ impl Out {
                 state = self.wake.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
             }
         }
-    }
-}
-
-fn since_epoch() -> Duration {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
-}
-
-/// This second since 1970 as RFC 3339 writes it, without the `Z`.
-fn stamp(second: u64) -> [u8; STAMP_BYTES] {
-    let (day, of_day) = (second / 86_400, second % 86_400);
-    let (year, month, day) = date(day);
-    let (hour, minute, second) = (of_day / 3600, of_day / 60 % 60, of_day % 60);
-    let text = format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}");
-    text.as_bytes().try_into().unwrap_or([b'9'; STAMP_BYTES])
-}
-
-/// The date of a day since 1970. The years are counted from a March, so that the day which only some years have is
-/// the last one.
-fn date(day: u64) -> (u64, u64, u64) {
-    const DAYS_OF_400_YEARS: u64 = 146_097;
-    let day = day + 719_468; // from 1 March of the year 0
-    let (era, day) = (day / DAYS_OF_400_YEARS, day % DAYS_OF_400_YEARS);
-    let year = (day - day / 1460 + day / 36_524 - day / 146_096) / 365;
-    let day = day - (365 * year + year / 4 - year / 100);
-    let month = (5 * day + 2) / 153; // 0 is March
-    let day = day - (153 * month + 2) / 5 + 1;
-    let month = if month < 10 { month + 3 } else { month - 9 };
-    (era * 400 + year + u64::from(month <= 2), month, day)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::stamp;
-
-    #[test]
-    fn a_second_is_written_as_rfc_3339_has_it() {
-        let at = |second: u64| String::from_utf8(stamp(second).to_vec()).unwrap();
-        assert_eq!(at(0), "1970-01-01T00:00:00");
-        assert_eq!(at(951_782_399), "2000-02-28T23:59:59");
-        assert_eq!(at(951_782_400), "2000-02-29T00:00:00");
-        assert_eq!(at(1_767_225_599), "2025-12-31T23:59:59");
-        assert_eq!(at(1_795_376_602), "2026-11-22T19:43:22");
-        assert_eq!(at(4_107_542_400), "2100-03-01T00:00:00");
     }
 }

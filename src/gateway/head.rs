@@ -9,10 +9,10 @@
 
 use std::io::{self, Write};
 use std::sync::RwLock;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use tiny_http::{HTTPVersion, Header, Response, StatusCode};
 
+use crate::clock::since_epoch;
 use crate::sync::{read, write};
 
 /// How many kinds of heads are kept. There are not more statuses in use than this; if there are, all begin anew.
@@ -50,7 +50,7 @@ pub fn append<'a>(
     length: usize,
     headers: impl Iterator<Item = (&'a str, &'a str)>,
 ) -> io::Result<()> {
-    let second = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+    let second = since_epoch().as_secs();
     if !append_printed(bytes, kind, second) {
         bytes.extend_from_slice(&print(kind, second)?);
     }

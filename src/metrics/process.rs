@@ -4,11 +4,11 @@
 
 use std::fs;
 use std::sync::LazyLock;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use prometheus::{Counter, IntGauge};
 
 use super::{gauge, registered};
+use crate::clock;
 
 /// In how many parts `/proc` cuts a second of processor time: the same on every Linux that we run on.
 const TICKS_PER_SECOND: f64 = 100.0;
@@ -36,8 +36,7 @@ static PROCESS: LazyLock<Option<Process>> = LazyLock::new(|| {
 /// Notes when this process began, and has the rest looked up when it is asked for.
 pub(super) fn register() {
     let began = gauge("process_start_time_seconds", "Start time of the process since the Unix epoch.");
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    began.set(i64::try_from(now.as_secs()).unwrap_or_default());
+    began.set(i64::try_from(clock::since_epoch().as_secs()).unwrap_or_default());
     LazyLock::force(&PROCESS);
 }
 

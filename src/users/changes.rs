@@ -300,9 +300,13 @@ impl Feed {
         pause
     }
 
-    /// The next changes to be sent. First they are read and then the subscribers' tokens are looked at: so no change
-    /// goes to a token that had ended before it.
+    /// The next changes to be sent; where there is nobody to send them to, they are only counted. First they are read
+    /// and then the subscribers' tokens are looked at: so no change goes to a token that had ended before it.
     fn news(&self, state: &mut State) -> Result<Vec<Change>, StoreError> {
+        if state.subscribers.is_empty() {
+            state.last = self.store.read(model::last_seq)?;
+            return Ok(Vec::new());
+        }
         let has_tokens = state.subscribers.iter().any(|one| one.asker.until().is_some());
         self.store.read(|db| {
             let changes = model::changes(db, state.last, PAGE)?;

@@ -8,8 +8,9 @@ use super::access::{Asker, TokenHash};
 use super::changes::Change;
 use super::passwords::PasswordHash;
 use super::store::StoreError;
+use crate::clock;
 
-/// This moment as it is stored: RFC 3339, UTC. One statement sees one moment.
+/// This moment in SQL, as it is stored: RFC 3339, UTC. One statement sees one moment.
 const NOW: &str = "strftime('%Y-%m-%dT%H:%M:%fZ', 'now')";
 
 /// The columns of a [`User`], in the order in which they are read.
@@ -124,15 +125,22 @@ fn user(row: &Row<'_>) -> rusqlite::Result<User> {
 
 /// Adds a user. [`StoreError::Taken`] if another has the e-mail.
 pub fn create(db: &Connection, new: &NewUser, keep: u64) -> Result<User, StoreError> {
-    let sql = format!(
-        "INSERT INTO users (email, email_key, name, password_hash, created_at, updated_at, changed_seq, role)
-         VALUES (?1, ?2, ?3, ?4, {NOW}, {NOW}, ?5, ?6) RETURNING {COLUMNS}"
-    );
+    let sql = "INSERT INTO users (email, email_key, name, password_hash, created_at, updated_at, changed_seq, role)
+               VALUES (?1, ?2, ?3, ?4, ?5, ?5, ?6, ?7)";
+    let (seq, now) = (last_seq(db)? + 1, now());
     let hash = new.password.as_ref().map(PasswordHash::as_str);
-    let seq = last_seq(db)? + 1;
-    let values = params![new.email, email_key(&new.email), new.name, hash, seq, new.role.as_str()];
-    let user = db.prepare_cached(&sql)?.query_row(values, user)?;
-    record(db, seq, "created", user.id, Some(&user), keep)?;
+    let values = params![new.email, email_key(&new.email), new.name, hash, now, seq, new.role.as_str()];
+    db.prepare_cached(sql)?.execute(values)?;
+    let user = User {
+        id: db.last_insert_rowid(),
+        email: Some(new.email.clone()),
+        name: new.name.clone(),
+        created_at: now.clone(),
+        updated_at: now,
+        role: new.role,
+        changed_seq: seq,
+    };
+    record(db, "created", &user, &user.updated_at, keep)?;
     Ok(user)
 }
 
@@ -188,60 +196,66 @@ pub fn update(
     expected: Option<&[u64]>,
     keep: u64,
 ) -> Result<User, StoreError> {
-    let sql = format!(
-        "UPDATE users SET email = coalesce(?2, email), email_key = coalesce(?3, email_key),
-         name = coalesce(?4, name), password_hash = coalesce(?5, password_hash), updated_at = {NOW},
-         changed_seq = ?6 WHERE id = ?1 RETURNING {COLUMNS}"
-    );
-    expect_version(db, id, expected)?;
-    let hash = changes.password.as_ref().map(PasswordHash::as_str);
-    let seq = last_seq(db)? + 1;
-    let values = params![id, changes.email, changes.email.as_deref().map(email_key), changes.name, hash, seq];
-    let user =
-        db.prepare_cached(&sql)?.query_row(values, self::user).optional()?.ok_or(StoreError::NotFound)?;
-    if hash.is_some() {
+    let old = expect(db, id, expected)?;
+    if let Some(email) = &changes.email {
+        // By itself, or every change of a name would write the index of the e-mails as well.
+        let sql = "UPDATE users SET email = ?2, email_key = ?3 WHERE id = ?1";
+        db.prepare_cached(sql)?.execute(params![id, email, email_key(email)])?;
+    }
+    if let Some(password) = &changes.password {
+        let sql = "UPDATE users SET password_hash = ?2 WHERE id = ?1";
+        db.prepare_cached(sql)?.execute(params![id, password.as_str()])?;
         db.prepare_cached("DELETE FROM tokens WHERE user_id = ?1")?.execute([id])?;
     }
-    record(db, seq, "updated", id, Some(&user), keep)?;
+    let user = User {
+        email: changes.email.clone().or(old.email),
+        name: changes.name.clone().unwrap_or(old.name),
+        updated_at: now(),
+        changed_seq: last_seq(db)? + 1,
+        ..old
+    };
+    let sql = "UPDATE users SET name = ?2, updated_at = ?3, changed_seq = ?4 WHERE id = ?1";
+    db.prepare_cached(sql)?.execute(params![id, user.name, user.updated_at, user.changed_seq])?;
+    record(db, "updated", &user, &user.updated_at, keep)?;
     Ok(user)
 }
 
 /// Deletes a user and all its tokens; the user as it was last, under the number of its deletion. Errors as
 /// [`update`].
 pub fn delete(db: &Connection, id: i64, expected: Option<&[u64]>, keep: u64) -> Result<User, StoreError> {
-    let sql = format!("DELETE FROM users WHERE id = ?1 RETURNING {COLUMNS}");
-    expect_version(db, id, expected)?;
-    let user = db.prepare_cached(&sql)?.query_row([id], user).optional()?.ok_or(StoreError::NotFound)?;
-    let seq = last_seq(db)? + 1;
-    record(db, seq, "deleted", id, None, keep)?;
-    Ok(User { changed_seq: seq, ..user })
+    let old = expect(db, id, expected)?;
+    db.prepare_cached("DELETE FROM users WHERE id = ?1")?.execute([id])?;
+    let gone = User { changed_seq: last_seq(db)? + 1, ..old };
+    record(db, "deleted", &gone, &now(), keep)?;
+    Ok(gone)
 }
 
-fn expect_version(db: &Connection, id: i64, expected: Option<&[u64]>) -> Result<(), StoreError> {
-    let Some(expected) = expected else { return Ok(()) };
-    let sql = "SELECT changed_seq FROM users WHERE id = ?1";
-    let version: Option<u64> = db.prepare_cached(sql)?.query_row([id], |row| row.get(0)).optional()?;
-    match version {
-        None => Err(StoreError::NotFound),
-        Some(version) if expected.contains(&version) => Ok(()),
-        Some(_) => Err(StoreError::Changed),
+/// The user with this id, if its version is among the `expected` ones.
+fn expect(db: &Connection, id: i64, expected: Option<&[u64]>) -> Result<User, StoreError> {
+    let sql = "SELECT id, email, name, created_at, updated_at, changed_seq, role = 'admin' FROM users WHERE id = ?1";
+    let found = db.prepare_cached(sql)?.query_row([id], user).optional()?.ok_or(StoreError::NotFound)?;
+    match expected {
+        Some(expected) if !expected.contains(&found.changed_seq) => Err(StoreError::Changed),
+        _ => Ok(found),
     }
 }
 
-/// Writes a change into the feed, in the transaction that makes it, and forgets the one that is now too old.
-fn record(
-    db: &Connection,
-    seq: u64,
-    kind: &str,
-    user_id: i64,
-    user: Option<&User>,
-    keep: u64,
-) -> Result<(), StoreError> {
-    let json = user.and_then(|user| serde_json::to_string(user).ok());
-    let sql = format!("INSERT INTO changes (seq, kind, user_id, user, at) VALUES (?1, ?2, ?3, ?4, {NOW})");
-    db.prepare_cached(&sql)?.execute(params![seq, kind, user_id, json])?;
-    db.prepare_cached("DELETE FROM changes WHERE seq <= ?1")?.execute([seq.saturating_sub(keep)])?;
+/// Writes the change that has made this user what it is into the feed, in the transaction that makes it. Of those that
+/// are now too old a thousandth of what is kept is forgotten at a time.
+fn record(db: &Connection, kind: &str, user: &User, at: &str, keep: u64) -> Result<(), StoreError> {
+    let seq = user.changed_seq;
+    let json = if kind == "deleted" { None } else { serde_json::to_string(user).ok() };
+    let sql = "INSERT INTO changes (seq, kind, user_id, user, at) VALUES (?1, ?2, ?3, ?4, ?5)";
+    db.prepare_cached(sql)?.execute(params![seq, kind, user.id, json, at])?;
+    if seq > keep && seq.is_multiple_of((keep / 1000).max(1)) {
+        db.prepare_cached("DELETE FROM changes WHERE seq <= ?1")?.execute([seq - keep])?;
+    }
     Ok(())
+}
+
+/// This moment as it is stored.
+fn now() -> String {
+    clock::rfc3339(clock::since_epoch())
 }
 
 /// The number of the last change, 0 if there was none.
@@ -346,12 +360,12 @@ pub fn has_email(db: &Connection, id: i64, email: &str) -> Result<bool, StoreErr
 pub fn make_admin(db: &Connection, email: &str, keep: u64) -> Result<Option<(User, bool)>, StoreError> {
     let seq = last_seq(db)? + 1;
     let sql = format!(
-        "UPDATE users SET role = 'admin', updated_at = {NOW}, changed_seq = ?2
+        "UPDATE users SET role = 'admin', updated_at = ?3, changed_seq = ?2
          WHERE email_key = ?1 AND role <> 'admin' RETURNING {COLUMNS}"
     );
-    let changed = db.prepare_cached(&sql)?.query_row(params![email_key(email), seq], user).optional()?;
+    let changed = db.prepare_cached(&sql)?.query_row(params![email_key(email), seq, now()], user).optional()?;
     if let Some(user) = changed {
-        record(db, seq, "updated", user.id, Some(&user), keep)?;
+        record(db, "updated", &user, &user.updated_at, keep)?;
     }
     Ok(credentials(db, email)?.map(|(user, password)| (user, password.is_some())))
 }
