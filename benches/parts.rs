@@ -19,9 +19,7 @@ use pilcrow::net::link::{Link, LinkLimits, ReplyFrame};
 use pilcrow::net::listener::{Listener, Serving};
 use pilcrow::net::peer::{Answerer, PacketServer, Peer};
 use pilcrow::packet::frame::FrameReader;
-use pilcrow::packet::{
-    Answer, DEFAULT_MAX_FRAME_BYTES, Dialect, Head, Origin, Outgoing, Reply, Travel, encode_into,
-};
+use pilcrow::packet::{Answer, DEFAULT_MAX_FRAME_BYTES, Dialect, Head, Origin, Outgoing, Reply, Travel};
 use pilcrow::routes::Routes;
 use pilcrow::users::model::{self, Changes, NewUser, Role};
 use pilcrow::users::store::Store;
@@ -80,11 +78,7 @@ fn codec(criterion: &mut Criterion) {
     group.throughput(packets(1, REPLY.len()));
     group.bench_function("encode a reply", |bencher| {
         let answer = Answer { key: key.as_ref(), outcome: &outcome, more: false };
-        bencher.iter(|| {
-            buffer.clear();
-            encode_into(&mut buffer, black_box(&answer)).unwrap();
-            buffer.len()
-        });
+        bencher.iter(|| black_box(&answer).encode().unwrap());
     });
     group.bench_function("scan a reply for its key", |bencher| {
         bencher.iter(|| Head::parse(black_box(REPLY)).unwrap().number());

@@ -12,6 +12,7 @@ pub mod streams;
 pub mod tiny_front;
 pub mod translate;
 
+use std::fmt::Write;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -181,7 +182,7 @@ impl Gateway {
         let packet = Outgoing { uri, method, params: &params };
         let busy = || translate::failure_of(Outcome::Refused(Refusal::Busy), uri);
         let _in_flight = Permit::take(&*self.in_flight, self.settings.max_in_flight).ok_or_else(busy)?;
-        let exchange = self.mesh.exchange(&packet, Instant::now() + self.settings.timeout);
+        let exchange = self.mesh.exchange(&packet, way.began + self.settings.timeout);
         way.instance = exchange.asked.as_ref().map(|link| link.shared_address());
         let reply = exchange.outcome.map_err(|outcome| translate::failure_of(outcome, uri))?;
         if reply.more {
@@ -207,7 +208,7 @@ impl Gateway {
             .ok_or_else(|| translate::failure_of(Outcome::Refused(Refusal::Busy), uri))?;
         let params = serde_json::from_str(params.get()).unwrap_or_default();
         let mut subscription = Subscription::new(&self.mesh, uri, params);
-        let first = subscription.next(Instant::now() + self.settings.timeout);
+        let first = subscription.next(way.began + self.settings.timeout);
         way.instance = subscription.instance().cloned();
         match first {
             Ok(Some(first)) if first.more => {
@@ -291,7 +292,9 @@ impl Gateway {
     }
 
     fn new_request_id(&self) -> String {
-        format!("{}-{:x}", self.id_prefix, self.ids.fetch_add(1, Ordering::Relaxed))
+        let mut id = String::with_capacity(self.id_prefix.len() + "-ffffffffffffffff".len());
+        let _ = write!(id, "{}-{:x}", self.id_prefix, self.ids.fetch_add(1, Ordering::Relaxed));
+        id
     }
 }
 
@@ -324,7 +327,9 @@ impl Site for Gateway {
                     took,
                 }
                 .write();
-                Answer::Whole(challenged(answer).with_header("X-Request-Id", origin.request_id.clone()))
+                Answer::Whole(
+                    challenged(answer).with_header("X-Request-Id", Arc::unwrap_or_clone(origin).request_id),
+                )
             }
             // The access log is told of it once it has ended.
             Answer::Stream(stream) => Answer::Stream(stream),

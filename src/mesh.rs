@@ -177,7 +177,7 @@ impl Mesh {
             Err(refused) => Err(refused),
             // Whatever becomes of a write, it may have been carried out already.
             Ok(call) if intent(request.method) == Intent::Write => call.wait(),
-            Ok(mut call) => match call.wait_until(halfway(deadline)) {
+            Ok(mut call) => match call.wait_half() {
                 None => return self.hedge(request, deadline, &first, call),
                 Some(Err(Outcome::LinkLost)) => {
                     drop(call);
@@ -365,12 +365,6 @@ impl Mesh {
 /// What a method does to an instance, as far as it matters to whom it is sent.
 fn intent(method: &str) -> Intent {
     if matches!(method, "GET" | "HEAD") { Intent::Read } else { Intent::Write }
-}
-
-/// The middle of the time that is left.
-fn halfway(deadline: Instant) -> Instant {
-    let now = Instant::now();
-    now + deadline.saturating_duration_since(now) / 2
 }
 
 fn log_retry(request: &Outgoing<'_>, from: &Link, why: &dyn fmt::Display, to: &Link) {

@@ -14,7 +14,7 @@ pub mod frame;
 use core::net::IpAddr;
 use std::borrow::Cow;
 use std::fmt;
-use std::io;
+use std::io::{self, Write};
 
 use serde::de::{self, Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde::{Deserialize, Serialize};
@@ -32,6 +32,9 @@ pub const PROTO: &str = "pilcrow/1";
 /// The most that a course node takes in one packet: it handles each read of its socket as whole packets, and
 /// one read ends at 64 KiB.
 pub const COURSE_MAX_BYTES: usize = 64 * 1024;
+
+/// Room for the members of an answer as they nearly all are, in bytes.
+const USUAL_MEMBERS_BYTES: usize = 224;
 
 /// The key of a notice, to which nobody answers.
 const NOTICE: &str = "0";
@@ -52,12 +55,25 @@ pub fn encode<T: Serialize + ?Sized>(value: &T) -> serde_json::Result<Vec<u8>> {
 /// As [`encode`]; the buffer then ends as it began.
 pub fn encode_into<T: Serialize + ?Sized>(buffer: &mut Vec<u8>, value: &T) -> serde_json::Result<()> {
     let before = buffer.len();
-    let written = value.serialize(&mut serde_json::Serializer::with_formatter(&mut *buffer, NoRawPilcrow));
+    let written = write_json(buffer, value);
     match written {
         Ok(()) => buffer.extend_from_slice(&DELIMITER),
         Err(_) => buffer.truncate(before),
     }
     written
+}
+
+/// Appends the JSON text of any value to `buffer`, as it may stand in a frame.
+fn write_json<T: Serialize + ?Sized>(buffer: &mut Vec<u8>, value: &T) -> serde_json::Result<()> {
+    value.serialize(&mut serde_json::Serializer::with_formatter(buffer, NoRawPilcrow))
+}
+
+/// Appends one more member of an object that has others before it.
+fn write_member<T: Serialize>(buffer: &mut Vec<u8>, name: &str, value: &T) -> serde_json::Result<()> {
+    buffer.push(b',');
+    write_json(buffer, name)?;
+    buffer.push(b':');
+    write_json(buffer, value)
 }
 
 /// JSON in its short form in which no `¶` stands raw, so that `¶` on the wire is always a delimiter and a user
@@ -451,8 +467,8 @@ fn with_key(params: &RawValue, key: u64) -> serde_json::Result<Option<Box<RawVal
 #[derive(Debug)]
 pub struct Reply {
     status: Option<u16>,
-    results: Option<Box<RawValue>>,
-    extra: Vec<(&'static str, Box<RawValue>)>,
+    /// The members that are its own, as they will stand in the frame: a comma, a name, a colon and the value of each.
+    members: Vec<u8>,
 }
 
 /// A refusal, before it is given its key: what went wrong, in words that say what to do now.
@@ -472,13 +488,13 @@ impl Reply {
     /// # Errors
     /// If `results` has no JSON form, such as a map with keys that are no strings.
     pub fn ok<T: Serialize>(results: T) -> Result<Self, Failure> {
-        Ok(Self { status: None, results: Some(to_raw(&results)?), extra: Vec::new() })
+        Self { status: None, members: Vec::with_capacity(USUAL_MEMBERS_BYTES) }.with("results", results)
     }
 
     /// Success that has nothing to show yet: the first reply of a stream that waits for news.
     #[must_use]
     pub fn empty() -> Self {
-        Self { status: None, results: None, extra: Vec::new() }
+        Self { status: None, members: Vec::new() }
     }
 
     /// The HTTP status of this success, where 200 does not fit.
@@ -493,14 +509,10 @@ impl Reply {
     /// # Errors
     /// As [`Reply::ok`].
     pub fn with<T: Serialize>(mut self, name: &'static str, value: T) -> Result<Self, Failure> {
-        self.extra.push((name, to_raw(&value)?));
+        write_member(&mut self.members, name, &value)
+            .map_err(|error| Failure::new(500, format!("the answer has no JSON form: {error}")))?;
         Ok(self)
     }
-}
-
-fn to_raw<T: Serialize>(value: &T) -> Result<Box<RawValue>, Failure> {
-    serde_json::value::to_raw_value(value)
-        .map_err(|error| Failure::new(500, format!("the answer has no JSON form: {error}")))
 }
 
 impl Failure {
@@ -535,7 +547,7 @@ impl fmt::Display for Failure {
 
 impl std::error::Error for Failure {}
 
-/// An answer under its key, ready for [`encode_into`].
+/// An answer under its key.
 #[derive(Debug, Clone, Copy)]
 pub struct Answer<'a> {
     /// The asker's key. A request that had none is answered without one.
@@ -546,39 +558,43 @@ pub struct Answer<'a> {
     pub more: bool,
 }
 
-impl Serialize for Answer<'_> {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        use serde::ser::SerializeMap;
-        let mut map = serializer.serialize_map(None)?;
+impl Answer<'_> {
+    /// The answer as a whole frame, delimiter included.
+    ///
+    /// # Errors
+    /// As [`encode`], which no [`Reply`] and no [`Failure`] meets.
+    pub fn encode(&self) -> serde_json::Result<Vec<u8>> {
+        let members = self.outcome.as_ref().map_or(0, |reply| reply.members.len());
+        let mut frame = Vec::with_capacity(members + USUAL_MEMBERS_BYTES);
+        frame.push(b'{');
         if let Some(key) = self.key {
-            map.serialize_entry("key", key)?;
+            frame.extend_from_slice(br#""key":"#);
+            write_json(&mut frame, key)?;
+            frame.push(b',');
         }
         match self.outcome {
             Ok(reply) => {
-                map.serialize_entry("errorcode", &0)?;
-                map.serialize_entry("errormessage", "success")?;
+                frame.extend_from_slice(br#""errorcode":0,"errormessage":"success""#);
                 if let Some(status) = reply.status {
-                    map.serialize_entry("status", &status)?;
+                    write!(frame, r#","status":{status}"#).map_err(serde_json::Error::io)?;
                 }
-                if let Some(results) = &reply.results {
-                    map.serialize_entry("results", results)?;
-                }
-                for (name, value) in &reply.extra {
-                    map.serialize_entry(name, value)?;
-                }
+                frame.extend_from_slice(&reply.members);
             }
             Err(failure) => {
-                map.serialize_entry("errorcode", &failure.errorcode)?;
-                map.serialize_entry("errormessage", &failure.errormessage)?;
+                write!(frame, r#""errorcode":{},"errormessage":"#, failure.errorcode)
+                    .map_err(serde_json::Error::io)?;
+                write_json(&mut frame, &failure.errormessage)?;
                 for (name, value) in &failure.details {
-                    map.serialize_entry(name, value)?;
+                    write_member(&mut frame, name, value)?;
                 }
             }
         }
         if self.more {
-            map.serialize_entry("more", &true)?;
+            frame.extend_from_slice(br#","more":true"#);
         }
-        map.end()
+        frame.push(b'}');
+        frame.extend_from_slice(&DELIMITER);
+        Ok(frame)
     }
 }
 

@@ -356,16 +356,15 @@ struct Reader<'a> {
     headers: Vec<Header>,
     /// What the socket's read time-out is set to.
     timeout: Option<Duration>,
-    /// When the request that is being read must be complete.
-    deadline: Instant,
+    /// When the request that is being read must be complete; nothing while it came in one piece.
+    deadline: Option<Instant>,
     timed_out: bool,
 }
 
 impl<'a> Reader<'a> {
     fn new(stream: &'a TcpStream) -> Self {
-        let deadline = Instant::now();
         let (buffer, headers) = (Vec::new(), Vec::new());
-        Self { stream, buffer, unread: 0..0, headers, timeout: None, deadline, timed_out: false }
+        Self { stream, buffer, unread: 0..0, headers, timeout: None, deadline: None, timed_out: false }
     }
 
     fn bytes(&self) -> &[u8] {
@@ -387,7 +386,7 @@ impl<'a> Reader<'a> {
             // An empty line before a request is allowed, and one byte of a line end may come alone.
             self.skip_line_ends();
         }
-        self.deadline = Instant::now() + REQUEST_TIMEOUT;
+        self.deadline = None;
         Ok(true)
     }
 
@@ -469,7 +468,8 @@ impl<'a> Reader<'a> {
 
     /// Reads once, before the request's deadline.
     fn read_more(&mut self, what: &str) -> Result<(), Broken> {
-        let left = self.deadline.saturating_duration_since(Instant::now());
+        let now = Instant::now();
+        let left = self.deadline.get_or_insert(now + REQUEST_TIMEOUT).saturating_duration_since(now);
         if left.is_zero() {
             self.timed_out = true;
             return Err(too_slow(what));

@@ -162,8 +162,8 @@ pub fn wants_events(request: &HttpRequest) -> bool {
 
 /// The answer, or 304 if the client has this state already.
 #[must_use]
-pub fn conditional(request: &HttpRequest, answer: HttpAnswer) -> HttpAnswer {
-    let Some(etag) = answer.etag.clone().filter(|_| answer.status < 300) else { return answer };
+pub fn conditional(request: &HttpRequest, mut answer: HttpAnswer) -> HttpAnswer {
+    let Some(etag) = answer.etag.take().filter(|_| answer.status < 300) else { return answer };
     let known = request.header("If-None-Match").is_some_and(|known| {
         known.split(',').map(str::trim).any(|one| one == "*" || one.trim_start_matches("W/") == etag)
     });

@@ -383,8 +383,9 @@ impl Link {
         let key = session.register(Waiting::Caller(slot), self.max_waiting())?;
         let place = Place { session, key, taken: false };
         let (shared, uri) = (self.shared.as_ref(), request.uri);
-        let call = Call { shared, uri, reply, place, began: Instant::now(), deadline, _in_flight: in_flight };
-        self.send(&call.place.session, request, key, deadline)?;
+        let times = Times { now: Instant::now(), deadline };
+        let call = Call { shared, uri, reply, place, times, _in_flight: in_flight };
+        self.send(&call.place.session, request, key, times)?;
         Ok(call)
     }
 
@@ -403,40 +404,38 @@ impl Link {
         let address = self.shared_address();
         // From here on its drop gives the place in the pending table back.
         let stream = ReplyStream { address, session, key, replies, flow, finished: false };
-        self.send(&stream.session, request, key, deadline)?;
+        self.send(&stream.session, request, key, Times { now: Instant::now(), deadline })?;
         Ok(stream)
     }
 
-    fn send(
-        &self,
-        session: &Session,
-        request: &Outgoing<'_>,
-        key: u64,
-        deadline: Instant,
-    ) -> Result<(), Outcome> {
-        let frame = self.frame(session, request, key, deadline)?;
-        // Told before it leaves, or its reply might be told first.
-        self.log_sent(request, key, frame.len());
-        self.hand_over(session, &frame)
-    }
-
-    /// Gives a frame to the connection. After a long one a course node's reader is out of step: the connection takes
-    /// no further request, and the node gets a new one as soon as nothing is pending.
-    fn hand_over(&self, session: &Session, frame: &[u8]) -> Result<(), Outcome> {
+    /// Writes the request into the connection's queue and has it sent. After a long one a course node's reader is out of
+    /// step: the connection takes no further request, and the node gets a new one as soon as nothing is pending.
+    fn send(&self, session: &Session, request: &Outgoing<'_>, key: u64, times: Times) -> Result<(), Outcome> {
         let course = self.dialect() == Dialect::Course;
         let in_order = course.then(|| lock(&session.order));
         if course && session.retire.load(Ordering::SeqCst) {
             return Err(Outcome::Refused(Refusal::Down));
         }
-        if course && frame.len() > COURSE_MAX_BYTES {
-            self.shared.renewing.store(true, Ordering::SeqCst);
-            session.retire.store(true, Ordering::SeqCst);
-        }
-        session.outbox.hold(frame).map_err(|error| {
-            Outcome::Refused(match error {
-                SendError::Closed => Refusal::Down,
-                SendError::Full => Refusal::Busy,
-            })
+        session.outbox.hold_written(|queue| {
+            let before = queue.len();
+            let written =
+                request.write(queue, key, self.dialect(), times.travel(session, &Context::current()));
+            let size = queue.len() - before;
+            if written.is_err() || size > self.shared.limits.max_frame_bytes {
+                return Err(Outcome::Refused(Refusal::TooLarge));
+            }
+            if course && size > COURSE_MAX_BYTES {
+                self.shared.renewing.store(true, Ordering::SeqCst);
+                session.retire.store(true, Ordering::SeqCst);
+            }
+            // Told before it leaves, or its reply might be told first.
+            log::debug!(
+                "{} ← request {} {}, key {key}, {size} bytes",
+                self.address(),
+                request.method,
+                request.uri
+            );
+            Ok(())
         })?;
         drop(in_order);
         if self.shared.is_busy() {
@@ -452,10 +451,9 @@ impl Link {
     /// # Errors
     /// [`Outcome::Refused`] if it was not sent.
     pub fn notify(&self, request: &Outgoing<'_>) -> Result<(), Outcome> {
-        let session = self.open_session(Instant::now() + RENEWAL_LIMIT)?;
-        let frame = self.frame(&session, request, 0, Instant::now())?;
-        self.log_sent(request, 0, frame.len());
-        self.hand_over(&session, &frame)?;
+        let now = Instant::now();
+        let session = self.open_session(now + RENEWAL_LIMIT)?;
+        self.send(&session, request, 0, Times { now, deadline: now })?;
         if session.retire.load(Ordering::SeqCst) {
             session.retire();
         }
@@ -469,9 +467,10 @@ impl Link {
     /// The connection for a new request. One that is being renewed is waited for: it takes as long as what is pending
     /// on the old one, and a moment more.
     fn open_session(&self, deadline: Instant) -> Result<Arc<Session>, Outcome> {
-        let deadline = deadline.min(Instant::now() + RENEWAL_LIMIT);
+        let mut give_up = None;
         while self.is_renewing() {
-            if Instant::now() >= deadline {
+            let now = Instant::now();
+            if now >= *give_up.get_or_insert(deadline.min(now + RENEWAL_LIMIT)) {
                 let gone = self.session().is_none();
                 if gone {
                     self.shared.renewing.store(false, Ordering::SeqCst);
@@ -490,36 +489,23 @@ impl Link {
     fn session(&self) -> Option<Arc<Session>> {
         read(&self.shared.session).clone()
     }
+}
 
-    fn frame(
-        &self,
-        session: &Session,
-        request: &Outgoing<'_>,
-        key: u64,
-        deadline: Instant,
-    ) -> Result<Vec<u8>, Outcome> {
-        let mut frame = Vec::with_capacity(request.params.get().len() + 256);
-        let (now, context) = (Instant::now(), Context::current());
-        let travel = Travel {
-            deadline_ms: millis(deadline.saturating_duration_since(now)),
-            sent_ms: millis(now.saturating_duration_since(session.began)),
+/// When a request is sent, and until when its reply is waited for.
+#[derive(Debug, Clone, Copy)]
+struct Times {
+    now: Instant,
+    deadline: Instant,
+}
+
+impl Times {
+    fn travel<'a>(&self, session: &Session, context: &'a Context) -> Travel<'a> {
+        Travel {
+            deadline_ms: millis(self.deadline.saturating_duration_since(self.now)),
+            sent_ms: millis(self.now.saturating_duration_since(session.began)),
             hops: context.hops,
             origin: context.origin.as_deref(),
-        };
-        let written = request.write(&mut frame, key, self.dialect(), travel);
-        if written.is_err() || frame.len() > self.shared.limits.max_frame_bytes {
-            return Err(Outcome::Refused(Refusal::TooLarge));
         }
-        Ok(frame)
-    }
-
-    fn log_sent(&self, request: &Outgoing<'_>, key: u64, size: usize) {
-        log::debug!(
-            "{} ← request {} {}, key {key}, {size} bytes",
-            self.address(),
-            request.method,
-            request.uri
-        );
     }
 }
 
@@ -533,8 +519,7 @@ pub struct Call<'a> {
     uri: &'a str,
     reply: Mailbox,
     place: Place,
-    began: Instant,
-    deadline: Instant,
+    times: Times,
     _in_flight: Permit<&'a AtomicUsize>,
 }
 
@@ -544,14 +529,16 @@ impl Call<'_> {
     /// # Errors
     /// The [`Outcome`] that the request had instead.
     pub fn wait(mut self) -> Result<ReplyFrame, Outcome> {
-        let received = self.reply.receive(self.deadline);
+        let received = self.reply.receive(self.times.deadline);
         self.conclude(received)
     }
 
-    /// How the call ended, if it did so until `moment`; nothing if its reply is still waited for.
-    pub fn wait_until(&mut self, moment: Instant) -> Option<Result<ReplyFrame, Outcome>> {
-        match self.reply.receive(moment.min(self.deadline)) {
-            Err(RecvTimeoutError::Timeout) if moment < self.deadline => None,
+    /// How the call ended, if it did so in the first half of its time; nothing if its reply is still waited for.
+    pub fn wait_half(&mut self) -> Option<Result<ReplyFrame, Outcome>> {
+        let Times { now: began, deadline } = self.times;
+        let halfway = began + deadline.saturating_duration_since(began) / 2;
+        match self.reply.receive(halfway) {
+            Err(RecvTimeoutError::Timeout) if halfway < deadline => None,
             received => Some(self.conclude(received)),
         }
     }
@@ -560,7 +547,7 @@ impl Call<'_> {
     /// call that loses its link leaves the other one its time; one that was silent for longer than the other needed
     /// has failed.
     pub fn wait_for_either(mut self, mut other: Self) -> (Answered, Result<ReplyFrame, Outcome>) {
-        let (deadline, timed_out) = (self.deadline, || Err(RecvTimeoutError::Timeout));
+        let (deadline, timed_out) = (self.times.deadline, || Err(RecvTimeoutError::Timeout));
         match mailbox::first_of(&self.reply, &other.reply, deadline) {
             None => {
                 let _ = other.conclude(timed_out());
@@ -591,7 +578,7 @@ impl Call<'_> {
                 Ok(reply)
             }
             Err(RecvTimeoutError::Timeout) => {
-                if self.deadline.saturating_duration_since(self.began) >= FAIR_WAIT {
+                if self.times.deadline.saturating_duration_since(self.times.now) >= FAIR_WAIT {
                     self.shared.failed();
                 }
                 Err(Outcome::Timeout)
@@ -951,6 +938,15 @@ fn not_implemented() -> ReplyFrame {
 impl fmt::Debug for Shared {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Shared").field("address", &self.address).finish_non_exhaustive()
+    }
+}
+
+impl From<SendError> for Outcome {
+    fn from(error: SendError) -> Self {
+        Self::Refused(match error {
+            SendError::Closed => Refusal::Down,
+            SendError::Full => Refusal::Busy,
+        })
     }
 }
 

@@ -145,16 +145,35 @@ impl Outbox {
     /// # Errors
     /// If the frame was not taken.
     pub fn hold(&self, frame: &[u8]) -> Result<(), SendError> {
+        self.hold_written(|queue| {
+            queue.extend_from_slice(frame);
+            Ok(())
+        })
+    }
+
+    /// As [`hold`](Self::hold), but `write` appends the frame to the queue itself, without a copy between. It runs under
+    /// the lock of the queue: all others who send here wait for it.
+    ///
+    /// # Errors
+    /// Those of `write`, and if the frame was not taken. Nothing of it is queued then.
+    pub fn hold_written<E: From<SendError>>(
+        &self,
+        write: impl FnOnce(&mut Vec<u8>) -> Result<(), E>,
+    ) -> Result<(), E> {
         let mut state = lock(&self.0.state);
         if state.closed {
-            return Err(SendError::Closed);
+            return Err(SendError::Closed.into());
         }
-        if !state.queue.is_empty() && state.queue.len() + frame.len() > OUTBOX_LIMIT_BYTES {
+        let before = state.queue.len();
+        let mut written = write(&mut state.queue);
+        if before > 0 && state.queue.len() > OUTBOX_LIMIT_BYTES {
             WIRE.overflows.inc();
-            return Err(SendError::Full);
+            written = Err(SendError::Full.into());
         }
-        state.queue.extend_from_slice(frame);
-        Ok(())
+        if written.is_err() {
+            state.queue.truncate(before);
+        }
+        written
     }
 
     /// Queues a frame for the writer thread and returns at once.

@@ -18,7 +18,7 @@ use super::secret::Secret;
 use super::{WRITE_TIMEOUT, spawn};
 use crate::metrics::WIRE;
 use crate::packet::frame::{FrameError, Offence};
-use crate::packet::{Answer, DELIMITER, Failure, Head, Key, Reply, encode};
+use crate::packet::{Answer, DELIMITER, Failure, Head, Key, Reply};
 
 /// How long answers that are still being worked out are waited for after the asker has stopped sending.
 const LINGER: Duration = Duration::from_secs(10);
@@ -229,7 +229,8 @@ impl Peer {
             return said;
         }
         let limit = limit_bytes.min(self.max_frame_bytes);
-        let frame = match encode(&Answer { key, outcome, more: false }) {
+        let answer = Answer { key, outcome, more: false };
+        let frame = match answer.encode() {
             Ok(frame) if frame.len() <= limit => frame,
             Ok(frame) => {
                 let size = frame.len();
@@ -269,7 +270,7 @@ impl Peer {
         log::warn!("{}: {message}", self.address());
         said.errorcode = 500;
         let outcome = Err(Failure::new(500, message));
-        encode(&Answer { key, outcome: &outcome, more: false }).unwrap_or_default()
+        Answer { key, outcome: &outcome, more: false }.encode().unwrap_or_default()
     }
 
     fn log_answer(&self, key: Option<&Key>, said: Said) {

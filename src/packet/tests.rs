@@ -213,7 +213,7 @@ proptest! {
         let key = key.to_string();
         let frame = format!(r#"{{"uri":"/users","method":"GET","key":{key}}}"#);
         let key_of_answer = Head::parse(&frame).unwrap().answer_key().unwrap();
-        let answer = encode(&Answer { key: Some(&key_of_answer), outcome: &Reply::ok(1), more: false }).unwrap();
+        let answer = Answer { key: Some(&key_of_answer), outcome: &Reply::ok(1), more: false }.encode().unwrap();
         let expected = format!(r#"{{"key":{key},"errorcode":0,"errormessage":"success","results":1}}"#);
         prop_assert_eq!(answer, [expected.replace('¶', "\\u00b6").as_bytes(), &DELIMITER].concat());
     }
@@ -468,11 +468,9 @@ fn a_key_that_is_no_number_is_echoed_untouched() {
         let frame = format!(r#"{{"key": {key} ,"uri":"/users","method":"GET"}}"#);
         let head = Head::parse(&frame).unwrap();
         assert_eq!(head.number(), None, "{key}");
-        let answer = encode(&Answer {
-            key: head.answer_key().as_ref(),
-            outcome: &Err(Failure::not_found("no")),
-            more: false,
-        });
+        let answer =
+            Answer { key: head.answer_key().as_ref(), outcome: &Err(Failure::not_found("no")), more: false }
+                .encode();
         let expected =
             format!(r#"{{"key":{key},"errorcode":404,"errormessage":"no"}}"#).replace('¶', "\\u00b6");
         assert_eq!(String::from_utf8(answer.unwrap()).unwrap(), format!("{expected}¶"));
@@ -563,7 +561,7 @@ fn a_reply_says_what_the_protocol_says() {
     let answer = |key: &str, outcome: &Result<Reply, Failure>| {
         let frame = format!(r#"{{"key":{key}}}"#);
         let key = Head::parse(&frame).unwrap().answer_key();
-        String::from_utf8(encode(&Answer { key: key.as_ref(), outcome, more: false }).unwrap()).unwrap()
+        String::from_utf8(Answer { key: key.as_ref(), outcome, more: false }.encode().unwrap()).unwrap()
     };
     let created =
         Reply::ok("a¶b").map(|reply| reply.with_status(201)).and_then(|reply| reply.with("next", Some(5)));
@@ -573,7 +571,7 @@ fn a_reply_says_what_the_protocol_says() {
     );
     let refused = Err(Failure::not_found("no user has id 99"));
     assert_eq!(answer("18", &refused), r#"{"key":18,"errorcode":404,"errormessage":"no user has id 99"}¶"#);
-    let without = encode(&Answer { key: None, outcome: &refused, more: false }).unwrap();
+    let without = Answer { key: None, outcome: &refused, more: false }.encode().unwrap();
     assert_eq!(without, r#"{"errorcode":404,"errormessage":"no user has id 99"}¶"#.as_bytes());
 }
 

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use crate::net::peer::Peer;
-use crate::packet::{Answer, Failure, Key, Reply, encode};
+use crate::packet::{Answer, Failure, Key, Reply};
 use crate::sync::lock;
 
 /// How many streams a service keeps open.
@@ -100,7 +100,7 @@ impl SharedReply {
     /// 500 if it has no JSON form.
     pub fn new(reply: Reply) -> Result<Self, Failure> {
         let outcome = Ok(reply);
-        let frame = encode(&Answer { key: None, outcome: &outcome, more: true });
+        let frame = Answer { key: None, outcome: &outcome, more: true }.encode();
         let rest =
             frame.map_err(|error| Failure::new(500, format!("the reply has no JSON form: {error}")))?;
         Ok(Self { rest: rest.get(1..).unwrap_or_default().to_vec() })

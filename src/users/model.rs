@@ -125,7 +125,8 @@ fn user(row: &Row<'_>) -> rusqlite::Result<User> {
 
 /// Adds a user. [`StoreError::Taken`] if another has the e-mail.
 pub fn create(db: &Connection, new: &NewUser, keep: u64) -> Result<User, StoreError> {
-    let sql = "INSERT INTO users (email, email_key, name, password_hash, created_at, updated_at, changed_seq, role)
+    let sql =
+        "INSERT INTO users (email, email_key, name, password_hash, created_at, updated_at, changed_seq, role)
                VALUES (?1, ?2, ?3, ?4, ?5, ?5, ?6, ?7)";
     let (seq, now) = (last_seq(db)? + 1, now());
     let hash = new.password.as_ref().map(PasswordHash::as_str);
@@ -363,7 +364,8 @@ pub fn make_admin(db: &Connection, email: &str, keep: u64) -> Result<Option<(Use
         "UPDATE users SET role = 'admin', updated_at = ?3, changed_seq = ?2
          WHERE email_key = ?1 AND role <> 'admin' RETURNING {COLUMNS}"
     );
-    let changed = db.prepare_cached(&sql)?.query_row(params![email_key(email), seq, now()], user).optional()?;
+    let changed =
+        db.prepare_cached(&sql)?.query_row(params![email_key(email), seq, now()], user).optional()?;
     if let Some(user) = changed {
         record(db, "updated", &user, &user.updated_at, keep)?;
     }
