@@ -175,6 +175,7 @@ def chosen(names):
 
 def build(contenders):
     """Those that could be built, and for the others the reason."""
+    build_probe()
     built, left_out = [], {}
     for one in contenders:
         say(f"building {one.name}")
@@ -185,6 +186,11 @@ def build(contenders):
             say(f"  {one.name} is left out: {reason}")
             left_out[one.name] = str(reason)
     return built, left_out
+
+
+def build_probe():
+    """What tells how far apart the processors are: needed whoever is compared."""
+    cargo("build", "--release", "--locked", "--example", "distance")
 
 
 def need(program):

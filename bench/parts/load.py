@@ -7,8 +7,8 @@ import resource
 import subprocess
 import time
 
-from parts.machine import await_quiet, busy_seconds
-from parts.settings import BENCH, NOISE_MAX, NOISE_RETRIES, SECONDS, SEED_USERS, Unusable, say
+from parts.machine import DISTANCE, await_quiet, busy_seconds
+from parts.settings import BENCH, FAR_MAX, NOISE_MAX, NOISE_RETRIES, SECONDS, SEED_USERS, Unusable, say
 
 JSON = {"Content-Type": "application/json"}
 READY_WITHIN_S = 30
@@ -81,6 +81,7 @@ class Measured:
     cores: float
     wrk_cores: float
     other_cores: float
+    apart: float = 1.0
 
 
 def measure(processes, port, connections, seconds, path=READ_PATH, writes=None):
@@ -89,12 +90,14 @@ def measure(processes, port, connections, seconds, path=READ_PATH, writes=None):
     for attempt in range(NOISE_RETRIES + 1):
         await_quiet()
         one = run_wrk(processes, port, connections, seconds, path, writes)
+        apart = DISTANCE.times_the_nearest()
         errors, starved = errors + one.errors, max(starved, one.starved)  # from all attempts: nothing is hidden
-        if one.other_cores <= NOISE_MAX:
+        if one.other_cores <= NOISE_MAX and apart <= FAR_MAX:
             break
-        say(f"    others used {one.other_cores:.2f} cores{': again' if attempt < NOISE_RETRIES else ''}")
+        again = ": again" if attempt < NOISE_RETRIES else ""
+        say(f"    others used {one.other_cores:.2f} cores, the processors were {apart:.1f} times as far apart as before{again}")
     processes.check()
-    return dataclasses.replace(one, errors=errors, starved=starved)
+    return dataclasses.replace(one, errors=errors, starved=starved, apart=apart)
 
 
 def run_wrk(processes, port, connections, seconds, path=READ_PATH, writes=None):

@@ -63,7 +63,7 @@ def load(processes, port, row, emit):
     if writes == (100, "POST"):
         emit("fdatasync_per_s", fdatasyncs_per_second(processes.folder))
     one = measure(processes, port, connections, seconds, writes=writes)
-    for metric in ("rps", "p50_us", "p99_us", "errors", "starved", "other_cores"):
+    for metric in ("rps", "p50_us", "p99_us", "errors", "starved", "other_cores", "apart"):
         emit(f"{name}_{metric}", getattr(one, metric))
     if name == "get_c64":
         emit("cpu_s_per_1000_get", one.cpu_seconds / max(1, one.requests) * 1000)

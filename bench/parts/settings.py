@@ -19,6 +19,7 @@ ROUNDS = number("ROUNDS", 5)
 SECONDS = number("SECONDS", 1.0)  # all durations are multiplied by this
 NOISE_MAX = number("NOISE_MAX", 0.25)  # cores used by others: above this a row is measured again
 NOISE_RETRIES = number("NOISE_RETRIES", 2)  # at most this often; then the last measurement counts
+FAR_MAX = number("FAR_MAX", 2.0)  # the same if the processors were so many times as far apart as at their nearest
 QUIET_WAIT_S = number("QUIET_WAIT_S", 60)  # how long to wait for quiet before a row
 SEED_USERS = number("SEED_USERS", 1000)
 IDLE_CONNECTIONS = number("IDLE_CONNECTIONS", 3000)
