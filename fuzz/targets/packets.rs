@@ -125,7 +125,7 @@ fn answer_arrives(head: &Head<'_>) {
     }
     for (outcome, more) in outcomes.iter().zip([false, true]) {
         let answer = Answer { key: key.as_ref(), outcome, more };
-        let arrived = sent(&encode(&answer).expect("an answer has a JSON form"));
+        let arrived = sent(&answer.encode().expect("an answer has a JSON form"));
         let arrived = Head::parse(&arrived).expect("an answer of ours is understood");
         let text_of = |key: Option<Key>| key.and_then(|key| value(key.json()));
         assert_eq!(text_of(arrived.answer_key()), text_of(key.clone()));

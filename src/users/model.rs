@@ -13,8 +13,13 @@ use crate::clock;
 /// This moment in SQL, as it is stored: RFC 3339, UTC. One statement sees one moment.
 const NOW: &str = "strftime('%Y-%m-%dT%H:%M:%fZ', 'now')";
 
-/// The columns of a [`User`], in the order in which they are read.
-const COLUMNS: &str = "id, email, name, created_at, updated_at, changed_seq, role = 'admin'";
+/// The columns of a [`User`], in the order in which they are read. A macro, so that statements are put together when
+/// they are compiled and not whenever they are run.
+macro_rules! columns {
+    () => {
+        "id, email, name, created_at, updated_at, changed_seq, role = 'admin'"
+    };
+}
 
 /// A user as it is shown: without the password.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -148,10 +153,12 @@ pub fn create(db: &Connection, new: &NewUser, keep: u64) -> Result<User, StoreEr
 /// The user with this id, and the number of the last change that this state contains. [`StoreError::NotFound`] if
 /// there is no such user.
 pub fn get(db: &Connection, id: i64) -> Result<(User, u64), StoreError> {
-    // Written out, since this is the busiest statement by far and need not be put together each time. One
-    // statement sees one state: user and number belong together.
-    let sql = "SELECT id, email, name, created_at, updated_at, changed_seq, role = 'admin',
-               (SELECT coalesce(max(seq), 0) FROM changes) FROM users WHERE id = ?1";
+    // One statement sees one state: user and number belong together.
+    let sql = concat!(
+        "SELECT ",
+        columns!(),
+        ", (SELECT coalesce(max(seq), 0) FROM changes) FROM users WHERE id = ?1"
+    );
     let row = |row: &Row<'_>| Ok((user(row)?, row.get(7)?));
     db.prepare_cached(sql)?.query_row([id], row).optional()?.ok_or(StoreError::NotFound)
 }
@@ -173,14 +180,17 @@ pub fn list(db: &Connection, limit: usize, after: i64, email: Option<&str>) -> R
     let one_more = i64::try_from(limit + 1).unwrap_or(i64::MAX);
     let mut users: Vec<User> = match email {
         None => {
-            let sql = format!("SELECT {COLUMNS} FROM users WHERE id > ?1 ORDER BY id LIMIT ?2");
-            snapshot.prepare_cached(&sql)?.query_map([after, one_more], user)?.collect::<Result<_, _>>()?
+            let sql = concat!("SELECT ", columns!(), " FROM users WHERE id > ?1 ORDER BY id LIMIT ?2");
+            snapshot.prepare_cached(sql)?.query_map([after, one_more], user)?.collect::<Result<_, _>>()?
         }
         Some(email) => {
-            let sql =
-                format!("SELECT {COLUMNS} FROM users WHERE id > ?1 AND email_key = ?2 ORDER BY id LIMIT ?3");
+            let sql = concat!(
+                "SELECT ",
+                columns!(),
+                " FROM users WHERE id > ?1 AND email_key = ?2 ORDER BY id LIMIT ?3"
+            );
             let values = params![after, email_key(email), one_more];
-            snapshot.prepare_cached(&sql)?.query_map(values, user)?.collect::<Result<_, _>>()?
+            snapshot.prepare_cached(sql)?.query_map(values, user)?.collect::<Result<_, _>>()?
         }
     };
     let more = users.len() > limit;
@@ -233,7 +243,7 @@ pub fn delete(db: &Connection, id: i64, expected: Option<&[u64]>, keep: u64) -> 
 
 /// The user with this id, if its version is among the `expected` ones.
 fn expect(db: &Connection, id: i64, expected: Option<&[u64]>) -> Result<User, StoreError> {
-    let sql = "SELECT id, email, name, created_at, updated_at, changed_seq, role = 'admin' FROM users WHERE id = ?1";
+    let sql = concat!("SELECT ", columns!(), " FROM users WHERE id = ?1");
     let found = db.prepare_cached(sql)?.query_row([id], user).optional()?.ok_or(StoreError::NotFound)?;
     match expected {
         Some(expected) if !expected.contains(&found.changed_seq) => Err(StoreError::Changed),
@@ -288,10 +298,10 @@ pub fn changes(db: &Connection, after: u64, limit: usize) -> Result<Vec<Change>,
 
 /// The user with this e-mail, and the hash of its password if it has one.
 pub fn credentials(db: &Connection, email: &str) -> Result<Option<(User, Option<PasswordHash>)>, StoreError> {
-    let sql = format!("SELECT {COLUMNS}, password_hash FROM users WHERE email_key = ?1");
+    let sql = concat!("SELECT ", columns!(), ", password_hash FROM users WHERE email_key = ?1");
     let row =
         |row: &Row<'_>| Ok((user(row)?, row.get::<_, Option<String>>(7)?.map(PasswordHash::from_stored)));
-    Ok(db.prepare_cached(&sql)?.query_row([email_key(email)], row).optional()?)
+    Ok(db.prepare_cached(sql)?.query_row([email_key(email)], row).optional()?)
 }
 
 /// Adds a token for a user whose password is still the one that was checked, and clears out those of this user
@@ -360,12 +370,13 @@ pub fn has_email(db: &Connection, id: i64, email: &str) -> Result<bool, StoreErr
 /// is no such user.
 pub fn make_admin(db: &Connection, email: &str, keep: u64) -> Result<Option<(User, bool)>, StoreError> {
     let seq = last_seq(db)? + 1;
-    let sql = format!(
+    let sql = concat!(
         "UPDATE users SET role = 'admin', updated_at = ?3, changed_seq = ?2
-         WHERE email_key = ?1 AND role <> 'admin' RETURNING {COLUMNS}"
+         WHERE email_key = ?1 AND role <> 'admin' RETURNING ",
+        columns!()
     );
     let changed =
-        db.prepare_cached(&sql)?.query_row(params![email_key(email), seq, now()], user).optional()?;
+        db.prepare_cached(sql)?.query_row(params![email_key(email), seq, now()], user).optional()?;
     if let Some(user) = changed {
         record(db, "updated", &user, &user.updated_at, keep)?;
     }
