@@ -65,6 +65,8 @@ pub struct Store {
 struct Readers {
     idle: Vec<Connection>,
     open: usize,
+    /// How many threads wait for one to come back. To wake nobody is a system call all the same.
+    waiting: usize,
 }
 
 /// Which state of the database a read sees.
@@ -149,7 +151,7 @@ impl Store {
             .name("db writer".to_owned())
             .spawn(move || write_all(database, &queue))
             .map_err(no_thread)?;
-        let readers = Mutex::new(Readers { idle: vec![reader], open: 1 });
+        let readers = Mutex::new(Readers { idle: vec![reader], open: 1, waiting: 0 });
         let id = STORES.fetch_add(1, Ordering::Relaxed);
         Ok(Self { id, path: path.to_owned(), readers, returned: Condvar::new(), writes })
     }
@@ -287,15 +289,16 @@ impl Store {
             if left.is_zero() {
                 return Err(StoreError::Busy);
             }
+            readers.waiting += 1;
             readers = self.returned.wait_timeout(readers, left).unwrap_or_else(PoisonError::into_inner).0;
+            readers.waiting -= 1;
         }
     }
 
     /// Takes a connection back into the pool, out of its transaction: the next read would see an old state.
     fn give_back(&self, connection: Connection) {
         if connection.is_autocommit() || run(&connection, "COMMIT").is_ok() {
-            lock(&self.readers).idle.push(connection);
-            self.returned.notify_one();
+            self.wake_one_after(|readers| readers.idle.push(connection));
         } else {
             drop(connection);
             self.forget_reader();
@@ -303,8 +306,17 @@ impl Store {
     }
 
     fn forget_reader(&self) {
-        lock(&self.readers).open -= 1;
-        self.returned.notify_one();
+        self.wake_one_after(|readers| readers.open -= 1);
+    }
+
+    fn wake_one_after(&self, change: impl FnOnce(&mut Readers)) {
+        let mut readers = lock(&self.readers);
+        change(&mut readers);
+        let is_awaited = readers.waiting > 0;
+        drop(readers);
+        if is_awaited {
+            self.returned.notify_one();
+        }
     }
 }
 
