@@ -113,6 +113,58 @@ fn a_write_that_fails_or_panics_undoes_nothing_of_those_that_go_with_it() {
 }
 
 #[test]
+fn what_a_write_answers_is_what_the_table_and_the_feed_say_afterwards() {
+    let scratch = Scratch::new();
+    let name = Changes { name: Some("Lee".to_owned()), ..Changes::default() };
+    let email = Changes { email: Some("LEE@example.com".to_owned()), ..Changes::default() };
+    let password = PasswordHash::from_stored("$argon2id$new".to_owned());
+    let password = Changes { password: Some(password), ..Changes::default() };
+    let work = move |db: &Connection| {
+        let mut told = vec![create(db, "kim@example.com")?];
+        let mut read = vec![model::get(db, 1)?.0];
+        for changes in [name, email, password] {
+            told.push(model::update(db, 1, &changes, None, KEEP)?);
+            read.push(model::get(db, 1)?.0);
+        }
+        Ok((told, read))
+    };
+    let (told, read) = scratch.store().write_now(work).unwrap();
+    assert_eq!(told, read);
+    let (feed, found) = scratch
+        .store()
+        .read(|db| Ok((model::changes(db, 0, 10)?, model::credentials(db, "lee@example.com")?)))
+        .unwrap();
+    let feed = feed
+        .iter()
+        .map(|change| (change.seq, change.at.as_str(), change.user.as_ref().unwrap().get().to_owned()));
+    let expected = told
+        .iter()
+        .map(|user| (user.changed_seq, user.updated_at.as_str(), serde_json::to_string(user).unwrap()));
+    assert_eq!(feed.collect::<Vec<_>>(), expected.collect::<Vec<_>>());
+    assert_eq!(
+        found.map(|(user, _)| user),
+        told.last().cloned(),
+        "the new e-mail finds the user, whatever its case"
+    );
+}
+
+#[test]
+fn the_feed_keeps_as_many_changes_as_it_says_and_at_most_a_thousandth_more() {
+    const KEPT: u64 = 2000;
+    let scratch = Scratch::new();
+    let work = |db: &Connection| {
+        let mut kept = Vec::new();
+        for number in 1..=KEPT + 5 {
+            model::create(db, &new_user(&format!("{number}@example.com"), None), KEPT)?;
+            kept.push(model::last_seq(db)? + 1 - model::oldest_seq(db)?.unwrap_or_default());
+        }
+        Ok(kept)
+    };
+    let kept = scratch.store().write_now(work).unwrap();
+    assert!(kept.ends_with(&[1999, 2000, 2001, 2000, 2001, 2000, 2001]), "{:?}", kept.last());
+}
+
+#[test]
 fn a_report_that_panics_concerns_nobody_else() {
     let scratch = Scratch::new();
     let release = scratch.hold_the_writer();
