@@ -20,13 +20,13 @@ use log::Level;
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::metrics::{self, Gauge, LISTS_PUSHED};
 use crate::net::flood::say;
 use crate::net::listener::{Listener, Serving};
 use crate::net::peer::{Answerer, PacketServer, Peer};
 use crate::net::secret::Secret;
 use crate::net::spawn;
 use crate::node::Node;
+use crate::observe::metrics::{self, Gauge, LISTS_PUSHED};
 use crate::packet::{Failure, Head, Reply, encode};
 use crate::registry::{Refused, Registry};
 use crate::sync::lock;

@@ -23,13 +23,13 @@ use serde_json::json;
 use serde_json::value::RawValue;
 use tiny_http::{Header, Method};
 
-use crate::access_log::HttpLine;
 use crate::context::Context;
 use crate::mesh::Mesh;
-use crate::metrics::{self, Gauge, HTTP};
 use crate::net::canonical;
 use crate::net::link::{Outcome, Refusal};
 use crate::net::membership::Membership;
+use crate::observe::access_log::HttpLine;
+use crate::observe::metrics::{self, Gauge, HTTP};
 use crate::packet::{Dialect, Failure, Origin, Outgoing};
 use crate::process::Identity;
 use crate::routes::Resolved;

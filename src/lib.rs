@@ -51,10 +51,8 @@
 //! | [`gateway`] | HTTP in front of the mesh | the binary `gateway` |
 //! | [`service`] | what a service is written with | [`users`], `examples/greetings.rs` |
 //! | [`users`] | the example service, on SQLite | the binary `users` |
-//! | [`metrics`] | what a process counts of itself | whoever counts |
-//! | [`metrics_page`] | the same over HTTP, on a port of its own | all binaries |
-//! | [`access_log`] | one line a request | [`gateway`], [`service`] |
-//! | [`stderr`] | the way of every log line: nobody waits for whoever reads it | [`process`], [`access_log`] |
+//! | [`observe`] | metrics, the access log, and the writer of every log line | every module above |
+//! | [`metrics_page`] | the metrics over HTTP, on a port of its own | all binaries |
 //! | [`pool`] | a few threads behind a bounded queue | [`service`], [`users`] |
 //! | [`process`] | settings, log, signals, exit status | all binaries |
 //! | [`sync`] | locks that survive a panic of their holder, permits that are given back | whoever locks or counts |
@@ -62,23 +60,21 @@
 //! The wire is described in `docs/protocol.md`, the design in `docs/architecture.md`, and the reasons for it in
 //! `docs/decisions.md`.
 
-pub mod access_log;
 pub mod clock;
 pub mod context;
 pub mod distributor;
 pub mod gateway;
 pub mod mesh;
-pub mod metrics;
 pub mod metrics_page;
 pub mod net;
 pub mod node;
+pub mod observe;
 pub mod packet;
 pub mod pool;
 pub mod process;
 pub mod registry;
 pub mod routes;
 pub mod service;
-pub mod stderr;
 pub mod subscription;
 pub mod sync;
 pub mod users;

@@ -18,7 +18,6 @@ use serde_json::Value;
 use serde_json::value::to_raw_value;
 
 use crate::context::{Context, MAX_HOPS};
-use crate::metrics::{self, CALLS, Gauge};
 use crate::net::health::Intent;
 use crate::net::link::{
     Call, DEFAULT_TIMEOUT, Link, LinkLimits, LinkState, Outcome, Refusal, ReplyFrame, ReplyStream,
@@ -27,6 +26,7 @@ use crate::net::mailbox::Answered;
 use crate::net::membership::{Membership, OnList};
 use crate::net::secret::Secret;
 use crate::node::Node;
+use crate::observe::metrics::{self, CALLS, Gauge};
 use crate::packet::{Dialect, Failure, Outgoing};
 use crate::routes::{Resolved, Routes, Row};
 use crate::sync::{Permit, read, write};

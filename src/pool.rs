@@ -7,7 +7,7 @@ use std::thread;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 
-use crate::metrics::{self, Gauge};
+use crate::observe::metrics::{self, Gauge};
 
 /// Threads that run jobs. They end when the pool is dropped and its queue is empty.
 #[derive(Debug)]

@@ -19,9 +19,9 @@ use crossbeam_channel::{Receiver, bounded};
 use crate::net::canonical;
 use crate::net::listener::{DEFAULT_MAX_CONNECTIONS, Listener};
 use crate::net::secret::Secret;
+use crate::observe::{access_log, log_writer, metrics};
 use crate::packet::DEFAULT_MAX_FRAME_BYTES;
 use crate::pool::no_thread;
-use crate::{access_log, metrics, stderr};
 
 /// Who a process is: what differs between the binaries before they do anything.
 #[derive(Debug, Clone, Copy)]
@@ -286,7 +286,7 @@ pub fn run<A: Parser>(identity: Identity, serve: impl FnOnce(A) -> Result<(), St
     }
     metrics::introduce(identity.name);
     let served = serve(arguments);
-    stderr::finish(LOG_TIMEOUT);
+    log_writer::finish(LOG_TIMEOUT);
     match served {
         Ok(()) => ExitCode::SUCCESS,
         Err(sentence) => fail(identity, &sentence, 1),
@@ -346,14 +346,14 @@ fn course_address(identity: Identity) -> String {
 
 /// Logs go to stderr, one line each: time, level, what happened. `RUST_LOG` chooses how much.
 fn start_log() -> io::Result<()> {
-    stderr::start()?;
+    log_writer::start()?;
     let mut builder = env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("info"));
     if io::stderr().is_terminal() && ["NO_COLOR", "RUST_LOG_STYLE"].iter().all(|name| env::var(name).is_err())
     {
         builder.write_style(env_logger::WriteStyle::Always);
     }
     builder
-        .target(env_logger::Target::Pipe(Box::new(stderr::Lines)))
+        .target(env_logger::Target::Pipe(Box::new(log_writer::Lines)))
         .format(|line, record| {
             let level = record.level();
             let style = line.default_level_style(level);

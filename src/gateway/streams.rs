@@ -10,9 +10,9 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::time::{Duration, Instant};
 
-use crate::access_log::HttpLine;
 use crate::net::link::ReplyFrame;
 use crate::net::outbox::{not_read, write_by};
+use crate::observe::access_log::HttpLine;
 use crate::packet::Failure;
 use crate::subscription::Subscription;
 use crate::sync::Permit;

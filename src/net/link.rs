@@ -30,7 +30,7 @@ use super::outbox::{Batching, Outbox, SendError};
 use super::peer::{Described, wire_len};
 use super::secret::Secret;
 use crate::context::Context;
-use crate::metrics::{CALLS, WIRE};
+use crate::observe::metrics::{CALLS, WIRE};
 use crate::packet::frame::{FrameError, Offence};
 use crate::packet::{
     COURSE_MAX_BYTES, Cancel, DEFAULT_MAX_FRAME_BYTES, Dialect, Head, Outgoing, Travel, encode,

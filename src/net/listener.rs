@@ -21,7 +21,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 
 use super::flood::say;
 use super::{spawn, tune};
-use crate::metrics::{self, Gauge};
+use crate::observe::metrics::{self, Gauge};
 use crate::sync::lock;
 
 /// Connections per port by default (`--max-connections`).

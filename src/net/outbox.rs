@@ -21,7 +21,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::{WRITE_TIMEOUT, is_timeout, spawn};
-use crate::metrics::WIRE;
+use crate::observe::metrics::WIRE;
 use crate::packet::DELIMITER;
 use crate::sync::lock;
 

@@ -16,7 +16,7 @@ use super::outbox::{Batching, Outbox, SendError};
 use super::proof;
 use super::secret::Secret;
 use super::{WRITE_TIMEOUT, spawn};
-use crate::metrics::WIRE;
+use crate::observe::metrics::WIRE;
 use crate::packet::frame::{FrameError, Offence};
 use crate::packet::{Answer, DELIMITER, Failure, Head, Key, Reply};
 

@@ -25,7 +25,7 @@ use super::access::{Asker, Claim, unknown_token};
 use super::bell::{self, Ear};
 use super::model::{self, User};
 use super::store::{Store, StoreError};
-use crate::metrics::{self, Gauge};
+use crate::observe::metrics::{self, Gauge};
 use crate::packet::{Failure, Reply};
 use crate::pool::{Admission, Pool, no_thread};
 use crate::service::{Responder, SharedReply, StreamSender};

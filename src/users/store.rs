@@ -23,7 +23,7 @@ use rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior, ffi};
 
 use super::bell::Ringer;
 use super::model;
-use crate::metrics::STORE;
+use crate::observe::metrics::STORE;
 use crate::packet::Failure;
 use crate::pool::no_thread;
 use crate::service::{Batch, answer_together};

@@ -10,8 +10,8 @@ use std::sync::{Condvar, LazyLock, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::clock::{SECOND_BYTES, second_text, since_epoch, three_digits};
-use crate::metrics::LOG;
 use crate::net::spawn;
+use crate::observe::metrics::LOG;
 use crate::sync::lock;
 
 /// How many bytes of lines may wait before access lines are dropped, and before others are: a flood of access lines

@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use crate::clock::three_digits;
-use crate::stderr;
+use crate::observe::log_writer;
 
 /// The longest line, in bytes: its fields are limited.
 const MAX_LINE_BYTES: usize = 1536;
@@ -80,7 +80,7 @@ impl HttpLine<'_> {
     /// Writes the line, if lines are written.
     pub fn write(&self) {
         if is_on() {
-            stderr::access_line(MAX_LINE_BYTES, |line| self.append(line));
+            log_writer::access_line(MAX_LINE_BYTES, |line| self.append(line));
         }
     }
 
@@ -101,7 +101,7 @@ impl ServiceLine<'_> {
     /// Writes the line, if lines are written.
     pub fn write(&self) {
         if is_on() {
-            stderr::access_line(MAX_LINE_BYTES, |line| self.append(line));
+            log_writer::access_line(MAX_LINE_BYTES, |line| self.append(line));
         }
     }
 
