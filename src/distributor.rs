@@ -155,7 +155,8 @@ impl Answerer for Desk {
             let told = format_args!("{}: {failure}", peer.address());
             say(Level::Warn, "refused", peer.address().ip(), told);
         }
-        if let Some(key) = head.answer_key() {
+        // A list is a packet for `/distributes` with key 0 as well: who asks with key 0 is pushed the list, and no reply.
+        if let Some(key) = head.answer_key().filter(|_| !head.is_notice()) {
             peer.answer(Some(&key), &outcome, usize::MAX);
         }
     }

@@ -3,7 +3,7 @@
 //! - A *packet* is one JSON object. On the wire it is a *frame*: the object's UTF-8 text and then `¶`.
 //! - A *request* names a `uri` and a `method` and carries `params`; a *reply* carries an `errorcode`.
 //!   Both carry a `key`, the correlation id: the answerer echoes it, the asker finds its caller by it.
-//! - A request whose key is `0` is a *notice*: nobody waits for a reply.
+//! - A *notice* is a request that nobody waits for. The route decides, not the key: see [`Head::is_notice`].
 //!
 //! This module writes frames and looks into packets; [`frame`] cuts incoming bytes into frames again. No
 //! sockets here: reading works over any [`std::io::Read`], so that tests need none. The binding description of
@@ -35,9 +35,6 @@ pub const COURSE_MAX_BYTES: usize = 64 * 1024;
 
 /// Room for the members of an answer as they nearly all are, in bytes.
 const USUAL_MEMBERS_BYTES: usize = 224;
-
-/// The key of a notice, to which nobody answers.
-const NOTICE: &str = "0";
 
 /// Writes any value as a whole frame, delimiter included.
 ///
@@ -108,12 +105,6 @@ fn write_without_raw_pilcrow<W: ?Sized + io::Write>(writer: &mut W, text: &str) 
 pub struct Key(Box<RawValue>);
 
 impl Key {
-    /// Whether this is key 0: a notice, to be answered by nobody.
-    #[must_use]
-    pub fn is_notice(&self) -> bool {
-        self.0.get() == NOTICE
-    }
-
     /// The key as the JSON text that came.
     #[must_use]
     pub fn json(&self) -> &str {
@@ -232,6 +223,18 @@ impl<'a> Head<'a> {
             Some(key) => Some(Key(key.to_owned())),
             None => self.key_in_params(),
         }
+    }
+
+    /// Whether nobody waits for a reply, so that none may be sent: a packet for `/distributes` or `POST /logs` that has
+    /// no key, or key 0. On every other route key 0 is a key like any other: course gateways give it to their first request.
+    #[must_use]
+    pub fn is_notice(&self) -> bool {
+        let is_notice_route = match self.uri.as_deref().map(|uri| uri.trim_start_matches('/')) {
+            Some("distributes") => true,
+            Some("logs") => self.method.as_deref() == Some("POST"),
+            _ => false,
+        };
+        is_notice_route && self.answer_key().is_none_or(|key| matches!(key.json(), "0" | "null"))
     }
 
     fn key_in_params(&self) -> Option<Key> {
@@ -411,7 +414,7 @@ impl<'a> Cancel<'a> {
 }
 
 impl Outgoing<'_> {
-    /// Appends this request to `buffer` as a frame. Key 0 makes it a notice. What travels with it is told to
+    /// Appends this request to `buffer` as a frame. What travels with it is told to
     /// `pilcrow/1` nodes alone.
     ///
     /// # Errors

@@ -20,6 +20,7 @@ pub mod streams;
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
+use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -89,6 +90,8 @@ pub struct Request {
 pub struct Responder {
     peer: Arc<Peer>,
     key: Option<Key>,
+    /// Nobody waits for a reply.
+    is_notice: bool,
     asked: Arc<Asked>,
     origin: Option<Arc<Origin>>,
     began: Instant,
@@ -279,6 +282,12 @@ impl Service {
 }
 
 impl Running {
+    /// Where the service listens.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.serving.address()
+    }
+
     /// Ends the service: says that it leaves, finishes what has begun, and waits no longer than `limit`.
     pub fn stop(self, limit: Duration) {
         self.membership.leave();
@@ -386,6 +395,7 @@ impl Answerer for Desk {
         let responder = Responder {
             peer: peer.clone(),
             key,
+            is_notice: head.is_notice(),
             asked,
             origin: origin.clone(),
             began,
@@ -536,7 +546,7 @@ impl Responder {
     /// Whether the asker can take several replies. Course gateways cannot.
     #[must_use]
     pub fn can_stream(&self) -> bool {
-        self.limit_bytes > COURSE_MAX_BYTES && self.key.as_ref().is_some_and(|key| !key.is_notice())
+        self.limit_bytes > COURSE_MAX_BYTES && self.key.is_some() && !self.is_notice
     }
 
     /// Answers with a stream. It stands until it is ended, here or by the asker, or their connection ends.
@@ -554,13 +564,17 @@ impl Responder {
         }
     }
 
-    /// Answers the request.
+    /// Answers the request. A notice is counted and logged, and no reply is sent.
     pub fn answer(mut self, outcome: &Result<Reply, Failure>) {
         self.send(outcome);
     }
 
     fn send(&mut self, outcome: &Result<Reply, Failure>) {
-        let said = self.peer.answer(self.key.as_ref(), outcome, self.limit_bytes);
+        let said = if self.is_notice {
+            Said { errorcode: outcome.as_ref().err().map_or(0, |failure| failure.errorcode), bytes: 0 }
+        } else {
+            self.peer.answer(self.key.as_ref(), outcome, self.limit_bytes)
+        };
         self.told(said);
     }
 

@@ -217,7 +217,7 @@ impl Peer {
         self.connection.work()
     }
 
-    /// Answers under `key`; a notice is answered by nothing. Never waits for a slow peer, unless called on this
+    /// Answers under `key`. Never waits for a slow peer, unless called on this
     /// peer's own thread.
     ///
     /// `limit_bytes` is the longest answer that this asker can take. A longer one becomes a failure that says so.
@@ -225,9 +225,6 @@ impl Peer {
     pub fn answer(&self, key: Option<&Key>, outcome: &Result<Reply, Failure>, limit_bytes: usize) -> Said {
         let errorcode = outcome.as_ref().err().map_or(0, |failure| failure.errorcode);
         let mut said = Said { errorcode, bytes: 0 };
-        if key.is_some_and(Key::is_notice) {
-            return said;
-        }
         let limit = limit_bytes.min(self.max_frame_bytes);
         let answer = Answer { key, outcome, more: false };
         let frame = match answer.encode() {

@@ -478,14 +478,28 @@ fn a_key_that_is_no_number_is_echoed_untouched() {
 }
 
 #[test]
-fn key_0_is_a_notice_and_no_other_key_is() {
-    let is_notice = |json: &str| {
-        let frame = format!(r#"{{"key":{json}}}"#);
-        Head::parse(&frame).unwrap().answer_key().unwrap().is_notice()
-    };
-    assert!(is_notice("0"));
-    for other in ["1", "10", "\"0\"", "null", "false", "[]"] {
-        assert!(!is_notice(other), "{other}");
+fn only_packets_for_two_routes_are_notices_and_only_without_a_key_to_answer_to() {
+    let is_notice = |text: &str| Head::parse(text).unwrap().is_notice();
+    for route in [
+        r#""uri":"/distributes","method":"POST""#,
+        r#""uri":"distributes","method":"GET""#,
+        r#""uri":"/logs","method":"POST""#,
+    ] {
+        for key in ["", r#","key":0"#, r#","key":null"#, r#","params":{"key":0}"#] {
+            assert!(is_notice(&format!("{{{route}{key}}}")), "{route}{key}");
+        }
+        for key in [r#","key":1"#, r#","key":"0""#, r#","params":{"key":7}"#] {
+            assert!(!is_notice(&format!("{{{route}{key}}}")), "{route}{key}");
+        }
+    }
+    for request in [
+        r#"{"uri":"/users","method":"GET","key":0}"#,
+        r#"{"uri":"/users","method":"POST","params":{"key":0}}"#,
+        r#"{"uri":"/logs","method":"GET","key":0}"#,
+        r#"{"uri":"/users","method":"GET"}"#,
+        r#"{"key":0,"errorcode":0}"#,
+    ] {
+        assert!(!is_notice(request), "{request}");
     }
 }
 

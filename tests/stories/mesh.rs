@@ -26,7 +26,7 @@ use pilcrow::service::{Running, Service};
 use crate::harness::{Process, eventually};
 
 /// Starts a service in this process.
-fn serve(service: Service, distributor: &Process) -> Running {
+pub fn serve(service: Service, distributor: &Process) -> Running {
     let listen = "127.0.0.1:0".to_owned();
     let common = Common {
         listen,

@@ -114,12 +114,14 @@ fn a_key_that_has_a_stream_is_refused_a_second_one_and_keeps_the_first() {
 }
 
 #[test]
-fn a_notice_opens_no_stream() {
+fn key_0_opens_a_stream_like_any_other_key() {
     let system = System::start();
     let mut packets = system.users[0].packets();
-    subscribe(&mut packets, &json!(0), None);
-    subscribe(&mut packets, &json!(0), Some(0));
+    subscribe_from_now_on(&mut packets, 0);
     create(&system.http(), "kim");
+    assert_eq!(next_change(&mut packets, 0)["seq"], 1);
+    cancel(&mut packets, &json!(0));
+    create(&system.http(), "lee");
     expect_silence(&mut packets);
 }
 

@@ -109,7 +109,7 @@ function reply({ uri, method, key, params }) {
 const clients = new Map(); // `host:port` -> its socket
 const routes = new Map(); // `GET/goods` -> the sockets of those who serve it
 const waiting = new Map(); // key -> the HTTP response that waits for it
-let nextKey = Number(options['first-key']); // The course counts from 0, so its first request looks like a notice.
+let nextKey = Number(options['first-key']); // The course counts from 0.
 let turn = 0;
 
 function gate() {
