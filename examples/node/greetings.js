@@ -27,10 +27,17 @@ function packetReader(onPacket) {
     rest = Buffer.concat([rest, chunk]);
     for (let end; (end = rest.indexOf(END_OF_FRAME)) >= 0; rest = rest.subarray(end + END_OF_FRAME.length)) {
       const text = utf8.decode(rest.subarray(0, end));
-      if (text.trim() !== '') onPacket(JSON.parse(text));
+      if (text.trim() !== '') onPacket(parsePacket(text));
     }
     if (rest.length > MAX_FRAME_BYTES) throw new Error('the frame is too long');
   };
+}
+
+function parsePacket(text) {
+  const packet = JSON.parse(text);
+  const isObject = typeof packet === 'object' && packet !== null && !Array.isArray(packet);
+  if (!isObject) throw new Error('a frame must be one JSON object');
+  return packet;
 }
 
 // One packet, one write. JSON may spell any character as an escape; spelling ¶ so keeps it off the wire.

@@ -1,6 +1,7 @@
 //! The programs in `examples/`: what they teach holds.
 
 use std::path::PathBuf;
+use std::process::{Command, Stdio};
 use std::time::Instant;
 
 use serde_json::{Value, json};
@@ -209,4 +210,139 @@ fn watch_says_so_and_ends_when_what_it_asks_for_is_gone() {
     let (status, out, told) = Process::run(&example("watch"), &flags, &[]);
     assert_eq!((status, out.as_str()), (Some(1), ""), "{told}");
     assert!(told.contains("watch: changes up to 3 are gone"), "{told}");
+}
+
+// ---- services in other languages
+
+/// A service in another language: its program, its file, and its route.
+struct Foreign {
+    interpreter: &'static str,
+    script: &'static str,
+    path: &'static str,
+}
+
+const NODE: Foreign = Foreign {
+    interpreter: "node",
+    script: concat!(env!("CARGO_MANIFEST_DIR"), "/examples/node/greetings.js"),
+    path: "/hello",
+};
+
+const PYTHON: Foreign = Foreign {
+    interpreter: "python3",
+    script: concat!(env!("CARGO_MANIFEST_DIR"), "/examples/python/greetings.py"),
+    path: "/hi",
+};
+
+impl Foreign {
+    /// Starts it on a free port; nothing, with the reason printed, where its interpreter is missing.
+    fn start(&self, distributor: &Process) -> Option<Process> {
+        let mut version = Command::new(self.interpreter);
+        let version = version.arg("--version").stdout(Stdio::null()).stderr(Stdio::null());
+        if !version.status().is_ok_and(|status| status.success()) {
+            println!("skipped: there is no `{}` on the PATH", self.interpreter);
+            return None;
+        }
+        let arguments = [self.script, "0"].map(str::to_owned);
+        let port = distributor.port().to_string();
+        Some(Process::start(self.interpreter, &arguments, &[("DIS_PORT", &port)]))
+    }
+
+    /// A request for its greeting, with this key.
+    fn request(&self, key: &Value, name: &str) -> Value {
+        json!({ "uri": self.path, "method": "GET", "key": key, "params": { "name": name } })
+    }
+}
+
+fn assert_greets_through_the_gateway(foreign: &Foreign) {
+    let system = System::start();
+    let Some(mut service) = foreign.start(&system.distributor) else { return };
+    system.await_instances("GET", foreign.path, 1);
+    let http = system.http();
+    for (query, name) in [("Kim", "Kim"), ("%EA%B9%80", "김"), ("a%C2%B6b", "a¶b"), ("%F0%9F%A6%80", "🦀")]
+    {
+        let answer = http.get(&format!("{}?name={query}", foreign.path));
+        assert_eq!((answer.status, answer.results()), (200, json!(format!("Hello, {name}!"))));
+    }
+    let refused = http.get(foreign.path);
+    assert_eq!(refused.status, 400);
+    assert!(refused.message().contains("name=Kim"), "{}", refused.message());
+    // Its log shows that it has one connection to the gateway, and that nothing closed it.
+    assert!(!service.log().iter().any(|line| line.contains("closed")), "{:?}", service.log());
+    assert!(service.is_alive());
+}
+
+fn assert_keeps_the_rules_of_the_wire(foreign: &Foreign) {
+    let distributor = Process::distributor(&[]);
+    let Some(mut service) = foreign.start(&distributor) else { return };
+    let mut packets = service.packets();
+    // It sends back any key as it came, key 0 as well.
+    for key in [json!(1), json!(0), json!("seven ¶"), json!([1.5, { "a": null }]), Value::Null] {
+        packets.send(&foreign.request(&key, "a¶b"));
+        let text = packets.receive_text().unwrap();
+        let reply: Value = serde_json::from_str(&text).unwrap();
+        assert_eq!((&reply["key"], &reply["results"]), (&key, &json!("Hello, a¶b!")));
+    }
+    packets.send(&json!({ "uri": foreign.path, "method": "GET", "params": { "name": "Kim", "key": 0 } }));
+    assert_eq!(packets.receive().unwrap()["key"], 0);
+    packets.send(&json!({ "uri": foreign.path, "method": "GET", "params": { "name": "Kim" } }));
+    assert_eq!(packets.receive().unwrap().get("key"), None);
+    // A notice gets no reply; an unknown route gets a failure.
+    packets.send(&json!({ "uri": "/distributes", "method": "POST", "key": 0, "params": {} }));
+    packets.send(&json!({ "uri": foreign.path, "method": "CANCEL", "key": 1 }));
+    packets.send(&json!({ "uri": "/none", "method": "GET", "key": 9 }));
+    let failure = packets.receive().unwrap();
+    assert_eq!((&failure["key"], &failure["errorcode"]), (&json!(9), &json!(404)));
+    // A frame arrives byte by byte, then many frames arrive at once, with white space and empty frames between.
+    let frame = format!("{}¶", foreign.request(&json!(10), "ö한"));
+    for byte in frame.bytes() {
+        packets.send_raw(&[byte]);
+    }
+    assert_eq!(packets.receive().unwrap()["results"], "Hello, ö한!");
+    packets.send_raw(format!("\r\n¶ {}\n", frame.repeat(100)).as_bytes());
+    for _ in 0..100 {
+        assert_eq!(packets.receive().unwrap()["results"], "Hello, ö한!");
+    }
+    // What is no packet closes its connection and no other one.
+    for bad in [b"hello\xc2\xb6".as_slice(), b"[1]\xc2\xb6", b"{\"a\":\"\xff\"}\xc2\xb6", &[b'x'; 1_100_000]]
+    {
+        let mut other = service.packets();
+        other.send_raw(bad);
+        assert_eq!(other.receive_text(), None, "{:?}", &bad[..5]);
+    }
+    packets.send_raw(frame.as_bytes());
+    assert_eq!(packets.receive().unwrap()["key"], 10);
+    assert!(service.is_alive());
+}
+
+fn assert_registers_again_with_a_new_distributor(foreign: &Foreign) {
+    let distributor = Process::distributor(&[]);
+    let Some(_service) = foreign.start(&distributor) else { return };
+    let entries = |list: &[Value]| {
+        list.iter().filter(|entry| entry["urls"][0] == format!("GET{}", foreign.path)).count()
+    };
+    let address = distributor.address().to_string();
+    eventually("it is registered", || {
+        let list = distributor.packets().receive()?["params"].as_array()?.clone();
+        (entries(&list) == 1).then_some(())
+    });
+    distributor.kill();
+    let distributor = Process::distributor(&["--listen", &address]);
+    eventually("it is registered again", || {
+        let list = distributor.packets().receive()?["params"].as_array()?.clone();
+        (entries(&list) == 1).then_some(())
+    });
+}
+
+#[test]
+fn the_javascript_service_greets_keeps_the_rules_and_registers_again() {
+    assert_greets_through_the_gateway(&NODE);
+    assert_keeps_the_rules_of_the_wire(&NODE);
+    assert_registers_again_with_a_new_distributor(&NODE);
+}
+
+#[test]
+fn the_python_service_greets_keeps_the_rules_and_registers_again() {
+    assert_greets_through_the_gateway(&PYTHON);
+    assert_keeps_the_rules_of_the_wire(&PYTHON);
+    assert_registers_again_with_a_new_distributor(&PYTHON);
 }
