@@ -40,7 +40,7 @@ use crate::net::membership::{Membership, OnList};
 pub use crate::net::outbox::together as answer_together;
 pub use crate::net::peer::Batch;
 use crate::net::peer::{Answerer, PacketServer, Peer, Said};
-use crate::node::{GATE, Node};
+use crate::node::Node;
 use crate::observe::access_log::ServiceLine;
 use crate::observe::metrics::{self, Gauge, RouteSeries, SERVICE, SERVICE_IN_FLIGHT};
 use crate::packet::{CANCEL, COURSE_MAX_BYTES, Dialect, Head, Key};
@@ -231,7 +231,7 @@ impl Service {
         // The metrics are asked for where the service listens, and are no route of the gateway's.
         let urls = self.urls();
         self = self.with_metrics();
-        let course_gates = Arc::new(CourseGates::default());
+        let course_nodes = Arc::new(CourseNodes::default());
         let streams = Arc::new(StreamTable::default());
         let open = Arc::downgrade(&streams);
         metrics::watch(Gauge::Streams, move || Some(open.upgrade()?.count()));
@@ -242,7 +242,7 @@ impl Service {
         let desk = Desk {
             routes: self.routes,
             on_batch: self.on_batch,
-            course_gates: course_gates.clone(),
+            course_nodes: course_nodes.clone(),
             pool,
             streams: streams.clone(),
             guests: guests.clone(),
@@ -254,7 +254,7 @@ impl Service {
         let node = Node::ours(self.identity.name, serving.address().port(), urls, &process::new_id()?);
         let followed = self.mesh.as_ref().map(|mesh| mesh.on_list(common.secret()));
         let on_list: Arc<OnList> = Arc::new(move |place, nodes: Vec<Node>| {
-            course_gates.follow(place, &nodes);
+            course_nodes.follow(place, &nodes);
             if let Some(followed) = &followed {
                 followed(place, nodes);
             }
@@ -304,7 +304,7 @@ impl Running {
 struct Desk {
     routes: RouteTable,
     on_batch: Option<Box<OnBatch>>,
-    course_gates: Arc<CourseGates>,
+    course_nodes: Arc<CourseNodes>,
     /// Where slow handlers run; none if there are none.
     pool: Option<Pool>,
     streams: Arc<StreamTable>,
@@ -340,17 +340,17 @@ impl Guests {
     }
 }
 
-/// Whether a gateway of the course is about, which dies of a long packet.
+/// Whether a node of the course is registered, gateway or service: it dies of a long packet when it calls us.
 #[derive(Debug, Default)]
-struct CourseGates {
-    /// The distributors, by place, whose list names one.
+struct CourseNodes {
+    /// The distributors, by place, whose list has one.
     named_by: Mutex<HashSet<usize>>,
     any: AtomicBool,
 }
 
-impl CourseGates {
+impl CourseNodes {
     fn follow(&self, place: usize, nodes: &[Node]) {
-        let named = nodes.iter().any(|node| node.name == GATE && node.dialect() == Dialect::Course);
+        let named = nodes.iter().any(|node| node.dialect() == Dialect::Course);
         let mut named_by = lock(&self.named_by);
         if named {
             named_by.insert(place);
@@ -448,11 +448,11 @@ impl Desk {
         });
     }
 
-    /// Course gateways die of a long reply, and of two in one piece. Nodes of ours give themselves away by `deadline_ms`; of the others
-    /// none is taken for a course gateway unless the list names one. (One that has just registered may ask a moment
-    /// before the list that names it is here.)
+    /// Course nodes die of a long reply, and of two replies in one segment. Our own nodes send `deadline_ms`. An asker that does
+    /// not is taken for a course node while the list has one. (A node that has just registered may ask a moment before
+    /// that list arrives.)
     fn limit_bytes(&self, peer: &Peer, head: &Head<'_>) -> usize {
-        let may_be_course = head.deadline_ms.is_none() && self.course_gates.any.load(Ordering::Relaxed);
+        let may_be_course = head.deadline_ms.is_none() && self.course_nodes.any.load(Ordering::Relaxed);
         if !may_be_course {
             return usize::MAX;
         }
@@ -543,7 +543,7 @@ fn is_the_packets_key(head: &Head<'_>, named: &Value) -> bool {
 }
 
 impl Responder {
-    /// Whether the asker can take several replies. Course gateways cannot.
+    /// Whether the asker can take several replies. Course nodes cannot.
     #[must_use]
     pub fn can_stream(&self) -> bool {
         self.limit_bytes > COURSE_MAX_BYTES && self.key.is_some() && !self.is_notice

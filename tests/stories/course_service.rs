@@ -3,11 +3,11 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use pilcrow::service::{Reply, Service};
+use pilcrow::service::{Reply, Request, Running, Service};
 use serde_json::{Value, json};
 
 use crate::course::{DIALECTS, course_js, port_of};
-use crate::harness::{Packets, Process, System, eventually};
+use crate::harness::{Asked, Echo, Packets, Process, System, eventually};
 use crate::mesh::serve;
 
 /// The four forms in which course programs write key 0.
@@ -123,11 +123,11 @@ fn requests_with_key_0_stand_in_the_access_log_and_in_the_metrics() {
 }
 
 /// A service that answers both methods of `/logs`, and counts how often it ran.
-fn log_service(distributor: &Process) -> (pilcrow::service::Running, Arc<AtomicUsize>) {
+fn log_service(distributor: &Process) -> (Running, Arc<AtomicUsize>) {
     let ran = Arc::new(AtomicUsize::new(0));
     let count = {
         let ran = ran.clone();
-        move |_: &pilcrow::service::Request| Reply::ok(ran.fetch_add(1, Ordering::SeqCst) + 1)
+        move |_: &Request| Reply::ok(ran.fetch_add(1, Ordering::SeqCst) + 1)
     };
     let service = Service::new("logs", 0).route("POST", "/logs", count.clone()).route("GET", "/logs", count);
     (serve(service, distributor), ran)
@@ -178,4 +178,22 @@ fn a_course_gateway_that_counts_from_0_gets_its_first_request_answered() {
         assert_eq!(system.http().get("/users").results().as_array().unwrap().len(), 1);
         assert!(gate.is_alive());
     }
+}
+
+#[test]
+fn a_course_service_that_calls_ours_gets_no_reply_over_64_kib() {
+    let distributor = Process::distributor(&[]);
+    let long = |_: &Request| Reply::ok("x".repeat(100_000));
+    let ours = serve(Service::new("ours", 0).route("GET", "/long", long), &distributor);
+    let mut packets = Packets::to(ours.address());
+    let mut ask = || {
+        send(&mut packets, r#"{"uri":"/long","method":"GET","key":0,"params":{}}"#);
+        packets.receive().unwrap()
+    };
+    assert_eq!(ask()["errorcode"], 0, "no course node is registered");
+    let _course = Echo::course(&distributor, "goods", &["GET/goods"], Asked::echo);
+    let refused = eventually("ours has heard of the course service", || {
+        Some(ask()).filter(|reply| reply["errorcode"] != 0)
+    });
+    assert!(refused["errormessage"].as_str().unwrap().contains("ask for less"), "{refused}");
 }
