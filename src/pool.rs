@@ -1,4 +1,4 @@
-//! A few threads for work that waits or takes its time, behind a queue that is bounded.
+//! A few threads behind a bounded queue, for work that waits or takes its time.
 
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -13,22 +13,25 @@ use crate::observe::metrics::{self, Gauge};
 #[derive(Debug)]
 pub struct Pool {
     jobs: Sender<Job>,
-    /// As long as this is there, the metrics tell how many jobs wait.
+    /// The metrics show how many jobs wait while this exists.
     _shown: Arc<()>,
 }
 
-/// Whether a job runs on the pool, or is told that it does not.
+/// Whether the pool runs a job.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Admission {
-    /// Runs on a thread of the pool.
+    /// The job runs on a thread of the pool.
     Admitted,
-    /// The queue is full. Runs here and now, only to say so to whoever waits.
+    /// The queue is full. The job is called at once, on the caller's thread, only to report that.
     Refused,
 }
 
-/// What is said where the operating system starts no further thread.
+/// The error text when the operating system starts no further thread.
 #[must_use]
-#[allow(clippy::needless_pass_by_value, reason = "it is written for `map_err`, which hands the error over")]
+#[allow(
+    clippy::needless_pass_by_value,
+    reason = "it is written for `map_err`, which passes the error by value"
+)]
 pub fn no_thread(error: io::Error) -> String {
     format!("the operating system starts no further thread: {error}")
 }
@@ -50,12 +53,12 @@ impl Pool {
                 .map_err(no_thread)?;
         }
         let shown = Arc::new(());
-        let (wanted, waiting) = (Arc::downgrade(&shown), queue);
-        metrics::watch(Gauge::PoolWaiting(name), move || wanted.upgrade().map(|_| waiting.len()));
+        let pool_exists = Arc::downgrade(&shown);
+        metrics::watch(Gauge::PoolWaiting(name), move || pool_exists.upgrade().map(|_| queue.len()));
         Ok(Self { jobs, _shown: shown })
     }
 
-    /// Runs `job` on a thread of the pool, soon. It is called in any case, exactly once, and told which.
+    /// Runs `job` on a thread of the pool when one is free. The job is called exactly once, and learns whether it was admitted.
     pub fn submit(&self, job: impl FnOnce(Admission) + Send + 'static) {
         if let Err(refused) = self.jobs.try_send(Box::new(job)) {
             refused.into_inner()(Admission::Refused);

@@ -1,4 +1,4 @@
-//! What a learner writes a service with: a name, routes, handlers, and `run`.
+//! What a program is written with: a name, routes, handlers, and `run`.
 //!
 //! ```no_run
 //! use pilcrow::service::{Reply, Service};
@@ -10,44 +10,53 @@
 //! }
 //! ```
 //!
-//! The story of one request: the gateway's packet arrives on a connection's thread ([`crate::net::peer`]), is
-//! looked up here among the routes, and handed to its handler. A handler of [`Service::route`] answers at once,
-//! on that thread. One of [`Service::route_slow`] does so on a thread of a pool, so that it may wait, for instance
-//! for another service ([`crate::mesh`]), and delays nobody else's packet. One of [`Service::route_later`] takes a
-//! [`Responder`] with it to whichever thread does the work, and may answer with a stream.
+//! One request takes this way:
+//!
+//! 1. Its packet arrives on the thread of a connection ([`crate::net::peer`]), which hands it to `Dispatcher::packet`.
+//! 2. The dispatcher finds the handler of its method and uri (`endpoints`).
+//! 3. It makes a [`Responder`]: from here on the request will be answered, counted and logged exactly once.
+//! 4. It reads the [`Request`], and rejects one that came too late or has passed too many services.
+//! 5. The handler runs. A handler of [`Service::route`] answers on the thread of the connection. One of
+//!    [`Service::route_slow`] answers on a thread of a pool, so it may wait, for instance for another service
+//!    ([`crate::mesh`]), and delays no other packet. One of [`Service::route_later`] passes the [`Responder`] on to the
+//!    thread that does the work, and may answer with a stream ([`streams`]).
 
+mod askers;
+mod course;
+mod endpoints;
+mod request;
+mod responder;
 pub mod streams;
 
-use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, OnceLock};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::Duration;
 
 use clap::Parser;
 use log::Level;
-use serde_json::{Map, Value};
 
-use crate::context::{Context, MAX_HOPS};
 use crate::mesh::Mesh;
 use crate::metrics_page;
 use crate::net::flood::say;
-use crate::net::listener::{Listener, Serving, Work};
+use crate::net::listener::{Listener, Serving};
 use crate::net::membership::{Membership, OnList};
 pub use crate::net::outbox::together as answer_together;
 pub use crate::net::peer::Batch;
-use crate::net::peer::{Answerer, PacketServer, Peer, Said};
+use crate::net::peer::{Answerer, PacketServer, Peer};
 use crate::node::Node;
-use crate::observe::access_log::ServiceLine;
-use crate::observe::metrics::{self, Gauge, RouteSeries, SERVICE, SERVICE_IN_FLIGHT};
-use crate::packet::{CANCEL, COURSE_MAX_BYTES, Dialect, Head, Key};
+use crate::observe::metrics::{self, Gauge};
+use crate::packet::{CANCEL, Head};
 pub use crate::packet::{Failure, Origin, Reply};
-use crate::pool::{Admission, Pool, no_thread};
+use crate::pool::{Pool, no_thread};
 use crate::process::{self, Common, Identity, Join};
-use crate::sync::lock;
+use askers::Askers;
+use course::CourseNodes;
+use endpoints::{Endpoints, Handler, RequestedRoute};
+pub use request::Request;
+pub use responder::Responder;
 use streams::StreamTable;
 pub use streams::{SharedReply, StreamSender};
 
@@ -55,16 +64,16 @@ pub use streams::{SharedReply, StreamSender};
 const WORKERS: usize = 16;
 const MAX_WAITING: usize = 1024;
 
-/// Under which URI every service answers with what it counts.
+/// The URI under which every service answers with its metrics.
 const METRICS: &str = "/metrics";
 
-/// How long, after this service has said that it leaves, requests may still come that were on their way.
+/// How long requests that are on their way may still arrive after this service has said that it leaves.
 const SETTLE: Duration = Duration::from_millis(300);
 
 /// A service before it runs: its name and its routes.
 pub struct Service {
     identity: Identity,
-    routes: RouteTable,
+    endpoints: Endpoints,
     on_batch: Option<Box<OnBatch>>,
     mesh: Option<Arc<Mesh>>,
 }
@@ -73,59 +82,24 @@ pub struct Service {
 pub struct Running {
     serving: Serving,
     membership: Membership,
-    streams: Arc<StreamTable>,
-    guests: Arc<Guests>,
+    dispatcher: Arc<Dispatcher>,
     mesh: Option<Arc<Mesh>>,
 }
 
-/// A request as a handler sees it.
-#[derive(Debug)]
-pub struct Request {
-    params: Value,
-    context: Context,
-}
-
-/// The duty to answer one request, exactly once, from any thread.
-#[derive(Debug)]
-pub struct Responder {
-    peer: Arc<Peer>,
-    key: Option<Key>,
-    /// Nobody waits for a reply.
-    is_notice: bool,
-    asked: Arc<Asked>,
-    origin: Option<Arc<Origin>>,
-    began: Instant,
-    limit_bytes: usize,
-    answered: bool,
-    streams: Arc<StreamTable>,
-    _work: Work,
-}
-
 type OnBatch = dyn Fn(Batch) + Send + Sync;
-type RouteTable = HashMap<String, HashMap<String, Route>>;
-type AnswerNow = dyn Fn(&Request) -> Result<Reply, Failure> + Send + Sync;
-type AnswerLater = dyn Fn(Request, Responder) + Send + Sync;
 
-/// A route: what answers it, and what is counted and told of it.
-struct Route {
-    handler: Handler,
-    asked: Arc<Asked>,
+/// Answers the packets of all connections.
+struct Dispatcher {
+    endpoints: Endpoints,
+    on_batch: Option<Box<OnBatch>>,
+    /// Runs the slow handlers, if the service has any.
+    pool: Option<Pool>,
+    streams: Arc<StreamTable>,
+    askers: Askers,
+    course_nodes: CourseNodes,
 }
 
-/// What was asked for.
-struct Asked {
-    method: String,
-    uri: String,
-    series: Arc<RouteSeries>,
-}
-
-enum Handler {
-    Now(Box<AnswerNow>),
-    Slow(Arc<AnswerNow>),
-    Later(Box<AnswerLater>),
-}
-
-/// The flags of a service that has none of its own.
+/// The flags of a service that has no flags of its own.
 #[derive(Debug, Parser)]
 #[command(version, about = "A Pilcrow service")]
 struct ServiceArgs {
@@ -136,31 +110,31 @@ struct ServiceArgs {
 }
 
 impl Service {
-    /// A service called `name` that listens on `port` unless its `--listen` says otherwise. Port 0 takes a free
-    /// one, which is fine, since others find the service through the distributor.
+    /// A service called `name` that listens on `port` unless its `--listen` says otherwise. Port 0 takes a free one,
+    /// since others find the service through the distributor.
     #[must_use]
     pub fn new(name: &'static str, port: u16) -> Self {
         Self::with_identity(Identity { name, port, port_variable: "" })
     }
 
-    /// A service whose port also has an environment variable of its own.
+    /// A service whose port has an environment variable of its own.
     #[must_use]
     pub fn with_identity(identity: Identity) -> Self {
-        Self { identity, routes: HashMap::new(), on_batch: None, mesh: None }
+        Self { identity, endpoints: Endpoints::default(), on_batch: None, mesh: None }
     }
 
-    /// Shows this mesh the lists that the service gets, so that its handlers can call other services.
+    /// Passes the lists that the service gets to this mesh, so that its handlers can call other services.
     #[must_use]
     pub fn mesh(mut self, mesh: &Arc<Mesh>) -> Self {
         self.mesh = Some(mesh.clone());
         self
     }
 
-    /// Tells `told` when several requests have come together, and when they have been handed to their handlers, on the
-    /// thread that does that: so handlers can do once what they have in common.
+    /// Calls `on_batch` when several requests have come together, and again when all of them have been handed to their
+    /// handlers. Both calls are on the thread that runs the handlers, so they can do once what they have in common.
     #[must_use]
-    pub fn on_batch(mut self, told: impl Fn(Batch) + Send + Sync + 'static) -> Self {
-        self.on_batch = Some(Box::new(told));
+    pub fn on_batch(mut self, on_batch: impl Fn(Batch) + Send + Sync + 'static) -> Self {
+        self.on_batch = Some(Box::new(on_batch));
         self
     }
 
@@ -194,13 +168,12 @@ impl Service {
     }
 
     fn add(mut self, method: &str, uri: &str, handler: Handler) -> Self {
-        let route = Route { handler, asked: Asked::of(method, uri, Some(uri)) };
-        self.routes.entry(uri.to_owned()).or_default().insert(method.to_owned(), route);
+        self.endpoints.add(method, uri, handler);
         self
     }
 
-    /// Runs the service as this process: flags, log, registration, until a signal ends it. The exit status to
-    /// return from `main`.
+    /// Runs the service as this process: flags, log, registration, until a signal stops it. Returns the exit status for
+    /// `main`.
     #[must_use]
     pub fn run(self) -> ExitCode {
         process::run(self.identity, |args: ServiceArgs| self.serve(&args.common, &args.join))
@@ -216,7 +189,7 @@ impl Service {
         let listener = common.bind()?;
         let _metrics = metrics_page::serve(common)?;
         let running = self.start(listener, common, join)?;
-        process::ready(name, running.serving.address());
+        process::ready(name, running.address());
         let _ = stop.recv();
         log::info!("{name}: asked to end; finishing what is in progress");
         running.stop(common.drain_limit());
@@ -227,58 +200,30 @@ impl Service {
     ///
     /// # Errors
     /// A sentence that says why the service could not start.
-    pub fn start(mut self, listener: Listener, common: &Common, join: &Join) -> Result<Running, String> {
-        // The metrics are asked for where the service listens, and are no route of the gateway's.
-        let urls = self.urls();
-        self = self.with_metrics();
-        let course_nodes = Arc::new(CourseNodes::default());
-        let streams = Arc::new(StreamTable::default());
-        let open = Arc::downgrade(&streams);
-        metrics::watch(Gauge::Streams, move || Some(open.upgrade()?.count()));
-        let mut all = self.routes.values().flat_map(HashMap::values);
-        let slow = all.any(|one| matches!(one.handler, Handler::Slow(_)));
-        let pool = if slow { Some(Pool::start("work", WORKERS, MAX_WAITING)?) } else { None };
-        let guests = Arc::new(Guests::default());
-        let desk = Desk {
-            routes: self.routes,
-            on_batch: self.on_batch,
-            course_nodes: course_nodes.clone(),
-            pool,
-            streams: streams.clone(),
-            guests: guests.clone(),
-        };
-        let server = PacketServer::new(Arc::new(desk), common.max_frame, common.secret());
-        let serving = listener
-            .serve(self.identity.name, common.max_connections, Arc::new(server))
-            .map_err(no_thread)?;
-        let node = Node::ours(self.identity.name, serving.address().port(), urls, &process::new_id()?);
-        let followed = self.mesh.as_ref().map(|mesh| mesh.on_list(common.secret()));
-        let on_list: Arc<OnList> = Arc::new(move |place, nodes: Vec<Node>| {
-            course_nodes.follow(place, &nodes);
-            if let Some(followed) = &followed {
-                followed(place, nodes);
-            }
-        });
+    pub fn start(self, listener: Listener, common: &Common, join: &Join) -> Result<Running, String> {
+        let Self { identity: Identity { name, .. }, endpoints, on_batch, mesh } = self;
+        let urls = endpoints.urls();
+        let dispatcher = Arc::new(Dispatcher::new(endpoints, on_batch)?);
+        let server = PacketServer::new(dispatcher.clone(), common.max_frame, common.secret());
+        let serving = listener.serve(name, common.max_connections, Arc::new(server)).map_err(no_thread)?;
+        let node = Node::ours(name, serving.address().port(), urls, &process::new_id()?);
+        let on_list = list_readers(&dispatcher, mesh.as_ref().map(|mesh| mesh.on_list(common.secret())));
         let membership =
             Membership::join(&join.distributor, node, common.max_frame, common.secret(), &on_list)
                 .map_err(no_thread)?;
-        Ok(Running { serving, membership, streams, guests, mesh: self.mesh })
+        Ok(Running { serving, membership, dispatcher, mesh })
     }
+}
 
-    fn with_metrics(self) -> Self {
-        let taken = self.routes.get(METRICS).is_some_and(|methods| methods.contains_key("GET"));
-        if taken { self } else { self.route("GET", METRICS, |_| Reply::ok(metrics::text())) }
-    }
-
-    fn urls(&self) -> Vec<String> {
-        let mut urls: Vec<String> = self
-            .routes
-            .iter()
-            .flat_map(|(uri, methods)| methods.keys().map(move |method| format!("{method}{uri}")))
-            .collect();
-        urls.sort();
-        urls
-    }
+/// What reads the lists of the distributors: the dispatcher, and the mesh if there is one.
+fn list_readers(dispatcher: &Arc<Dispatcher>, mesh: Option<Arc<OnList>>) -> Arc<OnList> {
+    let dispatcher = dispatcher.clone();
+    Arc::new(move |place, nodes: Vec<Node>| {
+        dispatcher.course_nodes.follow(place, &nodes);
+        if let Some(mesh) = &mesh {
+            mesh(place, nodes);
+        }
+    })
 }
 
 impl Running {
@@ -291,8 +236,9 @@ impl Running {
     /// Ends the service: says that it leaves, finishes what has begun, and waits no longer than `limit`.
     pub fn stop(self, limit: Duration) {
         self.membership.leave();
-        self.guests.part(self.membership.notice());
-        self.streams.end_all(&Failure::new(503, "this instance is ending; ask another for what comes after"));
+        self.dispatcher.askers.announce_leaving(self.membership.notice());
+        let why = Failure::new(503, "this instance is ending; ask another for what comes after");
+        self.dispatcher.streams.end_all(&why);
         self.serving.drain(SETTLE, limit);
         if let Some(mesh) = self.mesh {
             mesh.close_streams();
@@ -300,82 +246,36 @@ impl Running {
     }
 }
 
-/// What a service does with those who connect to it.
-struct Desk {
-    routes: RouteTable,
-    on_batch: Option<Box<OnBatch>>,
-    course_nodes: Arc<CourseNodes>,
-    /// Where slow handlers run; none if there are none.
-    pool: Option<Pool>,
-    streams: Arc<StreamTable>,
-    guests: Arc<Guests>,
-}
-
-/// Those who are connected. When the service ends, each of them is told directly: the list may come late, or from
-/// nobody, and a request that is sent meanwhile would be lost.
-#[derive(Debug, Default)]
-struct Guests {
-    connected: Mutex<HashMap<u64, Arc<Peer>>>,
-    /// What those are told who come, or ask for the first time, when the end has begun.
-    notice: OnceLock<Vec<u8>>,
-}
-
-impl Guests {
-    fn part(&self, notice: Vec<u8>) {
-        let notice = self.notice.get_or_init(|| notice);
-        let connected: Vec<Arc<Peer>> = lock(&self.connected).values().cloned().collect();
-        for peer in connected {
-            peer.part(notice);
+impl Dispatcher {
+    fn new(mut endpoints: Endpoints, on_batch: Option<Box<OnBatch>>) -> Result<Self, String> {
+        // Whoever can reach the port can ask for the metrics. The gateway does not route to them.
+        if !endpoints.has("GET", METRICS) {
+            endpoints.add("GET", METRICS, Handler::Now(Box::new(|_| Reply::ok(metrics::text()))));
         }
-    }
-
-    /// Of a peer that announces how long it waits, one knows that it is of ours.
-    fn know(&self, peer: &Peer, head: &Head<'_>) {
-        if head.deadline_ms.is_some()
-            && peer.set_pilcrow()
-            && let Some(notice) = self.notice.get()
-        {
-            peer.part(notice);
-        }
+        let pool = if endpoints.has_slow() { Some(Pool::start("work", WORKERS, MAX_WAITING)?) } else { None };
+        let streams = Arc::new(StreamTable::default());
+        let counted = Arc::downgrade(&streams);
+        metrics::watch(Gauge::Streams, move || Some(counted.upgrade()?.count()));
+        let (askers, course_nodes) = (Askers::default(), CourseNodes::default());
+        Ok(Self { endpoints, on_batch, pool, streams, askers, course_nodes })
     }
 }
 
-/// Whether a node of the course is registered, gateway or service: it dies of a long packet when it calls us.
-#[derive(Debug, Default)]
-struct CourseNodes {
-    /// The distributors, by place, whose list has one.
-    named_by: Mutex<HashSet<usize>>,
-    any: AtomicBool,
-}
-
-impl CourseNodes {
-    fn follow(&self, place: usize, nodes: &[Node]) {
-        let named = nodes.iter().any(|node| node.dialect() == Dialect::Course);
-        let mut named_by = lock(&self.named_by);
-        if named {
-            named_by.insert(place);
-        } else {
-            named_by.remove(&place);
-        }
-        self.any.store(!named_by.is_empty(), Ordering::Relaxed);
-    }
-}
-
-impl Answerer for Desk {
+impl Answerer for Dispatcher {
     fn connected(&self, peer: &Arc<Peer>) {
         say(Level::Info, "connected", peer.address().ip(), format_args!("{} connected", peer.address()));
-        lock(&self.guests.connected).insert(peer.id(), peer.clone());
+        self.askers.add(peer);
     }
 
     fn gone(&self, peer: &Arc<Peer>) {
         say(Level::Info, "gone", peer.address().ip(), format_args!("{} gone", peer.address()));
-        lock(&self.guests.connected).remove(&peer.id());
+        self.askers.remove(peer);
         self.streams.forget(peer.id());
     }
 
     fn batch(&self, batch: Batch) {
-        if let Some(told) = &self.on_batch {
-            told(batch);
+        if let Some(on_batch) = &self.on_batch {
+            on_batch(batch);
         }
     }
 
@@ -383,242 +283,31 @@ impl Answerer for Desk {
         let (Some(method), Some(uri)) = (head.method.as_deref(), head.uri.as_deref()) else {
             return log::debug!("{} sent what is no request; ignored", peer.address());
         };
-        self.guests.know(peer, head);
-        let (began, key) = (Instant::now(), head.answer_key());
+        self.askers.recognise(peer, head);
         if method == CANCEL {
-            return self.streams.cancel(peer.id(), key.as_ref());
+            return self.streams.cancel(peer.id(), head.answer_key().as_ref());
         }
-        let found = self.route(method, uri);
-        let asked = found.as_ref().map_or_else(|_| Asked::of(method, uri, None), |found| found.asked.clone());
-        let origin = Origin::of(head).map(Arc::new);
-        SERVICE_IN_FLIGHT.inc();
-        let responder = Responder {
-            peer: peer.clone(),
-            key,
-            is_notice: head.is_notice(),
-            asked,
-            origin: origin.clone(),
-            began,
-            limit_bytes: self.limit_bytes(peer, head),
-            answered: false,
-            streams: self.streams.clone(),
-            _work: peer.work(),
+        let endpoint = self.endpoints.find(method, uri);
+        let requested = match &endpoint {
+            Ok(endpoint) => endpoint.requested.clone(),
+            Err(_) => RequestedRoute::unknown(method, uri),
         };
-        let (handler, request) =
-            match found.and_then(|found| Ok((&found.handler, Request::of(peer, head, origin)?))) {
-                Ok(found) => found,
-                Err(failure) => return responder.answer(&Err(failure)),
-            };
-        // A handler that panics has failed one request: its dropped responder says so. It must not take along
-        // the connection, over which other people's requests come.
-        let caught = catch_unwind(AssertUnwindSafe(|| match handler {
-            Handler::Now(answer) => responder.answer(&request.context.clone().run(|| answer(&request))),
-            Handler::Later(answer) => request.context.clone().run(|| answer(request, responder)),
-            Handler::Slow(answer) => self.answer_on_pool(answer.clone(), request, responder),
+        let origin = Origin::of(head).map(Arc::new);
+        let rules = self.course_nodes.reply_rules(peer, head);
+        let responder = Responder::new(peer, head, rules, requested, origin.clone(), &self.streams);
+        let ready = endpoint.and_then(|endpoint| Ok((endpoint, Request::read(peer, head, origin)?)));
+        let (endpoint, request) = match ready {
+            Ok(ready) => ready,
+            Err(failure) => return responder.answer(&Err(failure)),
+        };
+        // A handler that panics fails one request: its dropped responder answers 500. The connection goes on, since it
+        // carries the requests of others.
+        let handled = catch_unwind(AssertUnwindSafe(|| {
+            endpoint.handler.handle(request, responder, self.pool.as_ref())
         }));
-        if caught.is_err() {
+        if handled.is_err() {
             log::error!("the handler of {method} {uri} panicked");
         }
-    }
-}
-
-impl Desk {
-    fn route(&self, method: &str, uri: &str) -> Result<&Route, Failure> {
-        let methods = self
-            .routes
-            .get(uri)
-            .ok_or_else(|| Failure::not_found(format!("this service has no route {method} {uri}")))?;
-        methods.get(method).ok_or_else(|| {
-            let mut known: Vec<&str> = methods.keys().map(String::as_str).collect();
-            known.sort_unstable();
-            Failure::new(405, format!("{uri} takes {}, not {method}", known.join(", ")))
-        })
-    }
-
-    fn answer_on_pool(&self, answer: Arc<AnswerNow>, request: Request, responder: Responder) {
-        let Some(pool) = &self.pool else { return };
-        pool.submit(move |admission| match admission {
-            Admission::Admitted => {
-                responder.answer(&request.context.clone().run(|| answer(&request)));
-            }
-            Admission::Refused => {
-                responder
-                    .answer(&Err(Failure::new(503, "too many requests wait here; try again in a moment")));
-            }
-        });
-    }
-
-    /// Course nodes die of a long reply, and of two replies in one segment. Our own nodes send `deadline_ms`. An asker that does
-    /// not is taken for a course node while the list has one. (A node that has just registered may ask a moment before
-    /// that list arrives.)
-    fn limit_bytes(&self, peer: &Peer, head: &Head<'_>) -> usize {
-        let may_be_course = head.deadline_ms.is_none() && self.course_nodes.any.load(Ordering::Relaxed);
-        if !may_be_course {
-            return usize::MAX;
-        }
-        peer.outbox().set_one_by_one();
-        COURSE_MAX_BYTES
-    }
-}
-
-impl Request {
-    fn of(peer: &Peer, head: &Head<'_>, origin: Option<Arc<Origin>>) -> Result<Self, Failure> {
-        let deadline = peer.deadline_of(head);
-        // It was held up on its way, or this process was stopped. To carry it out now, when its asker has long
-        // asked something else, would be worse than not to.
-        if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
-            return Err(Failure::new(
-                503,
-                "the request came when nobody waited for it any more; it was not begun",
-            ));
-        }
-        let json = head.params.map_or("{}", |params| params.get());
-        let mut params: Value = serde_json::from_str(json)
-            .map_err(|error| Failure::bad_request(format!("params cannot be read: {error}")))?;
-        if let Value::Object(fields) = &mut params
-            && fields.get("key").is_some_and(|named| is_the_packets_key(head, named))
-        {
-            fields.remove("key");
-        }
-        let hops = head.hops.unwrap_or(0).saturating_add(1);
-        if hops > MAX_HOPS + 1 {
-            return Err(Failure::new(
-                508,
-                "this request has come through too many services: they call each other in a ring",
-            ));
-        }
-        Ok(Self { params, context: Context { deadline, hops, origin } })
-    }
-
-    /// The arguments by name: from the query, the body and the path, or whatever a caller sent.
-    ///
-    /// # Errors
-    /// 400 if the caller sent something other than an object.
-    pub fn params(&self) -> Result<&Map<String, Value>, Failure> {
-        self.params.as_object().ok_or_else(|| Failure::bad_request("params must be a JSON object"))
-    }
-
-    /// The arguments in whatever JSON they came; nearly always an object.
-    #[must_use]
-    pub fn raw_params(&self) -> &Value {
-        &self.params
-    }
-
-    /// An argument that must be there and be text.
-    ///
-    /// # Errors
-    /// 400 that names the argument.
-    pub fn text(&self, name: &str) -> Result<&str, Failure> {
-        match self.params()?.get(name) {
-            Some(Value::String(text)) => Ok(text),
-            Some(_) => Err(Failure::bad_request(format!("{name} must be text"))),
-            None => Err(Failure::bad_request(format!("{name} is missing"))),
-        }
-    }
-
-    /// Where the request began, if the asker said so: the gateway does, for every HTTP request.
-    #[must_use]
-    pub fn origin(&self) -> Option<&Origin> {
-        self.context.origin.as_deref()
-    }
-
-    /// Until when the asker waits, if it said so. What is not done by then is done in vain.
-    #[must_use]
-    pub fn deadline(&self) -> Option<Instant> {
-        self.context.deadline
-    }
-}
-
-/// Whether what is called `key` among the arguments is none. The book's gateway has its key there and nowhere
-/// else; a gateway of ours that takes us for a course node, since a course distributor tells it no more of us,
-/// has it in both places.
-fn is_the_packets_key(head: &Head<'_>, named: &Value) -> bool {
-    match head.key {
-        None => true,
-        Some(key) => {
-            head.deadline_ms.is_none()
-                && serde_json::from_str(key.get()).is_ok_and(|key: Value| key == *named)
-        }
-    }
-}
-
-impl Responder {
-    /// Whether the asker can take several replies. Course nodes cannot.
-    #[must_use]
-    pub fn can_stream(&self) -> bool {
-        self.limit_bytes > COURSE_MAX_BYTES && self.key.is_some() && !self.is_notice
-    }
-
-    /// Answers with a stream. It stands until it is ended, here or by the asker, or their connection ends.
-    ///
-    /// # Errors
-    /// 503 if too many streams are open; the responder is given back to say so.
-    pub fn into_stream(mut self) -> Result<StreamSender, Self> {
-        let Some(key) = self.key.clone().filter(|_| self.can_stream()) else { return Err(self) };
-        match self.streams.open(&self.peer, key) {
-            Some(stream) => {
-                self.told(Said { errorcode: 0, bytes: 0 });
-                Ok(stream)
-            }
-            None => Err(self),
-        }
-    }
-
-    /// Answers the request. A notice is counted and logged, and no reply is sent.
-    pub fn answer(mut self, outcome: &Result<Reply, Failure>) {
-        self.send(outcome);
-    }
-
-    fn send(&mut self, outcome: &Result<Reply, Failure>) {
-        let said = if self.is_notice {
-            Said { errorcode: outcome.as_ref().err().map_or(0, |failure| failure.errorcode), bytes: 0 }
-        } else {
-            self.peer.answer(self.key.as_ref(), outcome, self.limit_bytes)
-        };
-        self.told(said);
-    }
-
-    /// The request is answered, or its stream begins: that is counted, and told in the access log.
-    fn told(&mut self, said: Said) {
-        self.answered = true;
-        let took = self.began.elapsed();
-        self.asked.series.answered(said.errorcode, took);
-        ServiceLine {
-            id: self.origin.as_ref().map(|origin| origin.request_id.as_str()),
-            peer: self.peer.address(),
-            method: &self.asked.method,
-            uri: &self.asked.uri,
-            errorcode: said.errorcode,
-            bytes: said.bytes,
-            took,
-        }
-        .write();
-    }
-}
-
-impl Drop for Responder {
-    /// Nobody waits in vain: a request whose handler lost its responder is answered with a failure.
-    fn drop(&mut self) {
-        SERVICE_IN_FLIGHT.dec();
-        if !self.answered {
-            self.send(&Err(Failure::new(
-                500,
-                "the service failed to answer this request; its log says more",
-            )));
-        }
-    }
-}
-
-impl Asked {
-    fn of(method: &str, uri: &str, route: Option<&str>) -> Arc<Self> {
-        let series = SERVICE.of(method, route);
-        Arc::new(Self { method: method.to_owned(), uri: uri.to_owned(), series })
-    }
-}
-
-impl fmt::Debug for Asked {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {}", self.method, self.uri)
     }
 }
 
@@ -626,7 +315,7 @@ impl fmt::Debug for Service {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Service")
             .field("identity", &self.identity)
-            .field("routes", &self.urls())
+            .field("routes", &self.endpoints.urls())
             .finish_non_exhaustive()
     }
 }

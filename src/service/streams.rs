@@ -1,7 +1,7 @@
 //! The answering side of streams: many replies under one key.
 //!
-//! Sending never waits. What a peer has not read is limited; a subscriber that falls behind is told so in a last
-//! reply and may resume, and nobody else notices.
+//! Sending never waits. The bytes that a peer has not read are limited. A subscriber that falls behind gets a last reply
+//! that says so, and may resume. No other subscriber is affected.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
@@ -14,13 +14,13 @@ use crate::sync::lock;
 /// How many streams a service keeps open.
 const MAX_STREAMS: usize = 4096;
 
-/// How many bytes may wait for a peer that has streams. One that lets more pile up does not keep up.
+/// How many bytes may wait for a peer that has streams. Its streams end when it lets more pile up.
 const LAG_BYTES: usize = 1024 * 1024;
 
-/// Below this, a peer has room for more of what is replayed to it.
+/// Below this, a peer has room for more replayed events.
 const ROOM_BYTES: usize = 64 * 1024;
 
-/// Who streams to whom, by the peer's number and the text of the key.
+/// The open streams, by the peer's number and the text of the key.
 #[derive(Debug, Default)]
 pub struct StreamTable {
     open: Mutex<HashMap<(u64, String), Arc<Stream>>>,
@@ -33,7 +33,7 @@ pub struct StreamSender {
     table: Arc<StreamTable>,
 }
 
-/// One reply for many subscribers: written once, sent under each one's key.
+/// One reply for many subscribers: encoded once, sent under the key of each.
 #[derive(Debug)]
 pub struct SharedReply {
     /// The frame without its opening brace and key.
@@ -45,7 +45,7 @@ struct Stream {
     /// The peer's number, kept when the peer is gone.
     peer_id: u64,
     key: Key,
-    /// Nobody once the stream has ended: it must not keep a connection alive.
+    /// None once the stream has ended, so that it keeps no connection alive.
     peer: Mutex<Option<Arc<Peer>>>,
 }
 
@@ -65,7 +65,7 @@ impl StreamTable {
         lock(&self.open).len()
     }
 
-    /// The asker has had enough of the stream under this key.
+    /// Ends the stream under this key, since the asker cancels it.
     pub(super) fn cancel(&self, peer_id: u64, key: Option<&Key>) {
         let Some(key) = key else { return };
         if let Some(stream) = lock(&self.open).remove(&(peer_id, key.json().to_owned())) {
@@ -73,7 +73,7 @@ impl StreamTable {
         }
     }
 
-    /// The asker is gone.
+    /// Ends the streams of a peer that is gone.
     pub(super) fn forget(&self, peer_id: u64) {
         lock(&self.open).retain(|(peer, _), stream| {
             let stays = *peer != peer_id;
@@ -94,7 +94,7 @@ impl StreamTable {
 }
 
 impl SharedReply {
-    /// Writes a reply of a stream.
+    /// Encodes a reply of a stream.
     ///
     /// # Errors
     /// 500 if it has no JSON form.
@@ -124,7 +124,7 @@ impl StreamSender {
         peer.outbox().post(&frame).is_ok()
     }
 
-    /// Waits until the peer has read most of what it was sent; false if it does not by `limit`, or is gone.
+    /// Waits until the peer has read most of what it was sent. False if it has not within `limit`, or is gone.
     #[must_use]
     pub fn await_room(&self, limit: Duration) -> bool {
         let deadline = Instant::now() + limit;
@@ -134,7 +134,7 @@ impl StreamSender {
         }
     }
 
-    /// Whether anybody still reads it.
+    /// Whether the stream is still open.
     #[must_use]
     pub fn is_open(&self) -> bool {
         self.stream.peer().is_some()
@@ -149,7 +149,7 @@ impl StreamSender {
     fn forget(&self) {
         let place = (self.stream.peer_id, self.stream.key.json().to_owned());
         let mut open = lock(&self.table.open);
-        // The key may have been given to another stream since.
+        // The asker may have used the key for another stream since.
         if open.get(&place).is_some_and(|one| Arc::ptr_eq(one, &self.stream)) {
             open.remove(&place);
         }

@@ -1,0 +1,65 @@
+//! The only place in `service` that treats course nodes in another way than ours.
+
+use std::collections::HashSet;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crate::net::peer::Peer;
+use crate::node::Node;
+use crate::packet::{COURSE_MAX_BYTES, Dialect, Head};
+use crate::sync::lock;
+
+/// Whether a course node is registered, gateway or service. It may call us, and it dies of a long reply.
+#[derive(Debug, Default)]
+pub(super) struct CourseNodes {
+    /// The distributors, by place, whose list has one.
+    listed_by: Mutex<HashSet<usize>>,
+    is_any_listed: AtomicBool,
+}
+
+/// How an asker must be answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct ReplyRules {
+    /// The longest reply that the asker can read.
+    pub(super) limit_bytes: usize,
+    /// Whether the asker understands several replies to one request.
+    pub(super) allows_streams: bool,
+}
+
+impl CourseNodes {
+    /// Takes note of the newest list of the distributor at `place`.
+    pub(super) fn follow(&self, place: usize, nodes: &[Node]) {
+        let is_listed = nodes.iter().any(|node| node.dialect() == Dialect::Course);
+        let mut listed_by = lock(&self.listed_by);
+        if is_listed {
+            listed_by.insert(place);
+        } else {
+            listed_by.remove(&place);
+        }
+        self.is_any_listed.store(!listed_by.is_empty(), Ordering::Relaxed);
+    }
+
+    /// How to answer this request. Course nodes die of a long reply, and of two replies in one segment. An asker that
+    /// is not known to be ours is treated as a course node while the list has one. (A node that has just registered may
+    /// ask a moment before that list arrives.)
+    pub(super) fn reply_rules(&self, peer: &Peer, head: &Head<'_>) -> ReplyRules {
+        if is_from_pilcrow(head) || !self.is_any_listed.load(Ordering::Relaxed) {
+            return ReplyRules { limit_bytes: usize::MAX, allows_streams: true };
+        }
+        peer.outbox().set_one_by_one();
+        ReplyRules { limit_bytes: COURSE_MAX_BYTES, allows_streams: false }
+    }
+}
+
+/// Whether the sender of this request follows all of the protocol: only our own nodes say how long they wait.
+pub(super) fn is_from_pilcrow(head: &Head<'_>) -> bool {
+    head.deadline_ms.is_some()
+}
+
+/// Whether `params.key` is the key of the packet, and no argument. The book's gateway writes its key there and nowhere
+/// else. Our own gateway writes it in both places while it does not know the dialect of this service.
+pub(super) fn is_packet_key(head: &Head<'_>, in_params: &serde_json::Value) -> bool {
+    let Some(key) = head.key else { return true };
+    !is_from_pilcrow(head)
+        && serde_json::from_str::<serde_json::Value>(key.get()).is_ok_and(|key| key == *in_params)
+}

@@ -1,0 +1,138 @@
+//! Which handler answers which `METHOD uri`.
+//!
+//! A handler gets a request and answers it. It knows nothing about deadlines, hops, counting or panics: the dispatcher
+//! in [`crate::service`] wraps them around it.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::Arc;
+
+use super::request::Request;
+use super::responder::Responder;
+use crate::observe::metrics::{RouteSeries, SERVICE};
+use crate::packet::{Failure, Reply};
+use crate::pool::{Admission, Pool};
+
+/// A handler that answers when it returns.
+pub(super) type AnswerNow = dyn Fn(&Request) -> Result<Reply, Failure> + Send + Sync;
+
+/// A handler that may pass the responder on to another thread.
+pub(super) type AnswerLater = dyn Fn(Request, Responder) + Send + Sync;
+
+/// Who answers a route, and on which thread.
+pub(super) enum Handler {
+    /// On the thread that reads the packets of the connection.
+    Now(Box<AnswerNow>),
+    /// On a thread of the pool.
+    Slow(Arc<AnswerNow>),
+    /// On whichever thread the handler chooses.
+    Later(Box<AnswerLater>),
+}
+
+/// A route of this service.
+pub(super) struct Endpoint {
+    pub(super) handler: Handler,
+    pub(super) requested: Arc<RequestedRoute>,
+}
+
+/// The routes of this service: first by uri, then by method.
+#[derive(Default)]
+pub(super) struct Endpoints(HashMap<String, HashMap<String, Endpoint>>);
+
+/// Which route a request names, and where it is counted.
+pub(super) struct RequestedRoute {
+    pub(super) method: String,
+    pub(super) uri: String,
+    pub(super) series: Arc<RouteSeries>,
+}
+
+impl Handler {
+    /// Answers the request, now or later. `pool` runs the slow handlers.
+    pub(super) fn handle(&self, request: Request, responder: Responder, pool: Option<&Pool>) {
+        match self {
+            Self::Now(answer) => responder.answer(&request.context.clone().run(|| answer(&request))),
+            Self::Later(answer) => request.context.clone().run(|| answer(request, responder)),
+            Self::Slow(answer) => {
+                let Some(pool) = pool else { return };
+                answer_on_pool(pool, answer.clone(), request, responder);
+            }
+        }
+    }
+}
+
+fn answer_on_pool(pool: &Pool, answer: Arc<AnswerNow>, request: Request, responder: Responder) {
+    pool.submit(move |admission| {
+        let outcome = match admission {
+            Admission::Admitted => request.context.clone().run(|| answer(&request)),
+            Admission::Refused => {
+                Err(Failure::new(503, "too many requests wait here; try again in a moment"))
+            }
+        };
+        responder.answer(&outcome);
+    });
+}
+
+impl Endpoints {
+    pub(super) fn add(&mut self, method: &str, uri: &str, handler: Handler) {
+        let endpoint = Endpoint { handler, requested: RequestedRoute::known(method, uri) };
+        self.0.entry(uri.to_owned()).or_default().insert(method.to_owned(), endpoint);
+    }
+
+    /// The endpoint of a request.
+    ///
+    /// # Errors
+    /// 404 for an unknown uri, 405 for an unknown method.
+    pub(super) fn find(&self, method: &str, uri: &str) -> Result<&Endpoint, Failure> {
+        let methods = self
+            .0
+            .get(uri)
+            .ok_or_else(|| Failure::not_found(format!("this service has no route {method} {uri}")))?;
+        methods.get(method).ok_or_else(|| {
+            let mut known: Vec<&str> = methods.keys().map(String::as_str).collect();
+            known.sort_unstable();
+            Failure::new(405, format!("{uri} takes {}, not {method}", known.join(", ")))
+        })
+    }
+
+    pub(super) fn has(&self, method: &str, uri: &str) -> bool {
+        self.0.get(uri).is_some_and(|methods| methods.contains_key(method))
+    }
+
+    pub(super) fn has_slow(&self) -> bool {
+        self.0.values().flat_map(HashMap::values).any(|one| matches!(one.handler, Handler::Slow(_)))
+    }
+
+    /// The routes as a registration names them, such as `GET/users`.
+    pub(super) fn urls(&self) -> Vec<String> {
+        let all = self
+            .0
+            .iter()
+            .flat_map(|(uri, methods)| methods.keys().map(move |method| format!("{method}{uri}")));
+        let mut urls: Vec<String> = all.collect();
+        urls.sort();
+        urls
+    }
+}
+
+impl RequestedRoute {
+    /// A route of this service.
+    fn known(method: &str, uri: &str) -> Arc<Self> {
+        Self::new(method, uri, Some(uri))
+    }
+
+    /// A route that this service does not have. Its requests are counted together, whatever they name.
+    pub(super) fn unknown(method: &str, uri: &str) -> Arc<Self> {
+        Self::new(method, uri, None)
+    }
+
+    fn new(method: &str, uri: &str, route: Option<&str>) -> Arc<Self> {
+        let series = SERVICE.of(method, route);
+        Arc::new(Self { method: method.to_owned(), uri: uri.to_owned(), series })
+    }
+}
+
+impl fmt::Debug for RequestedRoute {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.method, self.uri)
+    }
+}

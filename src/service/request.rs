@@ -1,0 +1,101 @@
+//! A request as a handler sees it.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use serde_json::{Map, Value};
+
+use super::course::is_packet_key;
+use crate::context::{Context, MAX_HOPS};
+use crate::net::peer::Peer;
+use crate::packet::{Failure, Head, Origin};
+
+/// A request as a handler sees it.
+#[derive(Debug)]
+pub struct Request {
+    params: Value,
+    pub(super) context: Context,
+}
+
+impl Request {
+    /// Reads a request that has just arrived.
+    ///
+    /// # Errors
+    /// A request that nobody waits for any more, that has passed too many services, or that cannot be read. None of
+    /// them reaches a handler.
+    pub(super) fn read(peer: &Peer, head: &Head<'_>, origin: Option<Arc<Origin>>) -> Result<Self, Failure> {
+        let context = Context { deadline: check_deadline(peer, head)?, hops: check_hops(head)?, origin };
+        let json = head.params.map_or("{}", |params| params.get());
+        let mut params: Value = serde_json::from_str(json)
+            .map_err(|error| Failure::bad_request(format!("params cannot be read: {error}")))?;
+        if let Value::Object(fields) = &mut params
+            && fields.get("key").is_some_and(|key| is_packet_key(head, key))
+        {
+            fields.remove("key");
+        }
+        Ok(Self { params, context })
+    }
+
+    /// The arguments by name: from the query, the body and the path, or from another service.
+    ///
+    /// # Errors
+    /// 400 if the asker sent something other than an object.
+    pub fn params(&self) -> Result<&Map<String, Value>, Failure> {
+        self.params.as_object().ok_or_else(|| Failure::bad_request("params must be a JSON object"))
+    }
+
+    /// The arguments as the JSON value that came; nearly always an object.
+    #[must_use]
+    pub fn raw_params(&self) -> &Value {
+        &self.params
+    }
+
+    /// A required argument that must be text.
+    ///
+    /// # Errors
+    /// 400 that names the argument.
+    pub fn text(&self, name: &str) -> Result<&str, Failure> {
+        match self.params()?.get(name) {
+            Some(Value::String(text)) => Ok(text),
+            Some(_) => Err(Failure::bad_request(format!("{name} must be text"))),
+            None => Err(Failure::bad_request(format!("{name} is missing"))),
+        }
+    }
+
+    /// Where the request began, if the asker says so. The gateway does for every HTTP request.
+    #[must_use]
+    pub fn origin(&self) -> Option<&Origin> {
+        self.context.origin.as_deref()
+    }
+
+    /// Until when the asker waits, if it says so. Later work is useless.
+    #[must_use]
+    pub fn deadline(&self) -> Option<Instant> {
+        self.context.deadline
+    }
+}
+
+/// Until when the asker waits. A request may have been delayed on its way, or this process was stopped. To begin it
+/// late would be worse than not to: its asker may have sent a newer request meanwhile.
+fn check_deadline(peer: &Peer, head: &Head<'_>) -> Result<Option<Instant>, Failure> {
+    let deadline = peer.deadline_of(head);
+    if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
+        return Err(Failure::new(
+            503,
+            "the request came when nobody waited for it any more; it was not begun",
+        ));
+    }
+    Ok(deadline)
+}
+
+/// How many services the request has passed, this one included.
+fn check_hops(head: &Head<'_>) -> Result<u32, Failure> {
+    let hops = head.hops.unwrap_or(0).saturating_add(1);
+    if hops > MAX_HOPS + 1 {
+        return Err(Failure::new(
+            508,
+            "this request has come through too many services: they call each other in a ring",
+        ));
+    }
+    Ok(hops)
+}

@@ -1,0 +1,121 @@
+//! The answer to one request: sent, counted and logged exactly once.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::course::ReplyRules;
+use super::endpoints::RequestedRoute;
+use super::streams::{StreamSender, StreamTable};
+use crate::net::listener::Work;
+use crate::net::peer::{Peer, Said};
+use crate::observe::access_log::ServiceLine;
+use crate::observe::metrics::SERVICE_IN_FLIGHT;
+use crate::packet::{Failure, Head, Key, Origin, Reply};
+
+/// The duty to answer one request, exactly once, from any thread.
+#[derive(Debug)]
+pub struct Responder {
+    peer: Arc<Peer>,
+    key: Option<Key>,
+    /// Nobody waits for a reply.
+    is_notice: bool,
+    rules: ReplyRules,
+    requested: Arc<RequestedRoute>,
+    origin: Option<Arc<Origin>>,
+    began: Instant,
+    is_answered: bool,
+    streams: Arc<StreamTable>,
+    /// Keeps the connection open until the answer is written.
+    _work: Work,
+}
+
+impl Responder {
+    /// The duty to answer this request, which has just arrived.
+    pub(super) fn new(
+        peer: &Arc<Peer>,
+        head: &Head<'_>,
+        rules: ReplyRules,
+        requested: Arc<RequestedRoute>,
+        origin: Option<Arc<Origin>>,
+        streams: &Arc<StreamTable>,
+    ) -> Self {
+        SERVICE_IN_FLIGHT.inc();
+        Self {
+            peer: peer.clone(),
+            key: head.answer_key(),
+            is_notice: head.is_notice(),
+            rules,
+            requested,
+            origin,
+            began: Instant::now(),
+            is_answered: false,
+            streams: streams.clone(),
+            _work: peer.work(),
+        }
+    }
+
+    /// Whether the asker understands several replies to this request. Course nodes do not.
+    #[must_use]
+    pub fn can_stream(&self) -> bool {
+        self.rules.allows_streams && self.key.is_some() && !self.is_notice
+    }
+
+    /// Answers with a stream. It stays open until the service or the asker ends it, or their connection ends.
+    ///
+    /// # Errors
+    /// Returns the responder if the asker cannot take a stream, or if too many are open.
+    pub fn into_stream(mut self) -> Result<StreamSender, Self> {
+        let Some(key) = self.key.clone().filter(|_| self.can_stream()) else { return Err(self) };
+        match self.streams.open(&self.peer, key) {
+            Some(stream) => {
+                self.record(Said { errorcode: 0, bytes: 0 });
+                Ok(stream)
+            }
+            None => Err(self),
+        }
+    }
+
+    /// Answers the request. A notice is counted and logged, and gets no reply.
+    pub fn answer(mut self, outcome: &Result<Reply, Failure>) {
+        self.send(outcome);
+    }
+
+    fn send(&mut self, outcome: &Result<Reply, Failure>) {
+        let said = if self.is_notice {
+            Said { errorcode: outcome.as_ref().err().map_or(0, |failure| failure.errorcode), bytes: 0 }
+        } else {
+            self.peer.answer(self.key.as_ref(), outcome, self.rules.limit_bytes)
+        };
+        self.record(said);
+    }
+
+    /// Counts the request and writes its access line: it is answered, or its stream begins.
+    fn record(&mut self, said: Said) {
+        self.is_answered = true;
+        let took = self.began.elapsed();
+        self.requested.series.answered(said.errorcode, took);
+        ServiceLine {
+            id: self.origin.as_ref().map(|origin| origin.request_id.as_str()),
+            peer: self.peer.address(),
+            method: &self.requested.method,
+            uri: &self.requested.uri,
+            errorcode: said.errorcode,
+            bytes: said.bytes,
+            took,
+        }
+        .write();
+    }
+}
+
+impl Drop for Responder {
+    /// A handler that loses its responder, or panics, answers with a failure: the asker never waits in vain.
+    fn drop(&mut self) {
+        SERVICE_IN_FLIGHT.dec();
+        if !self.is_answered {
+            self.send(&Err(Failure::new(
+                500,
+                "the service failed to answer this request; its log says more",
+            )));
+        }
+    }
+}
