@@ -5,20 +5,23 @@
 //!   Both carry a `key`, the correlation id: the answerer echoes it, the asker finds its caller by it.
 //! - A *notice* is a request that nobody waits for. The route decides, not the key: see [`Head::is_notice`].
 //!
-//! This module writes frames and looks into packets; [`frame`] cuts incoming bytes into frames again. No
-//! sockets here: reading works over any [`std::io::Read`], so that tests need none. The binding description of
+//! This module writes requests and looks into packets, `reply` writes replies, and [`frame`] cuts incoming bytes into
+//! frames again. No sockets here: reading works over any [`std::io::Read`], so that tests need none. The binding description of
 //! the wire is `docs/protocol.md`.
 
 pub mod frame;
+mod reply;
 
 use core::net::IpAddr;
 use std::borrow::Cow;
 use std::fmt;
-use std::io::{self, Write};
+use std::io;
 
 use serde::de::{self, Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde::{Deserialize, Serialize};
-use serde_json::value::{RawValue, Value};
+use serde_json::value::RawValue;
+
+pub use reply::{Answer, Failure, Reply};
 
 /// The bytes of `¶` (U+00B6), which end every frame and stand nowhere else on the wire.
 pub const DELIMITER: [u8; 2] = [0xC2, 0xB6];
@@ -32,9 +35,6 @@ pub const PROTO: &str = "pilcrow/1";
 /// The most that a course node takes in one packet: it handles each read of its socket as whole packets, and
 /// one read ends at 64 KiB.
 pub const COURSE_MAX_BYTES: usize = 64 * 1024;
-
-/// Room for the members of an answer as they nearly all are, in bytes.
-const USUAL_MEMBERS_BYTES: usize = 224;
 
 /// Writes any value as a whole frame, delimiter included.
 ///
@@ -63,14 +63,6 @@ pub fn encode_into<T: Serialize + ?Sized>(buffer: &mut Vec<u8>, value: &T) -> se
 /// Appends the JSON text of any value to `buffer`, as it may stand in a frame.
 fn write_json<T: Serialize + ?Sized>(buffer: &mut Vec<u8>, value: &T) -> serde_json::Result<()> {
     value.serialize(&mut serde_json::Serializer::with_formatter(buffer, NoRawPilcrow))
-}
-
-/// Appends one more member of an object that has others before it.
-fn write_member<T: Serialize>(buffer: &mut Vec<u8>, name: &str, value: &T) -> serde_json::Result<()> {
-    buffer.push(b',');
-    write_json(buffer, name)?;
-    buffer.push(b':');
-    write_json(buffer, value)
 }
 
 /// JSON in its short form in which no `¶` stands raw, so that `¶` on the wire is always a delimiter and a user
@@ -464,141 +456,6 @@ fn with_key(params: &RawValue, key: u64) -> serde_json::Result<Option<Box<RawVal
     };
     let comma = if inside.trim().is_empty() { "" } else { "," };
     RawValue::from_string(format!("{{{inside}{comma}\"key\":{key}}}")).map(Some)
-}
-
-/// A successful answer, before it is given its key.
-#[derive(Debug)]
-pub struct Reply {
-    status: Option<u16>,
-    /// The members that are its own, as they will stand in the frame: a comma, a name, a colon and the value of each.
-    members: Vec<u8>,
-}
-
-/// A refusal, before it is given its key: what went wrong, in words that say what to do now.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Failure {
-    /// The HTTP status that fits.
-    pub errorcode: u16,
-    /// What happened and what to do.
-    pub errormessage: String,
-    /// Further top-level fields, for programs that read more than the code.
-    pub details: Vec<(String, Value)>,
-}
-
-impl Reply {
-    /// Success with these `results`. What cannot be written as JSON becomes a 500.
-    ///
-    /// # Errors
-    /// If `results` has no JSON form, such as a map with keys that are no strings.
-    pub fn ok<T: Serialize>(results: T) -> Result<Self, Failure> {
-        Self { status: None, members: Vec::with_capacity(USUAL_MEMBERS_BYTES) }.with("results", results)
-    }
-
-    /// Success that has nothing to show yet: the first reply of a stream that waits for news.
-    #[must_use]
-    pub fn empty() -> Self {
-        Self { status: None, members: Vec::new() }
-    }
-
-    /// The HTTP status of this success, where 200 does not fit.
-    #[must_use]
-    pub fn with_status(mut self, status: u16) -> Self {
-        self.status = Some(status);
-        self
-    }
-
-    /// One more top-level field, such as `next`, which reaches the client as it is.
-    ///
-    /// # Errors
-    /// As [`Reply::ok`].
-    pub fn with<T: Serialize>(mut self, name: &'static str, value: T) -> Result<Self, Failure> {
-        write_member(&mut self.members, name, &value)
-            .map_err(|error| Failure::new(500, format!("the answer has no JSON form: {error}")))?;
-        Ok(self)
-    }
-}
-
-impl Failure {
-    /// A refusal with the HTTP status that fits and words that say what to do.
-    pub fn new(errorcode: u16, errormessage: impl Into<String>) -> Self {
-        Self { errorcode, errormessage: errormessage.into(), details: Vec::new() }
-    }
-
-    /// The same refusal with one more top-level field.
-    #[must_use]
-    pub fn with(mut self, name: &str, value: impl Into<Value>) -> Self {
-        self.details.push((name.to_owned(), value.into()));
-        self
-    }
-
-    /// The request breaks a rule: name the field and the rule.
-    pub fn bad_request(message: impl Into<String>) -> Self {
-        Self::new(400, message)
-    }
-
-    /// What is asked for does not exist.
-    pub fn not_found(message: impl Into<String>) -> Self {
-        Self::new(404, message)
-    }
-}
-
-impl fmt::Display for Failure {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {}", self.errorcode, self.errormessage)
-    }
-}
-
-impl std::error::Error for Failure {}
-
-/// An answer under its key.
-#[derive(Debug, Clone, Copy)]
-pub struct Answer<'a> {
-    /// The asker's key. A request that had none is answered without one.
-    pub key: Option<&'a Key>,
-    /// What to say.
-    pub outcome: &'a Result<Reply, Failure>,
-    /// Whether more replies with this key follow.
-    pub more: bool,
-}
-
-impl Answer<'_> {
-    /// The answer as a whole frame, delimiter included.
-    ///
-    /// # Errors
-    /// As [`encode`], which no [`Reply`] and no [`Failure`] meets.
-    pub fn encode(&self) -> serde_json::Result<Vec<u8>> {
-        let members = self.outcome.as_ref().map_or(0, |reply| reply.members.len());
-        let mut frame = Vec::with_capacity(members + USUAL_MEMBERS_BYTES);
-        frame.push(b'{');
-        if let Some(key) = self.key {
-            frame.extend_from_slice(br#""key":"#);
-            write_json(&mut frame, key)?;
-            frame.push(b',');
-        }
-        match self.outcome {
-            Ok(reply) => {
-                frame.extend_from_slice(br#""errorcode":0,"errormessage":"success""#);
-                if let Some(status) = reply.status {
-                    write!(frame, r#","status":{status}"#).map_err(serde_json::Error::io)?;
-                }
-                frame.extend_from_slice(&reply.members);
-            }
-            Err(failure) => {
-                write!(frame, r#""errorcode":{},"errormessage":"#, failure.errorcode)
-                    .map_err(serde_json::Error::io)?;
-                write_json(&mut frame, &failure.errormessage)?;
-                for (name, value) in &failure.details {
-                    write_member(&mut frame, name, value)?;
-                }
-            }
-        }
-        if self.more {
-            frame.extend_from_slice(br#","more":true"#);
-        }
-        frame.push(b'}');
-        frame.extend_from_slice(&DELIMITER);
-        Ok(frame)
-    }
 }
 
 #[cfg(test)]

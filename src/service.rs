@@ -303,7 +303,7 @@ impl Answerer for Dispatcher {
         // A handler that panics fails one request: its dropped responder answers 500. The connection goes on, since it
         // carries the requests of others.
         let handled = catch_unwind(AssertUnwindSafe(|| {
-            endpoint.handler.handle(request, responder, self.pool.as_ref())
+            endpoint.handler.handle(request, responder, self.pool.as_ref());
         }));
         if handled.is_err() {
             log::error!("the handler of {method} {uri} panicked");

@@ -303,8 +303,8 @@ fn assert_keeps_the_rules_of_the_wire(foreign: &Foreign) {
         assert_eq!(packets.receive().unwrap()["results"], "Hello, ö한!");
     }
     // What is no packet closes its connection and no other one.
-    for bad in [b"hello\xc2\xb6".as_slice(), b"[1]\xc2\xb6", b"{\"a\":\"\xff\"}\xc2\xb6", &[b'x'; 1_100_000]]
-    {
+    let long = vec![b'x'; 1_100_000];
+    for bad in [b"hello\xc2\xb6".as_slice(), b"[1]\xc2\xb6", b"{\"a\":\"\xff\"}\xc2\xb6", &long] {
         let mut other = service.packets();
         other.send_raw(bad);
         assert_eq!(other.receive_text(), None, "{:?}", &bad[..5]);
