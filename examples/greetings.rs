@@ -8,10 +8,10 @@ fn main() -> ExitCode {
     Service::new("greetings", 9040).route("GET", "/greetings", greet).run()
 }
 
-/// The query's `name` arrives in `params`; what is returned goes back as `results`, or as a refusal in words.
+/// The query's `name` arrives in `params`. The returned text becomes `results`; a failure says what is wrong.
 fn greet(request: &Request) -> Result<Reply, Failure> {
     match request.text("name")?.trim() {
-        "" => Err(Failure::bad_request("name is empty: say who is to be greeted")),
+        "" => Err(Failure::bad_request("name is empty: say whom to greet")),
         name => Reply::ok(format!("Hello, {name}!")),
     }
 }

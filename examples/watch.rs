@@ -1,4 +1,4 @@
-//! Prints the change feed of `users`, in colours, as it happens. Stop and start whatever you like meanwhile: it
+//! Prints the change feed of `users`, in colours, as it happens. Stop and start any process meanwhile: this program
 //! reconnects, resumes after the last change that it has seen, and misses nothing.
 //!
 //! `cargo run --example watch`, or from the beginning: `cargo run --example watch -- --after 0`.
@@ -41,7 +41,7 @@ fn main() -> ExitCode {
 }
 
 fn watch(args: &Args) -> Result<(), String> {
-    // Whoever follows the list registers, and whoever registers has a port. Nobody will call this one.
+    // A node that reads the list must register, and a registration has a port. Nobody will call this one.
     let listener = Listener::bind("127.0.0.1:0").map_err(|error| error.to_string())?;
     let node = Node::ours("watch", listener.address().port(), Vec::new(), &process::new_id()?);
     let (mesh, _membership) = Mesh::join(

@@ -13,7 +13,7 @@ const ID = randomUUID(); // The same at every registration, so that others know 
 // The service itself: the handlers by route. Each takes `params` and gives the rest of the reply.
 const routes = {
   'GET/hello': ({ name }) =>
-    name ? success(`Hello, ${name}!`) : failure(400, 'say who is to be greeted, as in /hello?name=Kim'),
+    name ? success(`Hello, ${name}!`) : failure(400, 'say whom to greet, as in /hello?name=Kim'),
 };
 const success = (results) => ({ errorcode: 0, errormessage: 'success', results });
 const failure = (errorcode, errormessage) => ({ errorcode, errormessage });

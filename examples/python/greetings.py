@@ -25,7 +25,7 @@ ID = str(uuid.uuid4())  # The same at every registration, so that others recogni
 def greet(params):
     name = params.get("name")
     if not isinstance(name, str) or not name:
-        return failure(400, "say who is to be greeted, as in /hi?name=Kim")
+        return failure(400, "say whom to greet, as in /hi?name=Kim")
     return success(f"Hello, {name}!")
 
 

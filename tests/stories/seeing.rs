@@ -1,10 +1,10 @@
-//! What whoever runs the processes can see of them.
+//! What the logs and metrics show to the people who run the processes.
 //!
 //! | file | what it shows |
 //! | --- | --- |
-//! | [`metrics`] | what is counted, and that it is counted right |
+//! | [`metrics`] | the metrics count, and count correctly |
 //! | [`page`] | `--metrics-listen` |
-//! | [`access_log`] | one line a request, and that nobody waits for whoever reads it |
+//! | [`access_log`] | one line per request; a slow reader of the log delays no request |
 
 #![allow(clippy::float_cmp, reason = "counts are whole numbers, and a float holds those exactly")]
 

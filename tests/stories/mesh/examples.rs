@@ -1,4 +1,4 @@
-//! The programs in `examples/`: what they teach holds.
+//! The programs in `examples/` do what their texts say.
 
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::harness::{Packets, Process, Response, System, Watched, eventually};
 
-/// An example's program, which Cargo builds together with the tests.
+/// The program of an example. Cargo builds it together with the tests.
 fn example(name: &str) -> String {
     let tests = std::env::current_exe().unwrap();
     let built: PathBuf = tests.ancestors().nth(2).unwrap().join("examples");
@@ -27,7 +27,7 @@ fn start(system: &System, name: &str) -> Process {
 }
 
 #[test]
-fn greetings_greets() {
+fn the_greetings_example_greets() {
     let system = System::start();
     let _greetings = start(&system, "greetings");
     let http = system.http();
@@ -39,7 +39,7 @@ fn greetings_greets() {
     }
 }
 
-/// Orders something; once the service knows where users are.
+/// Orders something, as soon as the service can reach `users`.
 fn order(system: &System, user_id: u64, item: &str) -> Response {
     let order = json!({ "user_id": user_id, "item": item });
     eventually("orders reaches users", || {
@@ -75,10 +75,14 @@ fn shop() -> (System, Process) {
 }
 
 #[test]
-fn orders_are_taken_from_users_who_exist_and_listed_with_their_names() {
+fn orders_accepts_orders_of_existing_users_and_lists_them_with_their_names() {
     let (system, _orders) = shop();
     let taken = order(&system, 1, "bread");
     assert_eq!((taken.status, taken.results()), (201, json!({ "id": 3, "user": "Kim", "item": "bread" })));
+    // A form can send nothing but text.
+    let form = [("Content-Type", "application/x-www-form-urlencoded")];
+    let taken = system.http().request("POST", "/orders", &form, b"user_id=2&item=salt");
+    assert_eq!((taken.status, taken.results()), (201, json!({ "id": 4, "user": "Lee", "item": "salt" })));
     let refused = order(&system, 99, "bread");
     assert_eq!(refused.status, 422, "{}", refused.text());
     assert!(refused.message().contains("99"), "{}", refused.message());
@@ -88,11 +92,11 @@ fn orders_are_taken_from_users_who_exist_and_listed_with_their_names() {
     }
     let all = system.http().get("/orders").results();
     assert_eq!(all[2], json!({ "id": 3, "user_id": 1, "user": "Kim", "item": "bread" }));
-    assert_eq!(all.as_array().unwrap().len(), 3);
+    assert_eq!(all.as_array().unwrap().len(), 4);
 }
 
 #[test]
-fn a_new_name_is_seen_in_the_list_of_orders_which_asks_nobody() {
+fn the_list_of_orders_shows_a_new_name_without_a_call_to_users() {
     let (system, _orders) = shop();
     let asked =
         |users: &Process| users.log().iter().filter(|line| line.contains("request GET /users,")).count();
@@ -116,7 +120,7 @@ fn a_new_name_is_seen_in_the_list_of_orders_which_asks_nobody() {
 }
 
 #[test]
-fn orders_misses_nothing_that_happened_while_it_could_not_reach_users() {
+fn orders_learns_every_change_that_it_missed_while_users_was_out_of_reach() {
     let (mut system, _orders) = shop();
     let log = system.users.remove(0);
     log.kill();
@@ -139,7 +143,7 @@ fn orders_misses_nothing_that_happened_while_it_could_not_reach_users() {
 }
 
 #[test]
-fn orders_still_lists_the_last_known_names_when_users_has_stopped() {
+fn orders_lists_the_last_known_names_after_users_has_stopped() {
     let (mut system, _orders) = shop();
     assert!(system.users.remove(0).stop().success());
     for _ in 0..5 {
@@ -159,7 +163,7 @@ fn numbers(watch: &mut Watched, count: usize) -> Vec<u64> {
 }
 
 #[test]
-fn watch_prints_each_change_once_whatever_becomes_of_users() {
+fn watch_prints_each_change_once_although_users_is_killed_again_and_again() {
     let mut system = System::start();
     let distributor = system.distributor.address().to_string();
     system.create_user("kim@example.com", "Kim");
@@ -186,7 +190,7 @@ fn watch_prints_each_change_once_whatever_becomes_of_users() {
 }
 
 #[test]
-fn watch_from_now_on_prints_only_what_is_new() {
+fn watch_without_a_start_prints_only_new_changes() {
     let system = System::start();
     let distributor = system.distributor.address().to_string();
     let watch = example("watch");
@@ -202,7 +206,7 @@ fn watch_from_now_on_prints_only_what_is_new() {
 }
 
 #[test]
-fn watch_says_so_and_ends_when_what_it_asks_for_is_gone() {
+fn watch_ends_with_a_reason_when_the_requested_changes_are_gone() {
     let system = System::of(&[&["--keep-changes", "2"]], &[]);
     (0..5).for_each(|number| drop(system.create_user(&format!("{number}@example.com"), "Kim")));
     let distributor = system.distributor.address().to_string();

@@ -24,7 +24,7 @@ fn line_of(process: &Process, id: &str) -> HashMap<String, String> {
 }
 
 #[test]
-fn each_request_has_a_line_at_the_gateway_and_one_under_the_same_id_at_its_service() {
+fn gateway_and_service_write_one_access_line_per_request_under_the_same_id() {
     let system = System::start();
     system.create_user("kim@example.com", "Kim");
     let answer = system.http().request("GET", "/users/1?at_least=1", &[("X-Request-Id", "walk-1")], b"");
@@ -53,7 +53,7 @@ fn each_request_has_a_line_at_the_gateway_and_one_under_the_same_id_at_its_servi
 }
 
 #[test]
-fn what_reaches_no_service_has_a_line_as_well() {
+fn a_request_that_reaches_no_service_has_an_access_line_too() {
     let system = System::start();
     let http = system.http();
     let ask = |id: &str, method: &str, path: &str| {
@@ -74,7 +74,7 @@ fn what_reaches_no_service_has_a_line_as_well() {
 }
 
 #[test]
-fn a_stream_has_its_line_when_it_ends() {
+fn the_gateway_writes_the_access_line_of_a_stream_when_it_ends() {
     let system = System::start();
     let events = system.http().events("/users/changes", &[("X-Request-Id", "stream-1")]);
     let mut events = events.unwrap_or_else(|answer| panic!("{answer:?}"));
@@ -92,7 +92,7 @@ fn a_stream_has_its_line_when_it_ends() {
 }
 
 #[test]
-fn no_secret_is_in_it_and_nothing_that_breaks_a_line() {
+fn no_access_line_contains_a_secret_or_a_character_that_breaks_the_line() {
     let system = System::start();
     let login = json!({ "email": "kim@example.com", "password": "secret-password" });
     let user = json!({ "email": "kim@example.com", "name": "Kim", "password": "secret-password" });
@@ -117,17 +117,17 @@ fn no_secret_is_in_it_and_nothing_that_breaks_a_line() {
 }
 
 #[test]
-fn it_can_be_switched_off() {
+fn the_access_log_can_be_switched_off() {
     let system = System::of(&[&["--access-log", "off"]], &["--access-log", "off"]);
     assert_eq!(system.http().request("GET", "/users", &[("X-Request-Id", "off-1")], b"").status, 200);
-    // What is told at debug comes after the access line would have come.
+    // The debug line follows where the access line would have been.
     system.users[0].await_log(&["reply success"]);
     for process in [&system.gateway, &system.users[0]] {
         assert!(!process.log().iter().any(|line| line.contains("ACCESS")), "{:#?}", process.log());
     }
 }
 
-/// Sends requests with long access lines until the gateway has had to drop some of them.
+/// Sends requests with long access lines until the gateway drops some of them.
 fn fill_the_log(gateway: &Process) -> usize {
     let (long_id, long_path) = ("i".repeat(64), format!("/{}", "p".repeat(200)));
     let mut connection = gateway.http().connect();
@@ -158,12 +158,12 @@ fn read_on(mut stderr: ChildStderr) -> Arc<Mutex<String>> {
 }
 
 #[test]
-fn a_reader_of_stderr_that_hangs_stalls_no_request_and_what_was_lost_is_told() {
+fn a_reader_of_stderr_that_hangs_delays_no_request_and_the_log_reports_the_lost_lines() {
     let distributor = Process::distributor(&[]);
     let (gateway, stderr) = Process::gateway_unread(&distributor, &[]);
     let requests = fill_the_log(&gateway);
     println!("{requests} requests were answered while nobody read the log");
-    // Everything else that has something to tell goes on as well.
+    // Everything else that writes log lines goes on as well.
     let service = Echo::start(&distributor, "late", &["GET/late"]);
     await_instances(&gateway, "GET", "/late", 1);
     assert_eq!(gateway.http().get("/late").status, 200);
@@ -171,10 +171,10 @@ fn a_reader_of_stderr_that_hangs_stalls_no_request_and_what_was_lost_is_told() {
     await_instances(&gateway, "GET", "/late", 0);
 
     let text = read_on(stderr);
-    eventually("the loss is told", || {
+    eventually("the log reports the loss", || {
         text.lock().unwrap().contains(" access lines and 0 other log lines were dropped").then_some(())
     });
-    eventually("and what could not be told before", || {
+    eventually("and the line that did not fit before", || {
         text.lock().unwrap().contains("- GET /late").then_some(())
     });
     gateway.http().request("GET", "/healthz", &[("X-Request-Id", "after")], b"");
@@ -186,7 +186,7 @@ fn a_reader_of_stderr_that_hangs_stalls_no_request_and_what_was_lost_is_told() {
 
 #[cfg(unix)]
 #[test]
-fn a_process_ends_when_it_is_asked_to_although_nobody_reads_its_log() {
+fn a_process_stops_on_request_although_nobody_reads_its_log() {
     let distributor = Process::distributor(&[]);
     let (gateway, stderr) = Process::gateway_unread(&distributor, &[]);
     fill_the_log(&gateway);
@@ -195,7 +195,7 @@ fn a_process_ends_when_it_is_asked_to_although_nobody_reads_its_log() {
 }
 
 #[test]
-fn what_was_told_before_a_bad_start_is_written_before_its_sentence() {
+fn earlier_log_lines_are_written_before_the_error_of_a_bad_start() {
     let distributor = Process::distributor(&[]);
     let taken = distributor.address().to_string();
     for _ in 0..20 {

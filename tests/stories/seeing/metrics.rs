@@ -1,4 +1,4 @@
-//! Metrics: by HTTP at the gateway, by a packet at the others.
+//! Metrics: the gateway serves them over HTTP, the others by packet.
 
 use std::io::Write;
 use std::process::{Command, Stdio};
@@ -12,7 +12,7 @@ const HTTP: &str = "pilcrow_http_requests_total";
 const SERVICE: &str = "pilcrow_service_requests_total";
 
 #[test]
-fn what_a_walk_does_stands_in_the_metrics_of_all_three() {
+fn the_metrics_of_all_three_processes_count_the_same_requests() {
     let system = System::start();
     let http = system.http();
     system.create_user("kim@example.com", "Kim");
@@ -82,7 +82,7 @@ fn what_a_walk_does_stands_in_the_metrics_of_all_three() {
 }
 
 #[test]
-fn promtool_has_nothing_to_complain_about() {
+fn promtool_accepts_the_metrics() {
     let system = System::start();
     system.create_user("kim@example.com", "Kim");
     assert_eq!(system.http().get("/nowhere").status, 404);
@@ -125,7 +125,7 @@ fn nothing_that_a_client_invents_becomes_a_label() {
         }
     };
     ask(0);
-    // The first time that they are asked for is counted as well.
+    // The first request for metrics is counted as well.
     http.metrics();
     system.users[0].metrics();
     let before = (http.metrics().len(), system.users[0].metrics().len());
@@ -144,7 +144,7 @@ fn nothing_that_a_client_invents_becomes_a_label() {
 }
 
 #[test]
-fn metrics_by_packet_are_no_route_of_the_gateway() {
+fn the_gateway_has_no_route_to_the_metrics_of_a_service() {
     let system = System::start();
     let rows = system.http().get("/routes").text();
     assert!(!rows.contains("metrics"), "{rows}");
@@ -196,7 +196,7 @@ fn bad_frames_and_orphans_and_retries_are_counted() {
 }
 
 #[test]
-fn an_instance_that_is_silent_is_shown_as_set_aside() {
+fn the_metrics_show_that_a_silent_instance_is_set_aside() {
     let distributor = Process::distributor(&[]);
     let silent = |_: &Asked| {};
     let _one = Echo::answering(&distributor, "mute", &["POST/mute"], silent);
@@ -226,7 +226,7 @@ fn streams_are_counted_while_they_are_open() {
     let events = system.http().events("/users/changes", &[]).unwrap_or_else(|answer| panic!("{answer:?}"));
     assert_eq!(open(), (1.0, 1.0));
     drop(events);
-    // That a client is gone is seen when there is something to tell it.
+    // The gateway notices that a client is gone when it has an event for it.
     system.create_user("kim@example.com", "Kim");
     eventually("the stream is over", || (open() == (0.0, 0.0)).then_some(()));
     let streams = [("route", "/users/changes"), ("status", "200")];

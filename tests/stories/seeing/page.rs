@@ -1,10 +1,10 @@
-//! `--metrics-listen`: a port of its own for metrics, at any process.
+//! `--metrics-listen`: any process can serve its metrics on a port of their own.
 
 use crate::harness::{Http, Process, Scratch, eventually};
 
 const ANY: [&str; 2] = ["--metrics-listen", "127.0.0.1:0"];
 
-/// The page that this process has said it shows.
+/// The metrics page whose address this process has logged.
 fn page_of(process: &Process) -> Http {
     let line = process.await_log(&["metrics are shown at http://"]);
     let address = line.rsplit_once("http://").unwrap().1.trim_end_matches("/metrics");
@@ -12,7 +12,7 @@ fn page_of(process: &Process) -> Http {
 }
 
 #[test]
-fn each_process_shows_its_metrics_on_a_port_of_their_own_and_nothing_else_there() {
+fn each_process_serves_its_metrics_and_nothing_else_on_the_metrics_port() {
     let scratch = Scratch::new();
     let distributor = Process::distributor(&ANY);
     let users = Process::users(&distributor, &scratch, &ANY);
@@ -32,7 +32,7 @@ fn each_process_shows_its_metrics_on_a_port_of_their_own_and_nothing_else_there(
 }
 
 #[test]
-fn the_page_has_a_limit_of_connections_and_is_whole_again_when_they_end() {
+fn the_metrics_page_rejects_connections_over_its_limit_and_recovers() {
     let distributor = Process::distributor(&ANY);
     let page = page_of(&distributor);
     let mut held: Vec<_> = (0..32).map(|_| page.connect()).collect();
@@ -49,7 +49,7 @@ fn the_page_has_a_limit_of_connections_and_is_whole_again_when_they_end() {
 }
 
 #[test]
-fn the_page_obeys_the_rule_of_loopback_and_a_port_in_use_is_said_with_its_flag() {
+fn the_metrics_page_accepts_loopback_only_and_names_the_flag_of_a_port_in_use() {
     let scratch = Scratch::new();
     let distributor = Process::distributor(&[]);
     let taken = distributor.address().to_string();
