@@ -21,6 +21,15 @@ pub const GATE: &str = "gate";
 /// The paths that a gateway answers itself. Whatever claims one of them could only mean to deceive.
 const GATEWAY_PATHS: [&str; 4] = ["/healthz", "/readyz", "/routes", "/metrics"];
 
+/// The entries of a list.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct NodeList {
+    /// Those that can be used.
+    pub nodes: Vec<Node>,
+    /// Why each of the others cannot be used.
+    pub skipped: Vec<String>,
+}
+
 /// One node: a registration, or an entry of the list.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Node {
@@ -83,16 +92,26 @@ impl Node {
     }
 
     /// Reads a list: an array of objects that have `port` and `urls`. It is told by this shape alone, since some
-    /// course distributors name it otherwise; an entry that makes no sense is left out.
+    /// course distributors name it otherwise. An entry that makes no sense, or has no host, is skipped.
     #[must_use]
-    pub fn list_from_json(params: &Value) -> Option<Vec<Self>> {
+    pub fn list_from_json(params: &Value) -> Option<NodeList> {
         let entries = params.as_array()?;
         let shaped = |entry: &Value| entry.get("port").is_some() && entry.get("urls").is_some();
         if !entries.iter().all(shaped) {
             return None;
         }
-        let read = |entry| Self::from_json(entry).inspect_err(|why| log::warn!("list entry left out: {why}"));
-        Some(entries.iter().filter_map(|entry| read(entry).ok()).collect())
+        let mut list = NodeList::default();
+        for entry in entries {
+            match Self::from_json(entry) {
+                Ok(node) if node.host.is_empty() => {
+                    // Some course distributors send such entries. Nobody can connect to `:9016`.
+                    list.skipped.push(format!("{} with port {} has no host", node.name, node.port));
+                }
+                Ok(node) => list.nodes.push(node),
+                Err(why) => list.skipped.push(why),
+            }
+        }
+        Some(list)
     }
 
     /// What this node asks for that no node may have: the gateway's own paths, whatever the method, or routes under

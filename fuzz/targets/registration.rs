@@ -51,7 +51,7 @@ fuzz_target!(|input: &[u8]| {
 /// The nodes that a text tells of: as a registration, or as a list. What is kept of them is within the limits, and
 /// what is passed on is understood by the next one as the same.
 fn nodes_of(said: &Value) -> Vec<Node> {
-    let mut nodes = Node::list_from_json(said).unwrap_or_default();
+    let mut nodes = Node::list_from_json(said).unwrap_or_default().nodes;
     if let Some(entries) = said.as_array() {
         assert!(nodes.len() <= entries.len());
     }
@@ -165,7 +165,7 @@ impl Known {
         let sent = json!({ "uri": "/distributes", "method": "GET", "key": 0, "params": expected });
         let bytes = encode(&sent).expect("a list has a JSON form").len();
         assert!(bytes <= limit, "a list of {bytes} bytes, limit {limit}");
-        let arrived = Node::list_from_json(&sent["params"]).expect("a list of ours is understood");
+        let arrived = Node::list_from_json(&sent["params"]).expect("a list of ours is understood").nodes;
         assert!(arrived.iter().eq(expected), "and whole");
     }
 

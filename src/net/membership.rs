@@ -1,5 +1,6 @@
 //! Membership: staying registered at the distributors, and following the lists that they push.
 
+use std::collections::HashSet;
 use std::io;
 use std::net::TcpStream;
 use std::sync::{Arc, Mutex};
@@ -13,7 +14,7 @@ use super::outbox::{Batching, Outbox};
 use super::peer::wire_len;
 use super::proof::asks_for_proof;
 use super::secret::Secret;
-use crate::node::Node;
+use crate::node::{Node, NodeList};
 use crate::observe::metrics::WIRE;
 use crate::packet::frame::FrameError;
 use crate::packet::{Head, encode};
@@ -56,6 +57,7 @@ impl Membership {
                 on_list: on_list.clone(),
                 max_frame_bytes,
                 shut_out: false,
+                skipped: HashSet::new(),
             };
             Dialer::start(&format!("follow {address}"), address.clone(), secret, session)
         };
@@ -113,6 +115,8 @@ struct Follow {
     max_frame_bytes: usize,
     /// The distributor has asked for a secret that we do not have. That is said once, not every 3 s.
     shut_out: bool,
+    /// The entries of the last list that cannot be used. Each is logged once, not with every list.
+    skipped: HashSet<String>,
 }
 
 impl Session for Follow {
@@ -158,7 +162,7 @@ impl Follow {
         let mut inbound = Inbound::new(stream, self.max_frame_bytes);
         while let Some(frame) = inbound.next_frame()? {
             match list_in(frame) {
-                Some(nodes) => {
+                Some(NodeList { nodes, skipped }) => {
                     self.shut_out = false;
                     log::debug!(
                         "{} → list of {} nodes, {} bytes",
@@ -166,6 +170,7 @@ impl Follow {
                         nodes.len(),
                         wire_len(frame)
                     );
+                    self.log_skipped(skipped);
                     (self.on_list)(self.place, nodes);
                 }
                 None if asks_for_proof(frame) => self.tell_shut_out(),
@@ -173,6 +178,13 @@ impl Follow {
             }
         }
         Ok(())
+    }
+
+    fn log_skipped(&mut self, skipped: Vec<String>) {
+        for entry in skipped.iter().filter(|entry| !self.skipped.contains(*entry)) {
+            log::warn!("{}: skipped an entry of the list: {entry}", self.address);
+        }
+        self.skipped = skipped.into_iter().collect();
     }
 
     /// Here comes only who has no secret: the others have proven theirs before they register.
@@ -188,7 +200,7 @@ impl Follow {
 }
 
 /// The list in a frame. Anything else that a distributor may say is none of our business.
-fn list_in(frame: &str) -> Option<Vec<Node>> {
+fn list_in(frame: &str) -> Option<NodeList> {
     let params = Head::parse(frame).ok()?.params?;
     Node::list_from_json(&serde_json::from_str::<Value>(params.get()).ok()?)
 }

@@ -175,9 +175,10 @@ fn a_node_that_advertises_nothing_sensible_advertises_nothing() {
 
 #[test]
 fn a_list_is_known_by_its_shape() {
-    assert_eq!(Node::list_from_json(&json!([])), Some(Vec::new()));
+    assert_eq!(Node::list_from_json(&json!([])), Some(NodeList::default()));
     let entry = with(&json!({ "host": "127.0.0.1" }));
-    let list = Node::list_from_json(&json!([entry, with(&json!({ "port": "9021" }))])).unwrap();
+    let list =
+        Node::list_from_json(&json!([entry, with(&json!({ "port": "9021", "host": "::1" }))])).unwrap().nodes;
     assert_eq!(list.iter().map(|node| node.port).collect::<Vec<_>>(), [9020, 9021]);
     let no_lists = [
         json!(null),
@@ -196,15 +197,24 @@ fn a_list_is_known_by_its_shape() {
 }
 
 #[test]
-fn an_entry_that_makes_no_sense_spoils_no_list() {
+fn an_entry_that_makes_no_sense_or_has_no_host_is_skipped_with_its_reason() {
     let list = json!([
-        with(&json!({ "port": 0 })),
-        with(&json!({ "port": 9021 })),
-        with(&json!({ "urls": "GET/users" })),
-        with(&json!({ "port": 9022 })),
+        with(&json!({ "port": 0, "host": "127.0.0.1" })),
+        with(&json!({ "port": 9021, "host": "127.0.0.1" })),
+        with(&json!({ "urls": "GET/users", "host": "127.0.0.1" })),
+        with(&json!({ "port": 9022, "host": "127.0.0.1" })),
+        with(&json!({ "port": 9016 })),
+        with(&json!({ "port": 9017, "host": "" })),
     ]);
-    let ports: Vec<u16> = Node::list_from_json(&list).unwrap().iter().map(|node| node.port).collect();
-    assert_eq!(ports, [9021, 9022]);
+    let list = Node::list_from_json(&list).unwrap();
+    assert_eq!(list.nodes.iter().map(|node| node.port).collect::<Vec<_>>(), [9021, 9022]);
+    let reasons = [
+        "port must be a number from 1 to 65535",
+        "urls must be an array of METHOD/path",
+        "users with port 9016 has no host",
+        "users with port 9017 has no host",
+    ];
+    assert_eq!(list.skipped, reasons);
 }
 
 #[test]
