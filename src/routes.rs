@@ -5,7 +5,7 @@
 //! reaches `GET/users` with `1`. A route outlives its instances, so that "nobody serves this now" can be told
 //! from "there is no such thing".
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use serde::Serialize;
@@ -58,6 +58,9 @@ pub struct Row {
     pub service: String,
     /// Who serves it now.
     pub instances: Vec<String>,
+    /// Two live instances of this service serve different routes. Absent otherwise.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub conflict: Option<String>,
 }
 
 impl<T> Default for Routes<T> {
@@ -200,10 +203,12 @@ impl<T: Clone> Routes<T> {
                     path: path.clone(),
                     service: route.service.clone(),
                     instances: able.map(|instance| instance.address.clone()).collect(),
+                    conflict: None,
                 });
             }
         }
         rows.sort_by(|a, b| (&a.path, &a.method).cmp(&(&b.path, &b.method)));
+        mark_conflicts(&mut rows);
         rows
     }
 }
@@ -211,6 +216,35 @@ impl<T: Clone> Routes<T> {
 impl<T> Route<T> {
     fn unserved() -> Self {
         Self { service: String::new(), instances: Vec::new(), turn: AtomicUsize::new(0) }
+    }
+}
+
+/// Marks the services whose instances do not all serve the same routes: two different programs with one name would
+/// take turns on the routes that both have.
+fn mark_conflicts(rows: &mut [Row]) {
+    let mut instances: HashMap<&str, BTreeSet<&str>> = HashMap::new();
+    for row in rows.iter() {
+        instances.entry(&row.service).or_default().extend(row.instances.iter().map(String::as_str));
+    }
+    let mut conflicts: HashMap<String, String> = HashMap::new();
+    for row in rows.iter().filter(|row| !row.instances.is_empty()) {
+        let Row { method, path, service, instances: serving, .. } = row;
+        let all = &instances[&**service];
+        if serving.len() == all.len() || conflicts.contains_key(service) {
+            continue;
+        }
+        let Some(missing) = all.iter().find(|one| !serving.iter().any(|address| address == *one)) else {
+            continue;
+        };
+        let conflict = format!(
+            "{service} at {} serves {method} {path}, {service} at {missing} does not; this is normal during an \
+             upgrade",
+            serving[0]
+        );
+        conflicts.insert(service.clone(), conflict);
+    }
+    for row in rows.iter_mut().filter(|row| !row.instances.is_empty()) {
+        row.conflict = conflicts.get(&row.service).cloned();
     }
 }
 

@@ -175,6 +175,25 @@ fn the_rows_are_sorted_and_show_who_can_take_requests() {
 }
 
 #[test]
+fn the_rows_of_a_service_whose_instances_differ_show_the_conflict() {
+    let mut routes = Names::default();
+    routes.set("a", "users", &["GET/users".to_owned(), "GET/users/changes".to_owned()], &"a");
+    routes.set("b", "users", &["GET/users".to_owned()], &"b");
+    routes.set("c", "goods", &["GET/goods".to_owned()], &"c");
+    let conflicts = |routes: &Names, dead: &str| -> Vec<Option<String>> {
+        routes.rows(|handle| *handle != dead).into_iter().map(|row| row.conflict).collect()
+    };
+    let told = "users at a serves GET /users/changes, users at b does not; this is normal during an upgrade";
+    assert_eq!(conflicts(&routes, ""), [None, Some(told.to_owned()), Some(told.to_owned())]);
+    assert_eq!(conflicts(&routes, "b"), [None, None, None], "only one of them lives");
+    assert_eq!(conflicts(&routes, "a"), [None, None, None]);
+    let row = serde_json::to_value(&routes.rows(|_| true)[0]).unwrap();
+    assert!(row.get("conflict").is_none(), "{row}");
+    routes.set("b", "users", &["GET/users".to_owned(), "GET/users/changes".to_owned()], &"b");
+    assert_eq!(conflicts(&routes, ""), [None, None, None]);
+}
+
+#[test]
 fn the_table_is_limited_and_makes_room_where_nobody_serves() {
     let urls = |service: &str, count: usize| -> Vec<String> {
         (0..count).map(|number| format!("GET/{service}{number}")).collect()
