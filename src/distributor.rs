@@ -28,7 +28,7 @@ use crate::net::spawn;
 use crate::node::Node;
 use crate::observe::metrics::{self, Gauge, LISTS_PUSHED};
 use crate::packet::{Failure, Head, Reply, encode};
-use crate::registry::{Refused, Registry};
+use crate::registry::{Conflict, Refused, Registry};
 use crate::sync::lock;
 
 /// Changes within this time are one push.
@@ -93,12 +93,31 @@ struct State {
     registered: HashMap<u64, Arc<Peer>>,
     /// Those who registered since the last push.
     newcomers: Vec<Arc<Peer>>,
+    /// Somebody has repeated its registration: the list is pushed although it is the same. Course gateways dial
+    /// an instance that they have lost only when a list comes.
+    repeated: bool,
 }
 
 impl State {
     fn new(max_frame_bytes: usize) -> Self {
         let registry = Registry::new(max_frame_bytes);
-        Self { registry, registered: HashMap::new(), newcomers: Vec::new() }
+        Self { registry, registered: HashMap::new(), newcomers: Vec::new(), repeated: false }
+    }
+
+    /// Registers a node. Returned is the entry in words, and with which others it now has a conflict.
+    fn register(&mut self, peer: &Arc<Peer>, node: Node) -> Result<(String, Vec<Conflict>), Refused> {
+        let before = self.registry.get(peer.id()).cloned();
+        let registered = self.registry.register(peer.id(), node, peer.address().ip()).cloned();
+        if !matches!(registered, Err(Refused::TooLong { .. }))
+            && self.registered.insert(peer.id(), peer.clone()).is_none()
+        {
+            self.newcomers.push(peer.clone());
+        }
+        let node = registered?;
+        self.repeated |= before.as_ref() == Some(&node);
+        let is_known = before.is_some_and(|before| before.name == node.name && before.urls == node.urls);
+        let conflicts = if is_known { Vec::new() } else { self.registry.conflicts(peer.id()) };
+        Ok((told(&node), conflicts))
     }
 
     /// Those whose wait is over, in words. They were sent what others were sent all the time.
@@ -192,11 +211,7 @@ impl Desk {
         node.trespasses().map_err(|why| refused(403, format!("{claimant}: {why}")))?;
         let (registered, admitted) = {
             let mut state = lock(&self.state);
-            if state.registered.insert(peer.id(), peer.clone()).is_none() {
-                state.newcomers.push(peer.clone());
-            }
-            let registered = state.registry.register(peer.id(), node, peer.address().ip()).map(told);
-            (registered, state.admitted())
+            (state.register(peer, node), state.admitted())
         };
         // Also after a refusal: who says that it leaves is marked so, and who is new is owed a list.
         let _ = self.dirty.try_send(());
@@ -204,9 +219,14 @@ impl Desk {
             log::info!("{told}");
         }
         match registered {
-            Ok(told) => log::info!("{} registered: {told}", peer.address()),
+            Ok((told, conflicts)) => {
+                log::info!("{} registered: {told}", peer.address());
+                for conflict in conflicts {
+                    say(Level::Warn, "conflict", peer.address().ip(), format_args!("{conflict}"));
+                }
+            }
             Err(why @ Refused::Taken { .. }) => return Err(refused(409, format!("{claimant}: {why}"))),
-            Err(why @ Refused::Full { .. }) => return Err(refused(413, format!("{claimant}: {why}"))),
+            Err(why @ Refused::TooLong { .. }) => return Err(refused(413, format!("{claimant}: {why}"))),
         }
         Reply::ok("registered")
     }
@@ -245,14 +265,15 @@ fn push_changes(changes: &Receiver<()>, state: &Mutex<State>) {
         // Nobody waits for this thread: a plain sleep lets changes pile up, which is its purpose.
         thread::sleep(COALESCE);
         let _ = changes.try_recv();
-        let (frame, everybody, newcomers) = {
+        let (frame, everybody, newcomers, repeated) = {
             let mut state = lock(state);
             let everybody: Vec<Arc<Peer>> = state.registered.values().cloned().collect();
-            (list_frame(&state.registry), everybody, std::mem::take(&mut state.newcomers))
+            let newcomers = std::mem::take(&mut state.newcomers);
+            (list_frame(&state.registry), everybody, newcomers, std::mem::take(&mut state.repeated))
         };
         // What came and went between two pushes changes nothing, but for those who have just registered: what
         // they were sent when they connected may be older.
-        let peers = if frame == *last { newcomers } else { everybody };
+        let peers = if frame == *last && !repeated { newcomers } else { everybody };
         last = frame.into();
         for peer in &peers {
             log_list(peer, last.len());

@@ -16,10 +16,10 @@ use std::net::IpAddr;
 
 use crate::net::canonical;
 use crate::node::Node;
-use crate::packet::{DEFAULT_MAX_FRAME_BYTES, encode};
+use crate::packet::{COURSE_MAX_BYTES, DEFAULT_MAX_FRAME_BYTES, Dialect, encode};
 
-/// What the packet of a list has around its entries, in bytes, and a little more.
-const AROUND_BYTES: usize = 128;
+/// What a list packet has around its entries, in bytes: 59, rounded up.
+const ENVELOPE_BYTES: usize = 64;
 
 /// What is added to the entry of a node that leaves.
 const LEAVING: &str = r#","leaving":true"#;
@@ -35,7 +35,7 @@ pub struct Registry {
     waiting_for: HashMap<Claim, BTreeSet<u64>>,
     /// Whose wait is over, since somebody last asked.
     admitted: Vec<u64>,
-    max_bytes: usize,
+    max_frame_bytes: usize,
     bytes: usize,
 }
 
@@ -73,11 +73,54 @@ pub enum Refused {
         /// Where an instance of the owner is.
         at: String,
     },
-    /// All registrations together would be longer than a list may be. It is forgotten.
-    Full {
-        /// How long a list may be, in bytes.
+    /// The list would be longer than its readers can take. The registration is forgotten.
+    TooLong {
+        /// How long the list packet could become, in bytes.
+        bytes: usize,
+        /// How long a list packet may be, in bytes.
         limit: usize,
+        /// Whose limit that is.
+        readers: Dialect,
     },
+}
+
+/// Two instances with one name and different routes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Conflict {
+    name: String,
+    /// The address of each, and the routes that the other one has not.
+    sides: [(String, Vec<String>); 2],
+}
+
+impl Conflict {
+    /// The most routes that one line of the log names for each side.
+    const SHOWN_ROUTES: usize = 10;
+
+    fn between(one: &Node, other: &Node) -> Option<Self> {
+        let own_routes = |node: &Node, than: &Node| {
+            let known: HashSet<&String> = than.urls.iter().collect();
+            let own = node.urls.iter().filter(|url| !known.contains(url)).cloned().collect();
+            (node.address(), own)
+        };
+        let sides: [(String, Vec<String>); 2] = [own_routes(one, other), own_routes(other, one)];
+        let differ = sides.iter().any(|(_, own)| !own.is_empty());
+        differ.then(|| Self { name: one.name.clone(), sides })
+    }
+}
+
+impl fmt::Display for Conflict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [(one, _), (other, _)] = &self.sides;
+        write!(f, "{} at {one} and {} at {other} have different routes:", self.name, self.name)?;
+        for (address, own) in self.sides.iter().filter(|(_, own)| !own.is_empty()) {
+            write!(f, " only {address} has {}", own[..own.len().min(Self::SHOWN_ROUTES)].join(" "))?;
+            match own.len().saturating_sub(Self::SHOWN_ROUTES) {
+                0 => write!(f, ";")?,
+                more => write!(f, " and {more} more;")?,
+            }
+        }
+        write!(f, " this is normal during an upgrade; two different programs need two names")
+    }
 }
 
 impl Default for Registry {
@@ -96,7 +139,7 @@ impl Registry {
             owners: HashMap::new(),
             waiting_for: HashMap::new(),
             admitted: Vec::new(),
-            max_bytes: max_frame_bytes.saturating_sub(AROUND_BYTES),
+            max_frame_bytes,
             bytes: 0,
         }
     }
@@ -117,7 +160,8 @@ impl Registry {
         let registration = Registration { node, bytes };
         self.forget_waiting(connection);
         let blocked_by = self.obstacle(connection, &registration.node);
-        if blocked_by.is_none() && self.fits(connection, bytes) {
+        let fits = self.check_length(connection, &registration);
+        if blocked_by.is_none() && fits.is_ok() {
             let freed = self.put_in_list(connection, registration);
             self.admit_those_who_waited_for(freed);
             return Ok(&self.listed[&connection].node);
@@ -125,14 +169,30 @@ impl Registry {
         if registration.node.leaving() {
             self.mark_leaving(connection);
         }
-        match blocked_by {
-            Some(blocked_by) if self.fits(connection, bytes) => {
-                let refused = self.taken(&blocked_by);
-                self.wait(connection, registration, blocked_by);
-                Err(refused)
-            }
-            _ => Err(Refused::Full { limit: self.max_bytes }),
-        }
+        fits?;
+        let Some(blocked_by) = blocked_by else { return Ok(&self.listed[&connection].node) };
+        let refused = self.taken(&blocked_by);
+        self.wait(connection, registration, blocked_by);
+        Err(refused)
+    }
+
+    /// What this connection has listed.
+    #[must_use]
+    pub fn get(&self, connection: u64) -> Option<&Node> {
+        self.listed.get(&connection).map(|one| &one.node)
+    }
+
+    /// Instances that have the name of this connection's node and other routes than it: different programs, or
+    /// different versions of one. A node that leaves, or that has no routes, is in no conflict.
+    #[must_use]
+    pub fn conflicts(&self, connection: u64) -> Vec<Conflict> {
+        let serves = |node: &Node| !node.urls.is_empty() && !node.leaving();
+        let Some(node) = self.get(connection).filter(|node| serves(node)) else { return Vec::new() };
+        let others = self.list().into_iter().filter(|other| other.name == node.name && serves(other));
+        others
+            .filter(|other| other.urls != node.urls && other.address() != node.address())
+            .filter_map(|other| Conflict::between(node, other))
+            .collect()
     }
 
     /// Forgets the node of a connection that has ended, and what it waited for; nothing if it never registered.
@@ -168,10 +228,19 @@ impl Registry {
         self.waiting.len()
     }
 
-    /// Whether there is room for `bytes` in place of what this connection has listed.
-    fn fits(&self, connection: u64, bytes: usize) -> bool {
+    /// Whether all readers can take the list with this registration in place of what its connection has listed.
+    /// A longer list closes the connections of our nodes, and ends course nodes.
+    fn check_length(&self, connection: u64, registration: &Registration) -> Result<(), Refused> {
         let before = self.listed.get(&connection).map_or(0, |one| one.bytes);
-        (self.bytes - before).saturating_add(bytes) <= self.max_bytes
+        let bytes = (self.bytes - before).saturating_add(registration.bytes).saturating_add(ENVELOPE_BYTES);
+        let others = self.listed.iter().filter(|(other, _)| **other != connection).map(|(_, one)| one);
+        let mut all = others.chain(self.waiting.values().map(|one| &one.registration)).chain([registration]);
+        let (limit, readers) = if all.any(|one| one.node.dialect() == Dialect::Course) {
+            (self.max_frame_bytes.min(COURSE_MAX_BYTES), Dialect::Course)
+        } else {
+            (self.max_frame_bytes, Dialect::Pilcrow)
+        };
+        if bytes <= limit { Ok(()) } else { Err(Refused::TooLong { bytes, limit, readers }) }
     }
 
     /// What a node asks for and another name has: the first of it.
@@ -305,10 +374,15 @@ impl fmt::Display for Refused {
                 "{what} belongs to {owner} at {at}; it waits, and is admitted when nobody of another name has \
                  any of what it asks for"
             ),
-            Self::Full { limit } => write!(
+            Self::TooLong { bytes, limit, readers: Dialect::Pilcrow } => write!(
                 f,
-                "all registrations together would be longer than the {limit} bytes of a list; register less, \
+                "with it the list could have {bytes} bytes, and the nodes take at most {limit}; register less, \
                  or give every node a longer --max-frame"
+            ),
+            Self::TooLong { bytes, limit, readers: Dialect::Course } => write!(
+                f,
+                "with it the list could have {bytes} bytes, and course nodes take at most {limit}; register \
+                 fewer or shorter routes, or use a distributor without course nodes"
             ),
         }
     }

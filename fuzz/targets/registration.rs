@@ -127,7 +127,7 @@ impl Known {
                 assert_ne!(owner, node.name);
                 self.waiting.insert(connection, node);
             }
-            Err(Refused::Full { .. }) => {}
+            Err(Refused::TooLong { .. }) => {}
         }
         self.admits(registry);
     }

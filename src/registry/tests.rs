@@ -145,7 +145,7 @@ fn who_never_registered_leaves_without_a_trace() {
 
 /// A node with these routes.
 fn with_routes(name: &str, port: u16, urls: &[&str]) -> Node {
-    node(&json!({ "port": port, "name": name, "urls": urls }))
+    node(&json!({ "port": port, "name": name, "urls": urls, "proto": "pilcrow/1" }))
 }
 
 /// Registers at a port of its own for each connection.
@@ -294,7 +294,7 @@ fn the_list_never_becomes_longer_than_a_frame() {
     registry.register(1, long("a", 9001, 300), ip(HERE)).unwrap();
     assert_eq!(
         registry.register(2, long("b", 9002, 600), ip(HERE)).map(|_| ()),
-        Err(Refused::Full { limit: 872 })
+        Err(Refused::TooLong { bytes: 1146, limit: 1000, readers: Dialect::Course })
     );
     assert!(registry.register(2, long("a", 9001, 300), ip(HERE)).is_ok());
     assert!(sent(&registry) < 1000 - 60);
@@ -302,13 +302,74 @@ fn the_list_never_becomes_longer_than_a_frame() {
     registry.register(1, long("a", 9001, 240), ip(HERE)).unwrap();
     registry.remove(2);
     assert!(matches!(registry.register(2, long("b", 9001, 300), ip(HERE)), Err(Refused::Taken { .. })));
-    assert!(matches!(registry.register(3, long("c", 9003, 300), ip(HERE)), Err(Refused::Full { .. })));
+    assert!(matches!(registry.register(3, long("c", 9003, 300), ip(HERE)), Err(Refused::TooLong { .. })));
     registry.remove(2);
     registry.register(3, long("c", 9003, 300), ip(HERE)).unwrap();
     for connection in [1, 3] {
         registry.remove(connection);
     }
     registry.register(4, long("d", 9004, 700), ip(HERE)).unwrap();
+}
+
+/// One of our own nodes, with as many routes as have this many bytes.
+fn ours_with(name: &str, port: u16, bytes: usize) -> Node {
+    Node::ours(
+        name,
+        port,
+        (0..bytes / 100).map(|number| format!("GET/{name}/{number:089}")).collect(),
+        "5eed",
+    )
+}
+
+#[test]
+fn a_list_for_course_nodes_has_at_most_64_kib() {
+    let mut registry = Registry::default();
+    registry.register(1, named("course", 9001), ip(HERE)).unwrap();
+    registry.register(2, ours_with("a", 9002, 40_000), ip(HERE)).unwrap();
+    let refused = registry.register(3, ours_with("b", 9003, 30_000), ip(HERE)).unwrap_err();
+    let Refused::TooLong { bytes, limit, readers } = refused.clone() else { panic!("{refused}") };
+    assert_eq!((limit, readers), (65_536, Dialect::Course));
+    assert!(bytes > 68_000 && refused.to_string().contains(&bytes.to_string()), "{refused}");
+    registry.register(3, ours_with("b", 9003, 20_000), ip(HERE)).unwrap();
+    assert!(registry.register(2, ours_with("a", 9002, 60_000), ip(HERE)).is_err(), "one that grows");
+    registry.remove(1);
+    registry.register(2, ours_with("a", 9002, 60_000), ip(HERE)).unwrap();
+    let late = registry.register(1, named("course", 9001), ip(HERE)).unwrap_err();
+    assert!(late.to_string().contains("at most 65536"), "{late}");
+    registry.register(4, ours_with("c", 9004, 80_000), ip(HERE)).unwrap();
+    registry.remove(4);
+    registry.remove(2);
+    registry.register(1, named("course", 9001), ip(HERE)).unwrap();
+}
+
+#[test]
+fn instances_of_one_name_with_different_routes_are_in_conflict() {
+    let mut registry = Registry::default();
+    let routes = ["GET/users", "GET/extra"];
+    claim(&mut registry, 1, "users", &routes).unwrap();
+    claim(&mut registry, 2, "users", &["GET/extra", "GET/users", "GET/users"]).unwrap();
+    assert_eq!(registry.conflicts(2), [], "the order of routes means nothing");
+    claim(&mut registry, 3, "users", &["GET/users", "POST/users"]).unwrap();
+    let told: Vec<String> = registry.conflicts(3).iter().map(ToString::to_string).collect();
+    assert_eq!(told.len(), 2);
+    assert_eq!(
+        told[0],
+        "users at 127.0.0.1:9003 and users at 127.0.0.1:9001 have different routes: only 127.0.0.1:9003 has \
+         POST/users; only 127.0.0.1:9001 has GET/extra; this is normal during an upgrade; two different programs \
+         need two names"
+    );
+    claim(&mut registry, 4, "users", &[]).unwrap();
+    assert_eq!(registry.conflicts(4), [], "one without routes is asked for nothing");
+    registry.register(3, with_routes("users", 9003, &["POST/users"]).as_leaving(), ip(HERE)).unwrap();
+    assert_eq!((registry.conflicts(3), registry.conflicts(1)), (vec![], vec![]), "one that leaves");
+    let many: Vec<String> = (0..30).map(|number| format!("GET/{number}")).collect();
+    let many: Vec<&str> = many.iter().map(String::as_str).collect();
+    claim(&mut registry, 5, "users", &many).unwrap();
+    let told = registry.conflicts(5)[0].to_string();
+    assert!(
+        told.contains("GET/9 and 20 more;") && told.contains("only 127.0.0.1:9001 has GET/users GET/extra;"),
+        "{told}"
+    );
 }
 
 #[test]
@@ -322,7 +383,7 @@ fn a_full_list_has_room_for_saying_that_all_of_them_leave() {
         let said =
             json!({ "port": one, "name": "a", "urls": [], "leaving": true, "ballast": "x".repeat(limit) });
         let refused = registry.register(u64::from(one), node(&said), ip(HERE)).map(|_| ());
-        assert!(matches!(refused, Err(Refused::Full { .. })));
+        assert!(matches!(refused, Err(Refused::TooLong { .. })));
     }
     assert!(registry.list().iter().all(|node| node.leaving()));
     let packet = json!({ "uri": "/distributes", "method": "GET", "key": 0, "params": registry.list() });
@@ -394,6 +455,9 @@ fn check(registry: &Registry) -> Result<(), TestCaseError> {
     let all = || registry.listed.values().chain(registry.waiting.values().map(|one| &one.registration));
     prop_assert_eq!(all().map(|one| one.bytes).sum::<usize>(), registry.bytes);
     prop_assert!(all().all(|one| encode(&one.node).unwrap().len() < one.bytes));
-    prop_assert!(encode(&registry.list()).map_or(0, |frame| frame.len()) <= registry.max_bytes + 30);
+    prop_assert!(
+        encode(&registry.list()).map_or(0, |frame| frame.len()) + ENVELOPE_BYTES
+            <= registry.max_frame_bytes + 30
+    );
     Ok(())
 }

@@ -18,7 +18,7 @@ fn list(entries: &Value) -> Value {
 /// A raw node that has registered and been sent the list with itself in it.
 fn node(distributor: &Process, name: &str, port: u16) -> Packets {
     let mut node = distributor.packets();
-    node.register(name, port, &[], &json!({}));
+    node.register(name, port, &[], &json!({ "proto": "pilcrow/1" }));
     node.await_list(|list| list.iter().any(|entry| entry["name"] == name));
     node
 }
@@ -170,7 +170,7 @@ fn whoever_asks_for_the_list_is_answered_under_their_key() {
 }
 
 #[test]
-fn registering_again_replaces_and_what_says_nothing_new_is_not_pushed() {
+fn registering_again_replaces_and_is_pushed_also_when_it_says_nothing_new() {
     let distributor = Process::distributor(&[]);
     let mut onlooker = node(&distributor, "onlooker", 9001);
     let mut changing = node(&distributor, "changing", 9002);
@@ -185,6 +185,11 @@ fn registering_again_replaces_and_what_says_nothing_new_is_not_pushed() {
     let list = onlooker.await_list(|list| list.iter().any(|entry| entry["port"] == 9003));
     assert_eq!(names(&list), ["onlooker", "changing"]);
     again(9003, &json!({}), 2);
+    assert_eq!(
+        onlooker.receive().unwrap()["params"],
+        Value::from(list),
+        "course gateways dial when a list comes"
+    );
     expect_nothing_pushed(&mut onlooker, 1);
     again(9003, &json!({ "leaving": true }), 3);
     let packet = onlooker.receive().unwrap();
@@ -266,10 +271,10 @@ fn a_node_that_does_not_read_holds_up_nobody() {
     socket.set_recv_buffer_size(4096).unwrap();
     socket.connect(&distributor.address().into()).unwrap();
     let mut deaf = Packets::on(socket.into());
-    deaf.register("deaf", 9002, &[], &json!({ "ballast": "x".repeat(400_000) }));
+    deaf.register("deaf", 9002, &[], &json!({ "ballast": "x".repeat(400_000), "proto": "pilcrow/1" }));
     node.await_list(|list| list.len() == 2);
     for port in 9100..9120 {
-        node.register("node", port, &[], &json!({}));
+        node.register("node", port, &[], &json!({ "proto": "pilcrow/1" }));
         node.await_list(|list| list[0]["port"] == port);
     }
 }

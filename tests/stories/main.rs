@@ -13,6 +13,7 @@ mod chaos;
 mod cli;
 mod course;
 mod course_service;
+mod course_registry;
 mod deploy;
 mod distributor;
 #[cfg(unix)]

@@ -175,12 +175,13 @@ fn no_registration_makes_the_list_longer_than_those_who_read_it_can_take() {
     let mut refused = 0;
     for (hoarder, port) in hoarders.iter_mut().zip(9001..) {
         let ballast = "x".repeat(400_000);
-        let params = json!({ "port": port, "name": "hoarder", "urls": [], "ballast": ballast });
+        let params =
+            json!({ "port": port, "name": "hoarder", "urls": [], "ballast": ballast, "proto": "pilcrow/1" });
         let reply = hoarder.call("POST", "/distributes", &params, 1);
         refused += usize::from(reply["errorcode"] == 413);
     }
     assert_eq!(refused, 2);
-    distributor.await_log(&["WARN", "hoarder: all registrations together would be longer"]);
+    distributor.await_log(&["WARN", "hoarder: with it the list could have"]);
     // Everybody still follows the list.
     let _late = Echo::start(&distributor, "late", &["GET/late"]);
     await_instances(&gateway, "GET", "/late", 1);
