@@ -5,13 +5,15 @@
 //! reaches `GET/users` with `1`. A route outlives its instances, so that "nobody serves this now" can be told
 //! from "there is no such thing".
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+mod rows;
+
+use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use serde::Serialize;
+pub use self::rows::Row;
 
 /// How many routes the table holds, served or not.
-const MAX_ROUTES: usize = 10_000;
+const MAX_ROUTES_IN_TABLE: usize = 10_000;
 
 /// The route table. `T` is the handle of an instance: a link, or in tests anything.
 #[derive(Debug)]
@@ -47,22 +49,6 @@ pub enum Resolved<'a> {
     NotFound,
 }
 
-/// One row of the table, for people to look at.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Row {
-    /// The HTTP method.
-    pub method: String,
-    /// The path as registered.
-    pub path: String,
-    /// The service that last registered it.
-    pub service: String,
-    /// Who serves it now.
-    pub instances: Vec<String>,
-    /// Two live instances of this service serve different routes. Absent otherwise.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub conflict: Option<String>,
-}
-
 impl<T> Default for Routes<T> {
     fn default() -> Self {
         Self { paths: HashMap::new(), count: 0 }
@@ -78,7 +64,8 @@ impl<T: Clone> Routes<T> {
         self.retain(address, |method, path| wanted.contains(&(method, path)), &mut changes);
         for (method, path) in wanted {
             let Some(route) = self.route(method, path) else {
-                changes.push(format!("{method} {path} left out: the table holds {MAX_ROUTES} routes"));
+                changes
+                    .push(format!("{method} {path} left out: the table holds {MAX_ROUTES_IN_TABLE} routes"));
                 continue;
             };
             service.clone_into(&mut route.service);
@@ -96,10 +83,10 @@ impl<T: Clone> Routes<T> {
     /// make room; if all are served, there is none.
     fn route(&mut self, method: &str, path: &str) -> Option<&mut Route<T>> {
         if !self.knows(method, path) {
-            if self.count >= MAX_ROUTES {
+            if self.count >= MAX_ROUTES_IN_TABLE {
                 self.forget_unserved();
             }
-            if self.count >= MAX_ROUTES {
+            if self.count >= MAX_ROUTES_IN_TABLE {
                 return None;
             }
             self.count += 1;
@@ -208,7 +195,7 @@ impl<T: Clone> Routes<T> {
             }
         }
         rows.sort_by(|a, b| (&a.path, &a.method).cmp(&(&b.path, &b.method)));
-        mark_conflicts(&mut rows);
+        rows::mark_conflicts(&mut rows);
         rows
     }
 }
@@ -216,35 +203,6 @@ impl<T: Clone> Routes<T> {
 impl<T> Route<T> {
     fn unserved() -> Self {
         Self { service: String::new(), instances: Vec::new(), turn: AtomicUsize::new(0) }
-    }
-}
-
-/// Marks the services whose instances do not all serve the same routes: two different programs with one name would
-/// take turns on the routes that both have.
-fn mark_conflicts(rows: &mut [Row]) {
-    let mut instances: HashMap<&str, BTreeSet<&str>> = HashMap::new();
-    for row in rows.iter() {
-        instances.entry(&row.service).or_default().extend(row.instances.iter().map(String::as_str));
-    }
-    let mut conflicts: HashMap<String, String> = HashMap::new();
-    for row in rows.iter().filter(|row| !row.instances.is_empty()) {
-        let Row { method, path, service, instances: serving, .. } = row;
-        let all = &instances[&**service];
-        if serving.len() == all.len() || conflicts.contains_key(service) {
-            continue;
-        }
-        let Some(missing) = all.iter().find(|one| !serving.iter().any(|address| address == *one)) else {
-            continue;
-        };
-        let conflict = format!(
-            "{service} at {} serves {method} {path}, {service} at {missing} does not; this is normal during an \
-             upgrade",
-            serving[0]
-        );
-        conflicts.insert(service.clone(), conflict);
-    }
-    for row in rows.iter_mut().filter(|row| !row.instances.is_empty()) {
-        row.conflict = conflicts.get(&row.service).cloned();
     }
 }
 

@@ -199,14 +199,14 @@ fn the_table_is_limited_and_makes_room_where_nobody_serves() {
         (0..count).map(|number| format!("GET/{service}{number}")).collect()
     };
     let mut routes = Routes::default();
-    routes.set("a", "one", &urls("one", MAX_ROUTES - 1), &1);
+    routes.set("a", "one", &urls("one", MAX_ROUTES_IN_TABLE - 1), &1);
     let changes = routes.set("b", "two", &urls("two", 3), &2);
     assert_eq!(changes[0], "+ GET /two0");
     assert!(
         changes[1].contains("GET /two1 left out") && changes[2].contains("GET /two2 left out"),
         "{changes:?}"
     );
-    assert_eq!(routes.rows(|_| true).len(), MAX_ROUTES);
+    assert_eq!(routes.rows(|_| true).len(), MAX_ROUTES_IN_TABLE);
     // What is known already costs no room.
     assert_eq!(routes.set("c", "one", &urls("one", 1), &3), ["+ GET /one0"]);
     routes.remove("a");
