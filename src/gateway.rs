@@ -23,11 +23,12 @@ use serde_json::json;
 use serde_json::value::RawValue;
 use tiny_http::{Header, Method};
 
+use crate::address::canonical;
 use crate::context::Context;
 use crate::mesh::Mesh;
-use crate::net::canonical;
 use crate::net::link::{Outcome, Refusal};
 use crate::net::membership::Membership;
+use crate::node::GATEWAY_PATHS;
 use crate::observe::access_log::HttpLine;
 use crate::observe::metrics::{self, Gauge, HTTP};
 use crate::packet::{Dialect, Failure, Origin, Outgoing};
@@ -232,7 +233,7 @@ impl Gateway {
     /// The names that are the gateway's own.
     #[inline(never)] // what it needs of the stack would be taken for every request
     fn own_route(&self, method: &str, path: &str) -> Option<Result<HttpAnswer, HttpAnswer>> {
-        if !matches!(path, "/healthz" | "/readyz" | "/routes" | "/metrics") {
+        if !GATEWAY_PATHS.contains(&path) {
             return None;
         }
         if method != "GET" {

@@ -40,6 +40,7 @@
 //! | module | what it is | used by |
 //! | --- | --- | --- |
 //! | [`packet`] | packets and frames: reading and writing them, without sockets | whoever sends or reads |
+//! | [`address`] | addresses, each with one spelling | whoever dials, registers or logs |
 //! | [`node`] | what a node says when it registers, and what the list says of it | whoever registers or lists |
 //! | [`net`] | listeners, links, membership: connections and their threads | all that talk |
 //! | [`registry`] | who is alive: a pure value | [`distributor`] |
@@ -60,6 +61,7 @@
 //! The wire is described in `docs/protocol.md`, the design in `docs/architecture.md`, and the reasons for it in
 //! `docs/decisions.md`.
 
+pub mod address;
 pub mod clock;
 pub mod context;
 pub mod distributor;

@@ -320,13 +320,13 @@ impl Mesh {
         let known = table.links.get(address).filter(|link| link.dialect() == node.dialect()).cloned();
         let link = match known {
             Some(link) => {
-                link.set_leaving(node.leaving());
+                link.set_leaving(node.is_leaving());
                 if news {
                     link.dial_now();
                 }
                 link
             }
-            None if node.leaving() => return,
+            None if node.is_leaving() => return,
             None => match self.open(address, node.dialect()) {
                 Ok(link) => link,
                 Err(error) => {

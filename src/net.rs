@@ -31,7 +31,7 @@ pub mod proof;
 pub mod secret;
 
 use std::io;
-use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::net::TcpStream;
 use std::thread;
 use std::time::Duration;
 
@@ -66,21 +66,6 @@ pub(crate) fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> io::Res
     // Linux shows the first 15 bytes of a thread's name and refuses none; a NUL would be an error.
     let name = name.replace('\0', "");
     thread::Builder::new().name(name).stack_size(CONNECTION_STACK_BYTES).spawn(body)
-}
-
-/// One spelling per address: `::ffff:127.0.0.1` is `127.0.0.1`.
-#[must_use]
-pub fn canonical(ip: IpAddr) -> IpAddr {
-    ip.to_canonical()
-}
-
-/// `host:port` as it is dialled and printed; an IPv6 host gets its brackets.
-#[must_use]
-pub fn join_host_port(host: &str, port: u16) -> String {
-    match host.trim_matches(['[', ']']).parse::<IpAddr>() {
-        Ok(ip) => SocketAddr::new(canonical(ip), port).to_string(),
-        Err(_) => format!("{host}:{port}"),
-    }
 }
 
 /// Whether an error says only that a read or write ran into its time-out.

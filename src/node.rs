@@ -3,23 +3,23 @@
 use serde::ser::{Serialize, SerializeMap, Serializer};
 use serde_json::{Map, Value};
 
-use crate::net::join_host_port;
+use crate::address::join_host_port;
 use crate::packet::{Dialect, PROTO};
 
 /// The longest name of a node, in characters.
 const MAX_NAME_CHARS: usize = 100;
 
 /// The most routes that one node may register.
-pub const MAX_ROUTES: usize = 1000;
+pub const MAX_ROUTES_PER_NODE: usize = 1000;
 
 /// The longest route (`METHOD/path`), in bytes.
 const MAX_ROUTE_BYTES: usize = 1024;
 
-/// The name under which gateways register, without routes.
+/// The name of every gateway. Gateways register no routes.
 pub const GATE: &str = "gate";
 
-/// The paths that a gateway answers itself. Whatever claims one of them could only mean to deceive.
-const GATEWAY_PATHS: [&str; 4] = ["/healthz", "/readyz", "/routes", "/metrics"];
+/// The paths that a gateway answers itself. No node may register one of them.
+pub const GATEWAY_PATHS: [&str; 4] = ["/healthz", "/readyz", "/routes", "/metrics"];
 
 /// The entries of a list.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -41,7 +41,7 @@ pub struct Node {
     pub urls: Vec<String>,
     /// Where others reach it. The distributor fills it in.
     pub host: String,
-    /// All that the distributor does not know: kept and passed on, since newer nodes may understand it.
+    /// All other fields. The distributor passes them on, since newer nodes may understand them.
     pub extra: Map<String, Value>,
 }
 
@@ -76,8 +76,8 @@ impl Node {
         }
         let urls =
             fields.get("urls").and_then(Value::as_array).ok_or("urls must be an array of METHOD/path")?;
-        if urls.len() > MAX_ROUTES {
-            return Err(format!("urls must have at most {MAX_ROUTES} entries, not {}", urls.len()));
+        if urls.len() > MAX_ROUTES_PER_NODE {
+            return Err(format!("urls must have at most {MAX_ROUTES_PER_NODE} entries, not {}", urls.len()));
         }
         let urls: Vec<String> = urls
             .iter()
@@ -91,8 +91,8 @@ impl Node {
         Ok(Self { port, name, urls, host, extra })
     }
 
-    /// Reads a list: an array of objects that have `port` and `urls`. It is told by this shape alone, since some
-    /// course distributors name it otherwise. An entry that makes no sense, or has no host, is skipped.
+    /// Reads a list: an array of objects that have `port` and `urls`. Only this shape counts, since some course
+    /// distributors send it under another name. An entry that makes no sense, or has no host, is skipped.
     #[must_use]
     pub fn list_from_json(params: &Value) -> Option<NodeList> {
         let entries = params.as_array()?;
@@ -114,12 +114,12 @@ impl Node {
         Some(list)
     }
 
-    /// What this node asks for that no node may have: the gateway's own paths, whatever the method, or routes under
-    /// the gateway's name.
+    /// Rejects routes that no node may have: the gateway's own paths, under any method, and routes under the gateway's
+    /// name.
     ///
     /// # Errors
     /// A sentence that names the route.
-    pub fn trespasses(&self) -> Result<(), String> {
+    pub fn check_routes(&self) -> Result<(), String> {
         if self.name == GATE && !self.urls.is_empty() {
             return Err(format!(
                 "gateways have no routes, so nothing called {GATE} may register {}",
@@ -133,7 +133,7 @@ impl Node {
         }
     }
 
-    /// Where to connect: `host:port`. It also says who this is, since one process listens there at a time.
+    /// Where to connect: `host:port`. It also identifies the instance, since one process listens there at a time.
     #[must_use]
     pub fn address(&self) -> String {
         join_host_port(&self.host, self.port)
@@ -154,7 +154,7 @@ impl Node {
         self.text("id")
     }
 
-    /// The host that this node wants to be known by, where the one that the distributor sees does not help.
+    /// The host under which others reach this node, if the one that the distributor sees is not that.
     #[must_use]
     pub fn advertise(&self) -> Option<&str> {
         self.text("advertise").filter(|host| !host.is_empty())
@@ -162,7 +162,7 @@ impl Node {
 
     /// Whether this node is about to end: no new requests.
     #[must_use]
-    pub fn leaving(&self) -> bool {
+    pub fn is_leaving(&self) -> bool {
         self.extra.get("leaving") == Some(&Value::Bool(true))
     }
 

@@ -16,7 +16,7 @@ use clap::error::ErrorKind;
 use clap::{ArgMatches, Args, Command, FromArgMatches, Parser, ValueEnum};
 use crossbeam_channel::{Receiver, bounded};
 
-use crate::net::canonical;
+use crate::address::canonical;
 use crate::net::listener::{DEFAULT_MAX_CONNECTIONS, Listener};
 use crate::net::secret::Secret;
 use crate::observe::{access_log, log_writer, metrics};

@@ -8,9 +8,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use libfuzzer_sys::fuzz_target;
-use pilcrow::node::{MAX_ROUTES, Node};
+use pilcrow::node::{MAX_ROUTES_PER_NODE, Node};
 use pilcrow::packet::{DEFAULT_MAX_FRAME_BYTES, encode};
-use pilcrow::registry::{Refused, Registry};
+use pilcrow::registry::{Registry, Rejection};
 use pilcrow::routes::{Resolved, Routes};
 use serde_json::{Value, json};
 
@@ -57,11 +57,11 @@ fn nodes_of(said: &Value) -> Vec<Node> {
     }
     nodes.extend(Node::from_json(said));
     for node in &nodes {
-        assert!(node.port != 0 && node.urls.len() <= MAX_ROUTES && node.name.chars().count() <= 100);
+        assert!(node.port != 0 && node.urls.len() <= MAX_ROUTES_PER_NODE && node.name.chars().count() <= 100);
         assert!(node.urls.iter().all(|url| url.len() <= 1024));
         let passed_on = serde_json::to_value(node).expect("a node has a JSON form");
         assert_eq!(Node::from_json(&passed_on).as_ref(), Ok(node), "passed on as it came");
-        assert!(node.clone().as_leaving().leaving());
+        assert!(node.clone().as_leaving().is_leaving());
         let _ = (node.address(), node.dialect(), node.id(), node.advertise());
     }
     nodes
@@ -76,11 +76,10 @@ fn small_node(choice: u8) -> Node {
     Node::from_json(&json!({ "port": port, "name": name, "urls": urls })).expect("it is within the limits")
 }
 
-/// Who is listed and who waits, by connection: the registry, told once more and plainly.
+/// Which node is listed for each connection: the registry once more, in its simplest form.
 #[derive(Default)]
 struct Known {
     listed: BTreeMap<u64, Node>,
-    waiting: BTreeMap<u64, Node>,
 }
 
 /// Connections come, register, register again and go.
@@ -102,7 +101,7 @@ fn register_and_leave(steps: &[u8], nodes: &[Node], limit: usize) {
     assert_eq!(
         format!("{registry:?}"),
         format!("{:?}", Registry::new(limit)),
-        "of whom is gone, nothing is left"
+        "nothing is left of connections that have ended"
     );
 }
 
@@ -114,8 +113,7 @@ impl Known {
         let registered = registry.register(connection, node.clone(), from).cloned();
         let mut node = node.clone();
         node.host = node.advertise().map_or_else(|| from.to_canonical().to_string(), str::to_owned);
-        self.waiting.remove(&connection);
-        if let Some(before) = self.listed.get_mut(&connection).filter(|_| node.leaving()) {
+        if let Some(before) = self.listed.get_mut(&connection).filter(|_| node.is_leaving()) {
             *before = before.clone().as_leaving();
         }
         match registered {
@@ -123,44 +121,32 @@ impl Known {
                 assert_eq!(listed, node);
                 self.listed.insert(connection, node);
             }
-            Err(Refused::Taken { owner, .. }) => {
+            Err(Rejection::Taken { owner, .. }) => {
                 assert_ne!(owner, node.name);
-                self.waiting.insert(connection, node);
+                assert!(self.is_taken(connection, &node));
             }
-            Err(Refused::TooLong { .. }) => {}
+            Err(Rejection::TooLong { bytes, limit, .. }) => assert!(bytes > limit),
         }
-        self.admits(registry);
     }
 
     fn goes(&mut self, registry: &mut Registry, connection: u64) {
         assert_eq!(registry.remove(connection), self.listed.remove(&connection));
-        self.waiting.remove(&connection);
-        self.admits(registry);
-    }
-
-    fn admits(&mut self, registry: &mut Registry) {
-        for (connection, node) in registry.take_admitted() {
-            assert_eq!(Some(node), self.waiting.remove(&connection).as_ref(), "what it waited with");
-            self.listed.insert(connection, node.clone());
-        }
     }
 
     /// The list has each instance once, as the newest connection describes it, and is no longer than it may be. Nothing
-    /// in it is under two names, and nobody waits in vain.
+    /// in it is under two names.
     fn is_in(&self, registry: &Registry, limit: usize) {
         let mut places = BTreeSet::new();
         let newest = self.listed.values().rev().filter(|node| places.insert((&node.host, node.port)));
         let mut expected: Vec<&Node> = newest.collect();
         expected.reverse();
         assert_eq!(registry.list(), expected);
-        assert_eq!(registry.waiting(), self.waiting.len());
         for (connection, node) in &self.listed {
-            assert!(
-                routes(node).next().is_none() || !self.stands_against(*connection, node),
-                "one name for each"
-            );
+            let has_routes = routes(node).next().is_some();
+            assert!(!has_routes || !self.is_taken(*connection, node), "one name for each");
+            let conflicts = registry.conflicts(*connection).len();
+            assert!(conflicts < self.listed.len(), "no node is in conflict with itself");
         }
-        assert!(self.waiting.iter().all(|(connection, node)| self.stands_against(*connection, node)));
 
         let sent = json!({ "uri": "/distributes", "method": "GET", "key": 0, "params": expected });
         let bytes = encode(&sent).expect("a list has a JSON form").len();
@@ -170,7 +156,7 @@ impl Known {
     }
 
     /// Whether a node of another name has a route or the address that this one asks for.
-    fn stands_against(&self, connection: u64, asking: &Node) -> bool {
+    fn is_taken(&self, connection: u64, asking: &Node) -> bool {
         self.listed.iter().any(|(other, node)| {
             let shares =
                 || asking.address() == node.address() || routes(asking).any(|one| node.urls.contains(one));

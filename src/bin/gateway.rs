@@ -6,11 +6,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::{Parser, ValueEnum};
+use pilcrow::address::canonical;
 use pilcrow::gateway::http::Front;
 use pilcrow::gateway::{GATEWAY, Gateway, SETTLE, Settings, tiny_front};
 use pilcrow::mesh::Mesh;
 use pilcrow::metrics_page;
-use pilcrow::net::canonical;
 use pilcrow::net::link::LinkLimits;
 use pilcrow::node::{GATE, Node};
 use pilcrow::pool::no_thread;

@@ -13,7 +13,7 @@ use tiny_http::{Request, Server};
 use super::http::Site;
 use super::translate::HttpAnswer;
 use super::{Answer, Gateway, HttpRequest, MAX_BODY_BYTES};
-use crate::net::canonical;
+use crate::address::canonical;
 use crate::packet::Failure;
 use crate::pool::no_thread;
 

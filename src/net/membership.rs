@@ -1,4 +1,7 @@
 //! Membership: staying registered at the distributors, and following the lists that they push.
+//!
+//! A registration has key 0, so an accepted one gets no reply. The first list with this node in it says that it was
+//! accepted. A distributor of ours that rejects it sends the reason and closes the connection.
 
 use std::collections::HashSet;
 use std::io;
@@ -20,7 +23,7 @@ use crate::packet::frame::FrameError;
 use crate::packet::{Head, encode};
 use crate::sync::lock;
 
-/// What is done with a list: which distributor (by its place among those given) says which nodes there are.
+/// Takes a list: the place of its distributor among those given, and the nodes.
 pub type OnList = dyn Fn(usize, Vec<Node>) + Send + Sync;
 
 /// This process's membership. Dropping it ends the connections, and with them the registration.
@@ -50,13 +53,14 @@ impl Membership {
     ) -> io::Result<Self> {
         let me = Arc::new(Me { node: Mutex::new(node), connected: Mutex::new(Vec::new()) });
         let dial = |(place, address): (usize, &String)| {
-            let session = Follow {
+            let session = Follower {
                 address: address.clone(),
                 place,
                 me: me.clone(),
                 on_list: on_list.clone(),
                 max_frame_bytes,
-                shut_out: false,
+                is_answered: false,
+                problem: None,
                 skipped: HashSet::new(),
             };
             Dialer::start(&format!("follow {address}"), address.clone(), secret, session)
@@ -107,31 +111,36 @@ fn register(outbox: &Outbox, node: &Node, address: &str) {
     }
 }
 
-struct Follow {
+struct Follower {
     address: String,
     place: usize,
     me: Arc<Me>,
     on_list: Arc<OnList>,
     max_frame_bytes: usize,
-    /// The distributor has asked for a secret that we do not have. That is said once, not every 3 s.
-    shut_out: bool,
+    /// This connection has shown whether this node is registered.
+    is_answered: bool,
+    /// Why this node is not registered, as it was logged. The same reason is logged once, not every 3 s.
+    problem: Option<String>,
     /// The entries of the last list that cannot be used. Each is logged once, not with every list.
     skipped: HashSet<String>,
 }
 
-impl Session for Follow {
+impl Session for Follower {
     fn run(&mut self, stream: Arc<TcpStream>) -> Again {
         let outbox = Arc::new(Outbox::new(stream.clone(), Batching::OneByOne));
         lock(&self.me.connected).push((self.address.clone(), outbox.clone()));
-        // Registered first of all: one copy of the course distributor dies of a connection that says nothing.
+        self.is_answered = false;
+        // Register first of all: one copy of the course distributor ends when a connection sends nothing.
         self.register(&outbox);
         let ended = self.follow(stream);
         outbox.close();
         lock(&self.me.connected).retain(|(_, one)| !Arc::ptr_eq(one, &outbox));
-        let leaving = lock(&self.me.node).leaving();
+        let is_leaving = lock(&self.me.node).is_leaving();
         match ended {
-            _ if self.shut_out => log::debug!("still shut out by distributor {}", self.address),
-            _ if leaving => log::debug!("left distributor {}", self.address),
+            _ if is_leaving => log::debug!("left distributor {}", self.address),
+            _ if self.problem.is_some() => {
+                log::debug!("distributor {} still rejects this node", self.address);
+            }
             Ok(()) => log::info!("distributor {} has ended; trying again every 3 s", self.address),
             Err(error) => {
                 WIRE.rejected(&error);
@@ -142,8 +151,8 @@ impl Session for Follow {
     }
 }
 
-impl Follow {
-    /// Registers; once more if, meanwhile, this node has decided to leave and what was just sent is out of date.
+impl Follower {
+    /// Registers. Registers again if this node has begun to leave meanwhile.
     fn register(&self, outbox: &Outbox) {
         let mut node = lock(&self.me.node).clone();
         loop {
@@ -154,8 +163,6 @@ impl Follow {
             }
             node = now;
         }
-        let level = if self.shut_out { log::Level::Debug } else { log::Level::Info };
-        log::log!(level, "registered as {} with distributor {}", node.name, self.address);
     }
 
     fn follow(&mut self, stream: Arc<TcpStream>) -> Result<(), FrameError> {
@@ -163,18 +170,20 @@ impl Follow {
         while let Some(frame) = inbound.next_frame()? {
             match list_in(frame) {
                 Some(NodeList { nodes, skipped }) => {
-                    self.shut_out = false;
                     log::debug!(
                         "{} → list of {} nodes, {} bytes",
                         self.address,
                         nodes.len(),
                         wire_len(frame)
                     );
+                    self.log_registered(&nodes);
                     self.log_skipped(skipped);
                     (self.on_list)(self.place, nodes);
                 }
-                None if asks_for_proof(frame) => self.tell_shut_out(),
-                None => log::debug!("{} → not a list, ignored, {} bytes", self.address, wire_len(frame)),
+                None => match problem_in(frame) {
+                    Some(problem) => self.log_problem(problem),
+                    None => log::debug!("{} → not a list, ignored, {} bytes", self.address, wire_len(frame)),
+                },
             }
         }
         Ok(())
@@ -187,19 +196,47 @@ impl Follow {
         self.skipped = skipped.into_iter().collect();
     }
 
-    /// Here comes only who has no secret: the others have proven theirs before they register.
-    fn tell_shut_out(&mut self) {
-        if !self.shut_out {
-            log::warn!(
-                "the distributor at {} asks for the cluster secret: set PILCROW_SECRET; trying again every 3 s",
-                self.address
-            );
+    fn log_registered(&mut self, nodes: &[Node]) {
+        if self.is_answered {
+            return;
         }
-        self.shut_out = true;
+        let me = lock(&self.me.node).clone();
+        if nodes.iter().any(|node| is_entry_of(node, &me)) {
+            (self.is_answered, self.problem) = (true, None);
+            log::info!("registered as {} with distributor {}", me.name, self.address);
+        }
+    }
+
+    fn log_problem(&mut self, problem: String) {
+        if std::mem::replace(&mut self.is_answered, true) {
+            return;
+        }
+        if self.problem.as_ref() != Some(&problem) {
+            log::warn!("the distributor at {} {problem}; trying again every 3 s", self.address);
+        }
+        self.problem = Some(problem);
     }
 }
 
-/// The list in a frame. Anything else that a distributor may say is none of our business.
+/// Some course distributors do not pass the id on.
+fn is_entry_of(entry: &Node, me: &Node) -> bool {
+    match entry.id() {
+        Some(id) => me.id() == Some(id),
+        None => (&entry.name, entry.port) == (&me.name, me.port),
+    }
+}
+
+/// Why the distributor rejects this node. A node with a secret has proven it before it registers, so only one
+/// without a secret is asked for a proof here.
+fn problem_in(frame: &str) -> Option<String> {
+    if asks_for_proof(frame) {
+        return Some("asks for the cluster secret: set PILCROW_SECRET".to_owned());
+    }
+    let reply: Value = serde_json::from_str(frame).ok()?;
+    let code = reply.get("errorcode")?.as_u64().filter(|code| *code != 0)?;
+    Some(format!("answers {code}: {}", reply.get("errormessage")?.as_str()?))
+}
+
 fn list_in(frame: &str) -> Option<NodeList> {
     let params = Head::parse(frame).ok()?.params?;
     Node::list_from_json(&serde_json::from_str::<Value>(params.get()).ok()?)

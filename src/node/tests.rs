@@ -26,7 +26,7 @@ fn our_own_registration_says_proto_and_id_and_leaves_the_host_to_the_distributor
         json!({ "port": 9020, "name": "users", "urls": ["GET/users"], "proto": "pilcrow/1", "id": "00ff" });
     assert_eq!(to_value(&ours).unwrap(), sent);
     assert_eq!(node(&sent), ours);
-    assert_eq!((ours.dialect(), ours.id(), ours.leaving()), (Dialect::Pilcrow, Some("00ff"), false));
+    assert_eq!((ours.dialect(), ours.id(), ours.is_leaving()), (Dialect::Pilcrow, Some("00ff"), false));
 }
 
 #[test]
@@ -71,7 +71,7 @@ fn a_port_is_a_number_or_its_digits_from_1_to_65535() {
 
 #[test]
 fn what_breaks_a_rule_is_refused_with_the_name_of_the_field() {
-    let too_many = vec!["GET/users"; MAX_ROUTES + 1];
+    let too_many = vec!["GET/users"; MAX_ROUTES_PER_NODE + 1];
     let too_long = format!("GET/{}", "x".repeat(MAX_ROUTE_BYTES - 3));
     let breaches = [
         ("name", json!({ "name": "x".repeat(MAX_NAME_CHARS + 1) })),
@@ -99,9 +99,9 @@ fn what_is_at_the_limit_is_taken() {
     let longest = format!("GET/{}", "x".repeat(MAX_ROUTE_BYTES - 4));
     let largest = node(&with(&json!({
         "name": "홍".repeat(MAX_NAME_CHARS),
-        "urls": vec![longest; MAX_ROUTES],
+        "urls": vec![longest; MAX_ROUTES_PER_NODE],
     })));
-    assert_eq!((largest.name.chars().count(), largest.urls.len()), (MAX_NAME_CHARS, MAX_ROUTES));
+    assert_eq!((largest.name.chars().count(), largest.urls.len()), (MAX_NAME_CHARS, MAX_ROUTES_PER_NODE));
 }
 
 #[test]
@@ -155,11 +155,11 @@ fn a_node_leaves_only_if_it_says_true() {
     for staying in
         [json!({}), json!({ "leaving": false }), json!({ "leaving": "true" }), json!({ "leaving": 1 })]
     {
-        assert!(!node(&with(&staying)).leaving());
+        assert!(!node(&with(&staying)).is_leaving());
     }
     let staying = Node::ours("users", 9020, Vec::new(), "00ff");
     let leaving = staying.clone().as_leaving();
-    assert!(leaving.leaving() && node(&to_value(&leaving).unwrap()) == leaving);
+    assert!(leaving.is_leaving() && node(&to_value(&leaving).unwrap()) == leaving);
     assert_eq!((leaving.address(), leaving.id()), (staying.address(), staying.id()));
 }
 
@@ -219,8 +219,8 @@ fn an_entry_that_makes_no_sense_or_has_no_host_is_skipped_with_its_reason() {
 
 #[test]
 fn the_gateways_own_paths_and_its_name_are_for_nobody_else() {
-    let asks = |name: &str, urls: Value| node(&with(&json!({ "name": name, "urls": urls }))).trespasses();
-    for path in ["/healthz", "/readyz", "/routes", "/metrics"] {
+    let asks = |name: &str, urls: Value| node(&with(&json!({ "name": name, "urls": urls }))).check_routes();
+    for path in GATEWAY_PATHS {
         for method in ["GET", "POST", "HEAD", "X", ""] {
             let url = format!("{method}{path}");
             let why = asks("thief", json!(["GET/own", url])).expect_err(&url);

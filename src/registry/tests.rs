@@ -1,5 +1,7 @@
 //! Tests of the module above, as a value.
 
+use std::collections::HashMap;
+
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
@@ -149,17 +151,13 @@ fn with_routes(name: &str, port: u16, urls: &[&str]) -> Node {
 }
 
 /// Registers at a port of its own for each connection.
-fn claim(registry: &mut Registry, connection: u64, name: &str, urls: &[&str]) -> Result<(), Refused> {
+fn claim(registry: &mut Registry, connection: u64, name: &str, urls: &[&str]) -> Result<(), Rejection> {
     let port = 9000 + u16::try_from(connection).unwrap();
     registry.register(connection, with_routes(name, port, urls), ip(HERE)).map(|_| ())
 }
 
-fn taken(what: &str, owner: &str, at: &str) -> Refused {
-    Refused::Taken { what: what.to_owned(), owner: owner.to_owned(), at: at.to_owned() }
-}
-
-fn admitted(registry: &mut Registry) -> Vec<u64> {
-    registry.take_admitted().into_iter().map(|(connection, _)| connection).collect()
+fn taken(what: &str, owner: &str, at: &str) -> Rejection {
+    Rejection::Taken { what: what.to_owned(), owner: owner.to_owned(), at: at.to_owned() }
 }
 
 #[test]
@@ -167,15 +165,15 @@ fn a_route_belongs_to_one_name_while_one_of_its_instances_lives() {
     let mut registry = Registry::default();
     claim(&mut registry, 1, "users", &["GET/users"]).unwrap();
     claim(&mut registry, 2, "users", &["GET/users", "POST/users"]).unwrap();
-    let refused = claim(&mut registry, 3, "thief", &["GET/own", "GET/users"]);
-    assert_eq!(refused, Err(taken("the route GET/users", "users", "127.0.0.1:9001")));
-    assert_eq!(names(&registry), ["users", "users"], "not even with the route that is free");
+    let thief = |registry: &mut Registry| claim(registry, 3, "thief", &["GET/own", "GET/users"]);
+    assert_eq!(thief(&mut registry), Err(taken("the route GET/users", "users", "127.0.0.1:9001")));
+    assert_eq!(names(&registry), ["users", "users"], "the free route is not listed either");
     claim(&mut registry, 4, "other", &["PUT/users", "GET/users/", "get/users", "GET/users/1"]).unwrap();
     registry.remove(1);
-    assert_eq!((admitted(&mut registry), names(&registry)), (vec![], vec!["users", "other"]));
+    assert!(thief(&mut registry).is_err(), "one instance is enough to own the route");
     registry.remove(2);
-    assert_eq!((admitted(&mut registry), names(&registry)), (vec![3], vec!["thief", "other"]));
-    assert_eq!(admitted(&mut registry), [0; 0], "told once");
+    thief(&mut registry).unwrap();
+    assert_eq!(names(&registry), ["thief", "other"]);
     let refused = claim(&mut registry, 5, "users", &["GET/users"]);
     assert_eq!(refused, Err(taken("the route GET/users", "thief", "127.0.0.1:9003")));
 }
@@ -216,44 +214,17 @@ fn what_is_no_route_and_what_stands_twice_belong_to_nobody_twice() {
 }
 
 #[test]
-fn those_who_wait_are_admitted_in_the_order_in_which_they_came_and_only_with_all_that_they_want() {
-    let mut registry = Registry::default();
-    claim(&mut registry, 1, "one", &["GET/1"]).unwrap();
-    claim(&mut registry, 2, "two", &["GET/2"]).unwrap();
-    assert!(claim(&mut registry, 3, "both", &["GET/1", "GET/2"]).is_err());
-    assert!(claim(&mut registry, 5, "late", &["GET/1"]).is_err());
-    assert!(claim(&mut registry, 4, "early", &["GET/1"]).is_err());
-    assert!(claim(&mut registry, 6, "early", &["GET/1"]).is_err());
-    assert_eq!(registry.waiting(), 4);
-    registry.remove(1);
-    assert_eq!(admitted(&mut registry), [4, 6], "both instances, and nobody of another name");
-    registry.remove(2);
-    assert_eq!(admitted(&mut registry), [0; 0], "GET/1 is taken again");
-    registry.remove(4);
-    registry.remove(6);
-    assert_eq!(admitted(&mut registry), [3]);
-    registry.remove(5);
-    registry.remove(3);
-    assert_eq!((registry.list().len(), registry.waiting()), (0, 0));
-}
-
-#[test]
-fn a_refused_replacement_leaves_what_the_connection_had_and_waits_to_replace_it() {
+fn a_rejected_replacement_leaves_what_the_connection_had() {
     let mut registry = Registry::default();
     claim(&mut registry, 1, "users", &["GET/users"]).unwrap();
     claim(&mut registry, 2, "goods", &["GET/goods"]).unwrap();
     assert!(claim(&mut registry, 2, "goods", &["GET/users", "GET/more"]).is_err());
     assert_eq!(list(&registry)[1]["urls"], json!(["GET/goods"]));
+    claim(&mut registry, 3, "more", &["GET/more"]).unwrap();
     registry.remove(1);
-    assert_eq!(admitted(&mut registry), [2]);
-    assert_eq!(list(&registry)[0]["urls"], json!(["GET/users", "GET/more"]));
-    claim(&mut registry, 3, "free", &["GET/goods"]).unwrap();
-    // Whoever thinks better of it no longer waits.
-    assert!(claim(&mut registry, 3, "free", &["GET/users"]).is_err());
-    claim(&mut registry, 3, "free", &["GET/free"]).unwrap();
-    registry.remove(2);
-    assert_eq!((admitted(&mut registry), registry.waiting()), (vec![], 0));
-    assert_eq!(list(&registry)[0]["urls"], json!(["GET/free"]));
+    claim(&mut registry, 2, "goods", &["GET/users"]).unwrap();
+    claim(&mut registry, 4, "wares", &["GET/goods"]).unwrap();
+    assert_eq!(names(&registry), ["goods", "more", "wares"]);
 }
 
 #[test]
@@ -266,20 +237,18 @@ fn one_that_leaves_keeps_its_routes_until_it_is_gone_and_is_believed_whatever_el
     let greedy = with_routes("goods", 9002, &["GET/goods", "GET/users"]).as_leaving();
     assert!(registry.register(2, greedy, ip(HERE)).is_err());
     assert_eq!(list(&registry)[1]["leaving"], true);
-    registry.remove(1);
-    assert_eq!(admitted(&mut registry), [2]);
 }
 
 #[test]
-fn a_name_that_a_connection_gives_up_keeps_nobody_of_its_new_name_waiting() {
+fn a_connection_that_gives_up_its_name_gives_up_what_the_name_had() {
     let mut registry = Registry::default();
     claim(&mut registry, 1, "old", &["GET/a"]).unwrap();
     assert!(claim(&mut registry, 2, "new", &["GET/a"]).is_err());
     claim(&mut registry, 1, "new", &["GET/a"]).unwrap();
-    assert_eq!((admitted(&mut registry), names(&registry)), (vec![2], vec!["new", "new"]));
-    assert!(claim(&mut registry, 2, "newer", &["GET/a"]).is_err(), "the other one has it as well");
+    claim(&mut registry, 2, "new", &["GET/a"]).unwrap();
+    assert!(claim(&mut registry, 2, "newer", &["GET/a"]).is_err(), "the other one still has it");
     registry.remove(1);
-    assert_eq!((admitted(&mut registry), names(&registry)), (vec![2], vec!["newer"]), "now it alone has it");
+    claim(&mut registry, 2, "newer", &["GET/a"]).unwrap();
 }
 
 #[test]
@@ -294,16 +263,14 @@ fn the_list_never_becomes_longer_than_a_frame() {
     registry.register(1, long("a", 9001, 300), ip(HERE)).unwrap();
     assert_eq!(
         registry.register(2, long("b", 9002, 600), ip(HERE)).map(|_| ()),
-        Err(Refused::TooLong { bytes: 1146, limit: 1000, readers: Dialect::Course })
+        Err(Rejection::TooLong { bytes: 1146, limit: 1000, readers: Dialect::Course })
     );
     assert!(registry.register(2, long("a", 9001, 300), ip(HERE)).is_ok());
     assert!(sent(&registry) < 1000 - 60);
-    // What it replaces does not count, nor does what is gone, but what waits does.
+    // A replaced or removed entry does not count, nor does a rejected one.
     registry.register(1, long("a", 9001, 240), ip(HERE)).unwrap();
     registry.remove(2);
-    assert!(matches!(registry.register(2, long("b", 9001, 300), ip(HERE)), Err(Refused::Taken { .. })));
-    assert!(matches!(registry.register(3, long("c", 9003, 300), ip(HERE)), Err(Refused::TooLong { .. })));
-    registry.remove(2);
+    assert!(matches!(registry.register(2, long("b", 9001, 300), ip(HERE)), Err(Rejection::Taken { .. })));
     registry.register(3, long("c", 9003, 300), ip(HERE)).unwrap();
     for connection in [1, 3] {
         registry.remove(connection);
@@ -327,7 +294,7 @@ fn a_list_for_course_nodes_has_at_most_64_kib() {
     registry.register(1, named("course", 9001), ip(HERE)).unwrap();
     registry.register(2, ours_with("a", 9002, 40_000), ip(HERE)).unwrap();
     let refused = registry.register(3, ours_with("b", 9003, 30_000), ip(HERE)).unwrap_err();
-    let Refused::TooLong { bytes, limit, readers } = refused.clone() else { panic!("{refused}") };
+    let Rejection::TooLong { bytes, limit, readers } = refused.clone() else { panic!("{refused}") };
     assert_eq!((limit, readers), (65_536, Dialect::Course));
     assert!(bytes > 68_000 && refused.to_string().contains(&bytes.to_string()), "{refused}");
     registry.register(3, ours_with("b", 9003, 20_000), ip(HERE)).unwrap();
@@ -383,36 +350,19 @@ fn a_full_list_has_room_for_saying_that_all_of_them_leave() {
         let said =
             json!({ "port": one, "name": "a", "urls": [], "leaving": true, "ballast": "x".repeat(limit) });
         let refused = registry.register(u64::from(one), node(&said), ip(HERE)).map(|_| ());
-        assert!(matches!(refused, Err(Refused::TooLong { .. })));
+        assert!(matches!(refused, Err(Rejection::TooLong { .. })));
     }
-    assert!(registry.list().iter().all(|node| node.leaving()));
+    assert!(registry.list().iter().all(|node| node.is_leaving()));
     let packet = json!({ "uri": "/distributes", "method": "GET", "key": 0, "params": registry.list() });
     let bytes = encode(&packet).unwrap().len();
     assert!(bytes <= limit, "{count} nodes, {bytes} bytes");
-}
-
-#[test]
-fn a_long_chain_of_those_who_wait_for_each_other_is_admitted_at_once() {
-    let mut registry = Registry::new(usize::MAX);
-    let name = |number: u64| format!("n{number}");
-    let route = |number: u64| format!("GET/{number}");
-    for number in 1..=4000 {
-        claim(&mut registry, number, &name(number), &[&route(number)]).unwrap();
-    }
-    // Each wants to move on to the route of the one before it.
-    for number in 2..=4000 {
-        assert!(claim(&mut registry, number, &name(number), &[&route(number - 1)]).is_err());
-    }
-    registry.remove(1);
-    assert_eq!(admitted(&mut registry).len(), 3999);
-    assert_eq!((registry.list()[3998].urls[0].as_str(), registry.waiting()), ("GET/3999", 0));
 }
 
 proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn whatever_comes_and_goes_no_route_and_no_address_has_two_names_and_nobody_waits_in_vain(
+    fn whatever_comes_and_goes_no_route_and_no_address_has_two_names(
         steps in proptest::collection::vec((0_u64..8, 0_u16..5, 0_u16..4, any::<u8>(), any::<bool>()), 1..80)
     ) {
         let mut registry = Registry::new(1600);
@@ -433,31 +383,22 @@ proptest! {
             registry.remove(connection);
             check(&registry)?;
         }
-        prop_assert!(registry.owners.is_empty() && registry.waiting_for.is_empty());
-        prop_assert_eq!((registry.bytes, registry.waiting()), (0, 0));
+        prop_assert!(registry.listed.is_empty());
     }
 }
 
 fn check(registry: &Registry) -> Result<(), TestCaseError> {
-    let mut names: HashMap<Claim, &str> = HashMap::new();
+    let mut names: HashMap<String, &str> = HashMap::new();
     for node in registry.listed.values().map(|one| &one.node) {
-        for claim in held(node) {
-            let name = *names.entry(claim.clone()).or_insert(&node.name);
-            prop_assert_eq!(name, &node.name, "{} under two names", claim);
+        if node.urls.is_empty() {
+            continue;
+        }
+        for one in node.urls.iter().cloned().chain([node.address()]) {
+            let name = *names.entry(one.clone()).or_insert(&node.name);
+            prop_assert_eq!(name, &node.name, "{} under two names", one);
         }
     }
-    prop_assert_eq!(names.len(), registry.owners.len());
-    for (connection, waiting) in &registry.waiting {
-        let node = &waiting.registration.node;
-        prop_assert!(registry.obstacle(*connection, node).is_some(), "{connection} waits in vain");
-        prop_assert!(registry.waiting_for[&waiting.blocked_by].contains(connection));
-    }
-    let all = || registry.listed.values().chain(registry.waiting.values().map(|one| &one.registration));
-    prop_assert_eq!(all().map(|one| one.bytes).sum::<usize>(), registry.bytes);
-    prop_assert!(all().all(|one| encode(&one.node).unwrap().len() < one.bytes));
-    prop_assert!(
-        encode(&registry.list()).map_or(0, |frame| frame.len()) + ENVELOPE_BYTES
-            <= registry.max_frame_bytes + 30
-    );
+    prop_assert!(registry.listed.values().all(|one| encode(&one.node).unwrap().len() < one.bytes));
+    prop_assert!(encode(&registry.list()).unwrap().len() + ENVELOPE_BYTES <= registry.max_frame_bytes + 30);
     Ok(())
 }

@@ -225,7 +225,7 @@ fn who_leaves_without_having_registered_changes_nothing() {
             visitor.receive();
         }
     }
-    let left = || distributor.log().iter().filter(|line| line.contains("it had not registered")).count();
+    let left = || distributor.log().iter().filter(|line| line.contains("it was not registered")).count();
     eventually("all visitors have left", || (left() == 20).then_some(()));
     expect_nothing_pushed(&mut onlooker, 1);
 }
@@ -279,10 +279,10 @@ fn a_node_that_does_not_read_holds_up_nobody() {
     }
 }
 
-// ---- what is refused in words
+// ---- what is rejected with a reason
 
 #[test]
-fn a_bad_registration_is_refused_in_words_and_the_connection_lives() {
+fn a_bad_registration_is_rejected_with_a_reason_and_the_earlier_one_stays() {
     let distributor = Process::distributor(&[]);
     let mut onlooker = node(&distributor, "onlooker", 9001);
     let mut packets = node(&distributor, "node", 9002);
@@ -313,9 +313,9 @@ fn a_bad_registration_is_refused_in_words_and_the_connection_lives() {
         let reply = packets.call("POST", "/distributes", params, key);
         let words = reply["errormessage"].as_str().unwrap();
         assert_eq!(reply["errorcode"], 400, "{reply}");
-        assert!(words.contains("registration refused") && words.contains(named), "{named}: {words}");
+        assert!(words.contains("registration rejected") && words.contains(named), "{named}: {words}");
     }
-    // The old registration stands, nobody was told of anything, and a good one is still taken.
+    // The earlier registration stays, nothing is pushed, and a good registration is still accepted.
     expect_nothing_pushed(&mut onlooker, 1);
     packets.register("better", 9003, &[], &json!({}));
     assert_eq!(names(&onlooker.await_list(|_| true)), ["onlooker", "better"]);

@@ -4,7 +4,7 @@ use std::net::TcpListener;
 
 use serde_json::{Value, json};
 
-use crate::harness::{Echo, Packets, Process, System, await_instances, eventually};
+use crate::harness::{Echo, Packets, Process, Scratch, System, await_instances, eventually};
 
 /// Registers with a key, so that there is an answer: its code and its words.
 fn claim(packets: &mut Packets, name: &str, port: u16, urls: &Value, key: u64) -> (u64, String) {
@@ -25,75 +25,103 @@ fn listed(distributor: &Process) -> Vec<String> {
 }
 
 #[test]
-fn a_route_of_another_service_is_refused_while_its_owner_lives_and_admitted_by_itself_afterwards() {
+fn a_route_of_another_service_is_rejected_while_its_owner_lives_and_accepted_afterwards() {
     let mut system = System::with(2, &[]);
     let user = system.create_user("kim@example.com", "Kim");
     let ports = [system.users[0].port(), system.users[1].port()];
-    let thief = Echo::start(&system.distributor, "thief", &["GET/thief", "GET/users"]);
-    let line = system.distributor.await_log(&["WARN", "registration refused", "thief", "GET/users"]);
+    let urls = ["GET/thief", "GET/users"];
+    let thief = Echo::start(&system.distributor, "thief", &urls);
+    let line = system.distributor.await_log(&["WARN", "registration rejected", "thief", "GET/users"]);
     let me = thief.membership.stream().local_addr().unwrap().to_string();
     let owner = ports.iter().any(|port| line.contains(&format!("belongs to users at 127.0.0.1:{port}")));
     assert!(owner && line.contains(&me), "{line}");
-    // Nor do those who answer to a key get more than words.
+    // A request with a key gets the reason, and then the connection is closed.
     let mut asking = system.distributor.packets();
     let (code, words) = claim(&mut asking, "second thief", 9, &json!(["DELETE/users"]), 1);
     assert_eq!(code, 409, "{words}");
     assert!(words.contains("the route DELETE/users belongs to users at 127.0.0.1:"), "{words}");
-    drop(asking);
+    assert_eq!(asking.receive_text(), None);
 
-    let whole = || system.http().get("/users/1").results() == user;
-    assert!((0..20).all(|_| whole()));
     system.users.remove(0).kill();
     system.await_instances("GET", "/users", 1);
-    assert!((0..20).all(|_| system.http().get("/users/1").results() == user), "one instance is owner enough");
+    let again = Echo::start(&system.distributor, "thief", &urls);
+    let me = again.membership.stream().local_addr().unwrap().to_string();
+    system.distributor.await_log(&["registration rejected", &me]);
+    assert!((0..20).all(|_| system.http().get("/users/1").results() == user), "one instance owns the route");
     assert_eq!(system.http().get("/thief").status, 404);
-    assert!(thief.asked().is_empty());
+    assert!(thief.asked().is_empty() && again.asked().is_empty());
 
-    // It has waited all the time and needs no restart: the last owner goes, and it is there.
-    system.users.remove(0).kill();
-    system.distributor.await_log(&["registered, after it had waited: thief at", "GET/thief GET/users"]);
+    let last = system.users.remove(0);
+    let last_address = last.address().to_string();
+    last.kill();
+    system.distributor.await_log(&["gone: users at", &last_address]);
+    let accepted = Echo::start(&system.distributor, "thief", &urls);
     await_instances(&system.gateway, "GET", "/thief", 1);
     eventually("the routes are its own", || (system.http().get("/users").status == 200).then_some(()));
-    assert_eq!(thief.asked()[0].packet["uri"], "/users");
+    assert_eq!(accepted.asked()[0].packet["uri"], "/users");
 }
 
 #[test]
-fn who_waits_is_told_who_there_is_and_who_leaves_does_not_wait_any_more() {
-    let distributor = Process::distributor(&[]);
-    let mut owner = Echo::start(&distributor, "goods", &["GET/goods"]);
-    owner.membership.await_list(|list| !list.is_empty());
-    let mut waiting = distributor.packets();
-    assert_eq!(claim(&mut waiting, "wares", 9001, &json!(["GET/goods"]), 1).0, 409);
-    // It reads the lists like everybody else, for it may have calls to make.
-    let other = Echo::start(&distributor, "other", &["GET/other"]);
-    let names_in = |list: &[Value]| names(&Value::from(list)).join(" ");
-    waiting.await_list(|list| names_in(list) == "goods other");
-    drop(waiting);
-    distributor.await_log(&["gone; it was in no list"]);
+fn our_own_service_retries_a_rejected_registration_and_logs_the_reason_once() {
+    let (distributor, scratch) = (Process::distributor(&[]), Scratch::new());
+    let owner = Echo::start(&distributor, "people", &["GET/users"]);
+    distributor.await_log(&["registered: people"]);
+    let users = Process::users(&distributor, &scratch, &[]);
+    let reason = ["WARN", "409", "the route GET/users belongs to people", "trying again every 3 s"];
+    users.await_log(&reason);
+    let rejections =
+        || distributor.log().iter().filter(|line| line.contains("registration rejected")).count();
+    eventually("it tries again", || (rejections() >= 2).then_some(()));
+    assert!(!users.log().iter().any(|line| line.contains("registered as")), "{:#?}", users.log());
     drop(owner);
-    eventually("the owner is gone", || (listed(&distributor) == ["other"]).then_some(()));
-    drop(other);
-    assert!(!distributor.log().iter().any(|line| line.contains("after it had waited")));
+    users.await_log(&["INFO", "registered as users with distributor"]);
+    let warnings = users.log().iter().filter(|line| reason.iter().all(|word| line.contains(word))).count();
+    assert_eq!(warnings, 1, "{:#?}", users.log());
+    assert_eq!(listed(&distributor), ["users"]);
+    // The reason comes before the end of the connection.
+    let log = distributor.log();
+    let first = |words: &str| log.iter().position(|line| line.contains(words));
+    assert!(first("registration rejected") < first("gone; it was not registered"), "{log:#?}");
+}
+
+#[test]
+fn a_course_node_whose_registration_is_rejected_gets_no_packet_and_its_connection_ends() {
+    let distributor = Process::distributor(&[]);
+    let _owner = Echo::start(&distributor, "goods", &["GET/goods"]);
+    distributor.await_log(&["registered: goods"]);
+    let mut course_node = distributor.packets();
+    course_node.register("wares", 9001, &["GET/goods"], &json!({}));
+    let first = course_node.receive().expect("the list, as for everybody who connects");
+    assert_eq!((&first["uri"], names(&first["params"])), (&json!("/distributes"), vec!["goods"]));
+    assert_eq!(course_node.receive_text(), None);
+    // One of ours gets the reason under key 0.
+    let mut ours = distributor.packets();
+    ours.register("wares", 9001, &["GET/goods"], &json!({ "proto": "pilcrow/1" }));
+    assert!(ours.receive().is_some_and(|list| list["params"].is_array()));
+    let reply = ours.receive().expect("the reason");
+    assert_eq!((&reply["key"], &reply["errorcode"]), (&json!(0), &json!(409)), "{reply}");
+    assert_eq!(ours.receive_text(), None);
+    assert_eq!(listed(&distributor), ["goods"]);
 }
 
 #[test]
 fn an_address_is_not_listed_under_a_name_that_is_not_its_owners() {
     let system = System::start();
-    let mut evil = system.distributor.packets();
     let port = system.users[0].port();
-    for (key, urls) in (1..).zip([json!(["GET/evil"]), json!([])]) {
-        let (code, words) = claim(&mut evil, "evil", port, &urls, key);
+    for urls in [json!(["GET/evil"]), json!([])] {
+        let (code, words) = claim(&mut system.distributor.packets(), "evil", port, &urls, 1);
         assert_eq!(code, 409, "{words}");
         assert!(words.contains(&format!("the address 127.0.0.1:{port} belongs to users")), "{words}");
     }
     let params = json!({ "port": port, "name": "evil", "urls": [], "advertise": "127.0.0.1" });
-    assert_eq!(evil.call("POST", "/distributes", &params, 3)["errorcode"], 409);
+    let reply = system.distributor.packets().call("POST", "/distributes", &params, 1);
+    assert_eq!(reply["errorcode"], 409, "{reply}");
     assert_eq!(system.http().get("/users").status, 200);
     assert_eq!(listed(&system.distributor).iter().filter(|name| *name == "evil").count(), 0);
 }
 
 #[test]
-fn a_refused_registration_leaves_the_one_before_it_as_it_was() {
+fn a_rejected_registration_leaves_the_one_before_it_as_it_was() {
     let distributor = Process::distributor(&[]);
     let gateway = Process::gateway(&distributor, &[]);
     let _goods = Echo::start(&distributor, "goods", &["GET/goods"]);
@@ -116,16 +144,15 @@ fn a_refused_registration_leaves_the_one_before_it_as_it_was() {
 #[test]
 fn nobody_can_take_the_gateways_own_names_nor_have_routes_under_its_name() {
     let distributor = Process::distributor(&[]);
-    let mut thief = distributor.packets();
     let paths = ["/healthz", "/readyz", "/routes", "/metrics"];
     let methods = ["GET", "HEAD", "POST", "DELETE", "X-ANY"];
     let stolen = paths.iter().flat_map(|path| methods.map(|method| format!("{method}{path}")));
-    for (key, url) in (1..).zip(stolen) {
-        let (code, words) = claim(&mut thief, "thief", 9001, &json!(["GET/own", url]), key);
+    for url in stolen {
+        let (code, words) = claim(&mut distributor.packets(), "thief", 9001, &json!(["GET/own", url]), 1);
         assert_eq!(code, 403, "{url}: {words}");
         assert!(words.contains(&format!("{url} is the gateway's own")), "{words}");
     }
-    let (code, words) = claim(&mut thief, "gate", 9001, &json!(["GET/own"]), 99);
+    let (code, words) = claim(&mut distributor.packets(), "gate", 9001, &json!(["GET/own"]), 1);
     assert!(code == 403 && words.contains("nothing called gate may register GET/own"), "{code}: {words}");
     distributor.await_log(&["WARN", "thief: GET/healthz is the gateway's own"]);
     assert_eq!(listed(&distributor), [""; 0]);
@@ -150,25 +177,25 @@ fn a_distributor_that_permits_it_gives_nobody_the_gateways_own_names_either() {
 }
 
 #[test]
-fn ten_thousand_routes_of_one_node_are_refused_and_a_thousand_are_taken() {
+fn ten_thousand_routes_of_one_node_are_rejected_and_a_thousand_are_accepted() {
     let distributor = Process::distributor(&[]);
     let gateway = Process::gateway(&distributor, &[]);
     let routes = |count: usize| json!((0..count).map(|number| format!("GET/r{number}")).collect::<Vec<_>>());
-    let mut greedy = distributor.packets();
-    for (key, count) in [(1, 10_000), (2, 1001)] {
-        let (code, words) = claim(&mut greedy, "greedy", 9001, &routes(count), key);
+    for count in [10_000, 1001] {
+        let (code, words) = claim(&mut distributor.packets(), "greedy", 9001, &routes(count), 1);
         assert_eq!(code, 400);
         assert!(words.contains(&format!("urls must have at most 1000 entries, not {count}")), "{words}");
     }
     distributor.await_log(&["WARN", "at most 1000 entries, not 10000"]);
-    assert_eq!(claim(&mut greedy, "greedy", 9001, &routes(1000), 3).0, 0);
+    let mut greedy = distributor.packets();
+    assert_eq!(claim(&mut greedy, "greedy", 9001, &routes(1000), 1).0, 0);
     eventually("the gateway knows all of them", || {
         (gateway.http().get("/routes").results().as_array().unwrap().len() == 1000).then_some(())
     });
 }
 
 #[test]
-fn no_registration_makes_the_list_longer_than_those_who_read_it_can_take() {
+fn no_registration_makes_the_list_longer_than_its_readers_can_take() {
     let distributor = Process::distributor(&[]);
     let gateway = Process::gateway(&distributor, &[]);
     let mut hoarders: Vec<Packets> = (0..4).map(|_| distributor.packets()).collect();
@@ -200,6 +227,7 @@ fn what_stands_in_names_and_routes_can_forge_no_line_and_no_header() {
         json!(["GET/echo", "G\r\nX: y/echo", "GET/a\r\nb", "GET/nul\0", "\u{1b}/esc", "G,T/echo", "", "/"]);
     let (code, words) = claim(&mut forger, name, 9001, &urls, 1);
     assert!(code == 409 && words.contains("GET/echo belongs to own\r\n2026"), "{words}");
+    let mut forger = distributor.packets();
     let free: Vec<&Value> = urls.as_array().unwrap().iter().skip(1).collect();
     assert_eq!(claim(&mut forger, name, 9001, &json!(free), 2).0, 0);
     // None of that can be asked for; the list has been taken in once the node is dialled.
