@@ -152,14 +152,18 @@ impl<A: Answerer> Serve for PacketServer<A> {
         };
         self.answerer.connected(&peer);
         let ended = self.read_packets(&peer);
-        self.answerer.gone(&peer);
-        match ended {
-            Ok(()) => peer.await_answers(),
+        match &ended {
+            Ok(()) => {}
             Err(FrameError::Io(error)) => log::debug!("{address} lost: {error}"),
             Err(error) => {
-                WIRE.rejected(&error);
+                WIRE.rejected(error);
                 say(Level::Warn, "closed", address.ip(), format_args!("{address} closed: {error}"));
             }
+        }
+        // After the line with the reason: the answerer logs that the peer is gone.
+        self.answerer.gone(&peer);
+        if ended.is_ok() {
+            peer.await_answers();
         }
         peer.outbox.finish();
         peer.outbox.close();

@@ -472,6 +472,18 @@ fn a_bad_packet_closes_its_connection_with_one_line_in_the_log_and_disturbs_nobo
 }
 
 #[test]
+fn the_log_has_the_reason_before_it_says_that_a_node_is_gone() {
+    let distributor = Process::distributor(&[]);
+    let mut node = node(&distributor, "node", 9001);
+    let me = node.stream().local_addr().unwrap();
+    node.send_raw("[]¶".as_bytes());
+    distributor.await_log(&[&format!("{me} gone: node")]);
+    let log = distributor.log();
+    let line = |words: &str| log.iter().position(|line| line.contains(&format!("{me} {words}")));
+    assert!(line("closed: ").is_some() && line("closed: ") < line("gone: "), "{log:#?}");
+}
+
+#[test]
 fn a_password_in_a_bad_packet_never_reaches_the_log() {
     let scratch = Scratch::new();
     let distributor = Process::distributor(&["--max-frame", "1000"]);
