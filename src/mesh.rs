@@ -275,7 +275,7 @@ impl Mesh {
     /// Whether at least one route has an instance that takes requests.
     #[must_use]
     pub fn ready(&self) -> bool {
-        read(&self.table).routes.any(|link| link.load().is_some())
+        read(&self.table).routes.has_instance(|link| link.load().is_some())
     }
 
     /// The route table, with the instances that take requests.

@@ -1,4 +1,4 @@
-//! What a node says about itself when it registers, and what the list says about every node.
+//! A node: its registration, and its entry in the list.
 
 use serde::ser::{Serialize, SerializeMap, Serializer};
 use serde_json::{Map, Value};

@@ -18,11 +18,11 @@ use crate::address::canonical;
 use crate::node::Node;
 use crate::packet::{COURSE_MAX_BYTES, DEFAULT_MAX_FRAME_BYTES, Dialect, encode};
 
-/// What a list packet has around its entries, in bytes: 59, rounded up.
+/// The bytes of a list packet around its entries: 59, rounded up.
 const ENVELOPE_BYTES: usize = 64;
 
-/// What is added to the entry of a node that leaves.
-const LEAVING: &str = r#","leaving":true"#;
+/// The bytes that a node adds to its entry when it leaves.
+const LEAVING_BYTES: usize = r#","leaving":true"#.len();
 
 /// Registrations by the number of their connection.
 #[derive(Debug)]
@@ -78,7 +78,7 @@ impl Registry {
     /// Its host is the one it advertises, or else the address it connected from. Returns the entry as it is listed.
     ///
     /// # Errors
-    /// Why it is rejected. What the connection registered before then stays as it was. But a node that says that it
+    /// Why it is rejected. An earlier registration of the connection stays as it was. But a node that says that it
     /// leaves is marked so in any case.
     pub fn register(&mut self, connection: u64, mut node: Node, from: IpAddr) -> Result<&Node, Rejection> {
         node.host = match node.advertise() {
@@ -171,7 +171,7 @@ impl Registry {
 /// full, so each entry has room for that from the beginning.
 fn entry_bytes(node: &Node) -> usize {
     // Nodes are text and numbers: they always have a JSON form.
-    encode(node).map_or(0, |frame| frame.len() + 1 + LEAVING.len())
+    encode(node).map_or(0, |frame| frame.len() + 1 + LEAVING_BYTES)
 }
 
 /// Text without a slash can never be asked for, so it belongs to nobody.
@@ -186,16 +186,17 @@ impl fmt::Display for Rejection {
                 f,
                 "{what} belongs to {owner} at {at}; stop every instance of {owner}, or register other routes"
             ),
-            Self::TooLong { bytes, limit, readers: Dialect::Pilcrow } => write!(
-                f,
-                "with it the list could have {bytes} bytes, and the nodes take at most {limit}; register less, \
-                 or give every node a longer --max-frame"
-            ),
-            Self::TooLong { bytes, limit, readers: Dialect::Course } => write!(
-                f,
-                "with it the list could have {bytes} bytes, and course nodes take at most {limit}; register \
-                 fewer or shorter routes, or use a distributor without course nodes"
-            ),
+            Self::TooLong { bytes, limit, readers } => {
+                let (nodes, advice) = match readers {
+                    Dialect::Pilcrow => ("nodes", "give every node a longer --max-frame"),
+                    Dialect::Course => ("course nodes", "use a distributor without course nodes"),
+                };
+                let list = format_args!("with it the list could have {bytes} bytes");
+                write!(
+                    f,
+                    "{list}, and {nodes} take at most {limit}; register fewer or shorter routes, or {advice}"
+                )
+            }
         }
     }
 }

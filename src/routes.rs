@@ -2,12 +2,12 @@
 //!
 //! A route is `METHOD/path` as a service registers it, such as `GET/users`. Requests find it in two steps: the
 //! exact path, or else the path without its last segment, which then is the *path parameter*: `GET /users/1`
-//! reaches `GET/users` with `1`. A route outlives its instances, so that "nobody serves this now" can be told
-//! from "there is no such thing".
+//! reaches `GET/users` with `1`. A route stays when its last instance ends, so that "no instance lives" (503) and
+//! "no such route" (404) are two answers.
 
 mod rows;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 pub use self::rows::Row;
@@ -18,17 +18,17 @@ const MAX_ROUTES_IN_TABLE: usize = 10_000;
 /// The route table. `T` is the handle of an instance: a link, or in tests anything.
 #[derive(Debug)]
 pub struct Routes<T> {
-    /// By path and then by method, so that one look tells both the route and what else the path allows.
+    /// By path and then by method: one lookup finds the route, or the methods that the path allows.
     paths: HashMap<String, BTreeMap<String, Route<T>>>,
     count: usize,
 }
 
 #[derive(Debug)]
 struct Route<T> {
-    /// Who registered it last.
+    /// The service that registered it last.
     service: String,
     instances: Vec<Instance<T>>,
-    /// Where the search for the least busy instance begins; it moves, so that equals take turns.
+    /// Where the search for the least busy instance begins. It moves, so that ties are broken round-robin.
     turn: AtomicUsize,
 }
 
@@ -41,7 +41,7 @@ struct Instance<T> {
 /// What a method and a path mean.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Resolved<'a> {
-    /// The route under this path; the last segment of the request, if that was cut off.
+    /// The route under this path, and the last segment of the request if it was cut off.
     Route(&'a str, Option<&'a str>),
     /// The path is known, with these methods.
     MethodNotAllowed(Vec<String>),
@@ -56,16 +56,16 @@ impl<T> Default for Routes<T> {
 }
 
 impl<T: Clone> Routes<T> {
-    /// Makes `urls` the routes of the instance at `address`, in place of those it had. What came (`+`) and went
-    /// (`-`), for the log. An URL that is not `METHOD/path` can never be asked for and is left out.
+    /// Makes `urls` the routes of the instance at `address`, in place of those it had. Returns for the log what was
+    /// added (`+`) and removed (`-`). Skips an URL that is not `METHOD/path`, because no request can ask for it.
     pub fn set(&mut self, address: &str, service: &str, urls: &[String], handle: &T) -> Vec<String> {
         let mut changes = Vec::new();
-        let wanted: Vec<(&str, &str)> = urls.iter().filter_map(|url| split(url)).collect();
-        self.retain(address, |method, path| wanted.contains(&(method, path)), &mut changes);
+        let wanted: Vec<(&str, &str)> = urls.iter().filter_map(|url| split_url(url)).collect();
+        self.retain_instance(address, |method, path| wanted.contains(&(method, path)), &mut changes);
         for (method, path) in wanted {
             let Some(route) = self.route(method, path) else {
                 changes
-                    .push(format!("{method} {path} left out: the table holds {MAX_ROUTES_IN_TABLE} routes"));
+                    .push(format!("{method} {path} skipped: the table holds {MAX_ROUTES_IN_TABLE} routes"));
                 continue;
             };
             service.clone_into(&mut route.service);
@@ -79,12 +79,12 @@ impl<T: Clone> Routes<T> {
         changes
     }
 
-    /// The route of this name, a new one if need be. When the table is full, routes that nobody serves any more
-    /// make room; if all are served, there is none.
+    /// The route of this name, a new one if there is none. A full table first drops the routes without an instance.
+    /// Returns nothing if it is still full.
     fn route(&mut self, method: &str, path: &str) -> Option<&mut Route<T>> {
-        if !self.knows(method, path) {
+        if !self.has_route(method, path) {
             if self.count >= MAX_ROUTES_IN_TABLE {
-                self.forget_unserved();
+                self.drop_unserved();
             }
             if self.count >= MAX_ROUTES_IN_TABLE {
                 return None;
@@ -92,10 +92,10 @@ impl<T: Clone> Routes<T> {
             self.count += 1;
         }
         let methods = self.paths.entry(path.to_owned()).or_default();
-        Some(methods.entry(method.to_owned()).or_insert_with(Route::unserved))
+        Some(methods.entry(method.to_owned()).or_insert_with(Route::new))
     }
 
-    fn forget_unserved(&mut self) {
+    fn drop_unserved(&mut self) {
         for methods in self.paths.values_mut() {
             methods.retain(|_, route| !route.instances.is_empty());
         }
@@ -103,14 +103,19 @@ impl<T: Clone> Routes<T> {
         self.count = self.paths.values().map(BTreeMap::len).sum();
     }
 
-    /// Takes the instance at `address` out of every route. What went, for the log.
+    /// Removes the instance at `address` from every route. Returns for the log what was removed.
     pub fn remove(&mut self, address: &str) -> Vec<String> {
         let mut changes = Vec::new();
-        self.retain(address, |_, _| false, &mut changes);
+        self.retain_instance(address, |_, _| false, &mut changes);
         changes
     }
 
-    fn retain(&mut self, address: &str, keep: impl Fn(&str, &str) -> bool, changes: &mut Vec<String>) {
+    fn retain_instance(
+        &mut self,
+        address: &str,
+        keep: impl Fn(&str, &str) -> bool,
+        changes: &mut Vec<String>,
+    ) {
         for (path, methods) in &mut self.paths {
             for (method, route) in methods {
                 let before = route.instances.len();
@@ -122,40 +127,33 @@ impl<T: Clone> Routes<T> {
         }
     }
 
-    fn knows(&self, method: &str, path: &str) -> bool {
+    fn has_route(&self, method: &str, path: &str) -> bool {
         self.paths.get(path).is_some_and(|methods| methods.contains_key(method))
     }
 
     /// Finds the route of a request: the exact path first, then its parent.
     #[must_use]
     pub fn resolve<'a>(&self, method: &str, path: &'a str) -> Resolved<'a> {
-        if self.knows(method, path) {
+        if self.has_route(method, path) {
             return Resolved::Route(path, None);
         }
-        let parent = parent(path);
+        let parent = split_parent(path);
         if let Some((parent, segment)) = parent
-            && self.knows(method, parent)
+            && self.has_route(method, parent)
         {
             return Resolved::Route(parent, Some(segment));
         }
-        let known = [Some(path), parent.map(|(parent, _)| parent)];
-        let mut allowed: Vec<String> = known
-            .into_iter()
-            .flatten()
-            .filter_map(|path| self.paths.get(path))
-            .flat_map(BTreeMap::keys)
-            .cloned()
-            .collect();
+        let known = [Some(path), parent.map(|(parent, _)| parent)].into_iter().flatten();
+        let methods = known.filter_map(|path| self.paths.get(path)).flat_map(BTreeMap::keys);
+        let allowed: BTreeSet<&String> = methods.collect();
         if allowed.is_empty() {
             return Resolved::NotFound;
         }
-        allowed.sort();
-        allowed.dedup();
-        Resolved::MethodNotAllowed(allowed)
+        Resolved::MethodNotAllowed(allowed.into_iter().cloned().collect())
     }
 
-    /// The instance of a route with the least `load`, round robin among equals. `load` is nothing for those that
-    /// cannot take a request now.
+    /// The instance of a route with the least `load`; ties are broken round-robin. `load` returns nothing for an
+    /// instance that cannot take a request now.
     pub fn pick<L: Ord>(&self, method: &str, path: &str, load: impl Fn(&str, &T) -> Option<L>) -> Option<T> {
         let route = self.paths.get(path)?.get(method)?;
         let count = route.instances.len();
@@ -165,12 +163,12 @@ impl<T: Clone> Routes<T> {
         let first = route.turn.fetch_add(1, Ordering::Relaxed) % count;
         let in_turn = (first..count).chain(0..first).map(|at| &route.instances[at]);
         let able = in_turn.filter_map(|one| load(&one.address, &one.handle).map(|load| (load, &one.handle)));
-        // `min_by` keeps the first among equals, which is the one whose turn it is.
+        // `min_by` returns the first of several minima, which is the one whose turn it is.
         able.min_by(|(one, _), (other, _)| one.cmp(other)).map(|(_, handle)| handle.clone())
     }
 
     /// Whether any route has an instance that `able` accepts.
-    pub fn any(&self, able: impl Fn(&T) -> bool) -> bool {
+    pub fn has_instance(&self, able: impl Fn(&T) -> bool) -> bool {
         self.paths
             .values()
             .flat_map(BTreeMap::values)
@@ -201,22 +199,22 @@ impl<T: Clone> Routes<T> {
 }
 
 impl<T> Route<T> {
-    fn unserved() -> Self {
+    fn new() -> Self {
         Self { service: String::new(), instances: Vec::new(), turn: AtomicUsize::new(0) }
     }
 }
 
 /// `GET/users` as `GET` and `/users`.
-fn split(url: &str) -> Option<(&str, &str)> {
+fn split_url(url: &str) -> Option<(&str, &str)> {
     let (method, path) = url.split_at(url.find('/')?);
-    // Both stand in answers and in the log: a node's text must not be able to forge either.
+    // Both appear in answers and in the log. The text of a node must not forge a header or a line.
     let is_method =
         !method.is_empty() && method.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
     (is_method && !path.contains(char::is_control)).then_some((method, path))
 }
 
-/// A path without its last segment, and that segment; nothing if either would be empty.
-fn parent(path: &str) -> Option<(&str, &str)> {
+/// A path without its last segment, and that segment. Returns nothing if either would be empty.
+fn split_parent(path: &str) -> Option<(&str, &str)> {
     let (parent, segment) = path.rsplit_once('/')?;
     (!parent.is_empty() && !segment.is_empty()).then_some((parent, segment))
 }

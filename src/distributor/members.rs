@@ -85,8 +85,8 @@ pub(super) fn log_list(peer: &Peer, size: usize) {
     log::debug!("{} ← list, key 0, {size} bytes", peer.address());
 }
 
-/// The push thread: sends the list to every registered node when it has changed. Ends when nobody can report a
-/// change any more.
+/// The push thread: sends the list to every registered node when it has changed. Ends when the last sender of `wake`
+/// is dropped.
 pub(super) fn push_changes(wake: &Receiver<()>, members: &Mutex<Members>) {
     let mut last: Arc<[u8]> = Members::default().list_frame().into();
     while wake.recv().is_ok() {

@@ -82,7 +82,7 @@ impl Membership {
         }
     }
 
-    /// What the distributors are told, as a frame, for those who are to be told directly.
+    /// The registration as a frame, for peers that this node tells directly that it leaves.
     #[must_use]
     pub fn notice(&self) -> Vec<u8> {
         let node = lock(&self.me.node).clone();

@@ -13,7 +13,7 @@ pub struct Row {
     pub path: String,
     /// The service that last registered it.
     pub service: String,
-    /// Who serves it now.
+    /// The addresses of the instances that serve it now.
     pub instances: Vec<String>,
     /// Two live instances of this service serve different routes. Absent otherwise.
     #[serde(skip_serializing_if = "Option::is_none")]

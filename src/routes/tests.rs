@@ -22,7 +22,7 @@ fn table(rows: &[(&'static str, &[&str])]) -> Names {
     routes
 }
 
-/// Asks for an instance while nobody has anything to do.
+/// Picks an instance while all are idle.
 fn pick_idle(routes: &Names, method: &str, path: &str) -> Option<&'static str> {
     routes.pick(method, path, |_, _| Some(0))
 }
@@ -40,7 +40,7 @@ fn the_exact_path_wins_over_its_parent() {
 }
 
 #[test]
-fn only_one_segment_is_a_path_parameter_and_never_an_empty_one() {
+fn a_path_parameter_is_one_segment_that_is_not_empty() {
     let routes = table(&[("a", &["GET/users", "GET/"])]);
     for unknown in ["/users/", "/users/1/2", "users", "", "/other", "/users/1/"] {
         assert_eq!(routes.resolve("GET", unknown), Resolved::NotFound, "{unknown}");
@@ -49,7 +49,7 @@ fn only_one_segment_is_a_path_parameter_and_never_an_empty_one() {
 }
 
 #[test]
-fn another_method_of_a_known_path_is_told_which_there_are() {
+fn another_method_of_a_known_path_gets_the_allowed_methods() {
     let routes = table(&[
         ("a", &["GET/users", "POST/users", "PATCH/users/me", "DELETE/users"]),
         ("b", &["GET/users", "PUT/goods"]),
@@ -59,7 +59,7 @@ fn another_method_of_a_known_path_is_told_which_there_are() {
         other => panic!("{other:?}"),
     };
     assert_eq!(allowed("/users"), "DELETE GET POST");
-    // Of the path itself and of its parent, each once.
+    // The methods of the path and of its parent, each once.
     assert_eq!(allowed("/users/me"), "DELETE GET PATCH POST");
     assert_eq!(allowed("/users/1"), "DELETE GET POST");
     assert_eq!(allowed("/goods/1"), "PUT");
@@ -67,12 +67,12 @@ fn another_method_of_a_known_path_is_told_which_there_are() {
 }
 
 #[test]
-fn a_route_outlives_its_instances() {
+fn a_route_stays_when_its_last_instance_ends() {
     let mut routes = table(&[("a", &["GET/users"])]);
     assert_eq!(routes.remove("a"), ["- GET /users"]);
     assert_eq!(routes.resolve("GET", "/users/1"), Resolved::Route("/users", Some("1")));
     assert_eq!(pick_idle(&routes, "GET", "/users"), None);
-    assert!(!routes.any(|_| true));
+    assert!(!routes.has_instance(|_| true));
     let rows = routes.rows(|_| true);
     assert_eq!((rows.len(), rows[0].path.as_str(), rows[0].instances.len()), (1, "/users", 0));
     set(&mut routes, "b", &["GET/users"]);
@@ -80,7 +80,7 @@ fn a_route_outlives_its_instances() {
 }
 
 #[test]
-fn what_nobody_registered_is_served_by_nobody() {
+fn a_route_that_is_not_registered_has_no_instance() {
     let routes = table(&[("a", &["GET/users"])]);
     for (method, path) in [("POST", "/users"), ("GET", "/goods"), ("GET", "/users/1")] {
         assert_eq!(pick_idle(&routes, method, path), None);
@@ -99,7 +99,7 @@ fn the_least_busy_instance_is_picked() {
 }
 
 #[test]
-fn equals_take_turns() {
+fn equally_busy_instances_take_turns() {
     let routes = table(&[("a", &["GET/users"]), ("b", &["GET/users"]), ("c", &["GET/users"])]);
     let picked: Vec<&str> = (0..7).filter_map(|_| pick_idle(&routes, "GET", "/users")).collect();
     assert_eq!(picked, ["a", "b", "c", "a", "b", "c", "a"]);
@@ -109,7 +109,7 @@ fn equals_take_turns() {
 }
 
 #[test]
-fn the_turns_of_one_route_are_not_those_of_another() {
+fn each_route_has_turns_of_its_own() {
     let routes = table(&[("a", &["GET/users", "POST/users"]), ("b", &["GET/users", "POST/users"])]);
     for _ in 0..3 {
         assert_eq!(pick_idle(&routes, "GET", "/users"), Some("a"));
@@ -120,18 +120,18 @@ fn the_turns_of_one_route_are_not_those_of_another() {
 }
 
 #[test]
-fn who_cannot_take_a_request_gets_none() {
+fn an_instance_that_cannot_take_a_request_gets_none() {
     let routes = table(&[("a", &["GET/users"]), ("b", &["GET/users"])]);
     let only_b = |address: &str, _: &&str| (address == "b").then_some(100);
     for _ in 0..4 {
         assert_eq!(routes.pick("GET", "/users", only_b), Some("b"));
     }
     assert_eq!(routes.pick("GET", "/users", |_, _| None::<usize>), None);
-    assert!(routes.any(|handle| *handle == "b") && !routes.any(|handle| *handle == "c"));
+    assert!(routes.has_instance(|handle| *handle == "b") && !routes.has_instance(|handle| *handle == "c"));
 }
 
 #[test]
-fn the_changes_tell_what_came_and_what_went() {
+fn the_changes_name_what_was_added_and_removed() {
     let mut routes = Names::default();
     assert_eq!(set(&mut routes, "a", &["GET/users", "POST/users"]), ["+ GET /users", "+ POST /users"]);
     assert_eq!(set(&mut routes, "a", &["GET/users", "POST/users"]), [""; 0], "no news");
@@ -154,7 +154,7 @@ fn an_instance_that_registers_again_has_its_new_handle() {
 }
 
 #[test]
-fn an_url_that_can_never_be_asked_for_is_left_out() {
+fn an_url_that_no_request_can_ask_for_is_skipped() {
     let mut routes = Names::default();
     assert_eq!(
         set(&mut routes, "a", &["/users", "GETusers", "", "/", "GET", "GET/", "GET/¶"]),
@@ -164,7 +164,7 @@ fn an_url_that_can_never_be_asked_for_is_left_out() {
 }
 
 #[test]
-fn the_rows_are_sorted_and_show_who_can_take_requests() {
+fn the_rows_are_sorted_and_show_the_instances_that_take_requests() {
     let routes = table(&[("b", &["POST/users", "GET/users", "GET/goods"]), ("a", &["GET/users"])]);
     let rows: Vec<String> = routes
         .rows(|handle| *handle != "a")
@@ -194,7 +194,7 @@ fn the_rows_of_a_service_whose_instances_differ_show_the_conflict() {
 }
 
 #[test]
-fn the_table_is_limited_and_makes_room_where_nobody_serves() {
+fn a_full_table_drops_the_routes_without_an_instance() {
     let urls = |service: &str, count: usize| -> Vec<String> {
         (0..count).map(|number| format!("GET/{service}{number}")).collect()
     };
@@ -203,11 +203,11 @@ fn the_table_is_limited_and_makes_room_where_nobody_serves() {
     let changes = routes.set("b", "two", &urls("two", 3), &2);
     assert_eq!(changes[0], "+ GET /two0");
     assert!(
-        changes[1].contains("GET /two1 left out") && changes[2].contains("GET /two2 left out"),
+        changes[1].contains("GET /two1 skipped") && changes[2].contains("GET /two2 skipped"),
         "{changes:?}"
     );
     assert_eq!(routes.rows(|_| true).len(), MAX_ROUTES_IN_TABLE);
-    // What is known already costs no room.
+    // A route that is known takes no room.
     assert_eq!(routes.set("c", "one", &urls("one", 1), &3), ["+ GET /one0"]);
     routes.remove("a");
     assert_eq!(routes.set("b", "two", &urls("two", 3), &2), ["+ GET /two1", "+ GET /two2"]);
@@ -216,7 +216,7 @@ fn the_table_is_limited_and_makes_room_where_nobody_serves() {
 }
 
 proptest! {
-    /// Requests that last: whoever is given one is busier until it ends.
+    /// Requests do not end here: an instance that gets one stays busier.
     #[test]
     fn loads_never_differ_by_more_than_one_while_nothing_ends(count in 1..6_usize, requests in 1..60_usize) {
         let addresses = ["a", "b", "c", "d", "e", "f"];
