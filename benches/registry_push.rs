@@ -1,11 +1,11 @@
-//! What it costs that every node knows every other: `N` nodes come to one distributor within a second, and each
-//! is sent lists until it has the complete one.
+//! The cost of pushing the list: `N` nodes connect to one distributor within a second, and each receives lists until
+//! it has the complete one.
 //!
-//! Counted are the bytes that all nodes together receive, the list that each is sent as it connects among them.
-//! Beside them stands what it would cost to push every change by itself: the `k`-th node is sent a list as it
-//! connects, and its registration sends a list of `k` entries to `k` nodes. Over all changes that grows with the
-//! cube of the nodes. Pushed together, the bytes of one change grow with the nodes alone: the column `lists' worth`
-//! says how often over each node was sent the complete list, and stays small.
+//! The bench counts the bytes that all nodes together receive, with the list that each gets when it connects. The
+//! column `one by one` is the cost of pushing every change by itself: the `k`-th node gets a list when it connects,
+//! and its registration sends a list of `k` entries to `k` nodes. The sum grows with the cube of the nodes. Changes
+//! that are pushed together cost bytes in proportion to the nodes. The column `lists' worth` is the number of complete
+//! lists whose bytes each node received. It stays small.
 //!
 //! `cargo bench --bench registry_push`
 
@@ -23,7 +23,7 @@ use pilcrow::node::Node;
 use pilcrow::packet::{DEFAULT_MAX_FRAME_BYTES, encode};
 use serde_json::json;
 
-/// Within this time all nodes come.
+/// All nodes connect within this time.
 const ARRIVAL: Duration = Duration::from_secs(1);
 
 /// How long a node may wait for its complete list before the bench is called broken.
@@ -32,7 +32,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// The stack of a thread that plays a node, in bytes.
 const NODE_STACK_BYTES: usize = 128 * 1024;
 
-/// What one node has received.
+/// The bytes and lists that one node has received.
 #[derive(Default, Clone, Copy)]
 struct Received {
     bytes: u64,
@@ -41,7 +41,7 @@ struct Received {
     complete_list: u64,
 }
 
-/// What all of them have received, and how long it took from the first of them to the last.
+/// The sum over all nodes, and the time from the first connection to the last complete list.
 struct Measured {
     nodes: u64,
     all: Received,
@@ -94,7 +94,7 @@ fn ratio(of: u64, to: u64) -> String {
     format!("{}.{}", tenths / 10, tenths % 10)
 }
 
-/// Lets this many nodes come to a distributor of their own.
+/// Connects this many nodes to a new distributor.
 fn measure(count: u16) -> Result<Measured, Box<dyn Error>> {
     let distributor = Distributor::start(
         Listener::bind("127.0.0.1:0")?,
@@ -103,7 +103,7 @@ fn measure(count: u16) -> Result<Measured, Box<dyn Error>> {
         None,
     )?;
     let (report, reports) = channel();
-    // All stay until the last has the complete list: whoever left would be one more change.
+    // All stay until the last has the complete list: a node that leaves would be one more change.
     let (stay, leave) = channel::<()>();
     let leave = Arc::new(Mutex::new(leave));
     let began = Instant::now();
@@ -133,7 +133,7 @@ fn measure(count: u16) -> Result<Measured, Box<dyn Error>> {
     Ok(Measured { nodes: u64::from(count), all, took })
 }
 
-/// The life of one node: comes, registers, reads lists until one is complete, and stays until all may leave.
+/// One node: connects, registers, reads lists until one is complete, and stays until all may leave.
 fn live(
     distributor: SocketAddr,
     number: u16,
@@ -152,7 +152,7 @@ fn live(
         Err(error) => (None, Err(error)),
     };
     let _ = report.send(received);
-    // Nothing is ever sent: what is waited for is that the sender is dropped.
+    // Nothing is ever sent: this waits until the sender is dropped.
     if let Ok(leave) = leave.lock() {
         let _ = leave.recv();
     }

@@ -34,7 +34,7 @@ pub struct Registry {
 #[derive(Debug)]
 struct Registration {
     node: Node,
-    /// What it takes in a list.
+    /// Its bytes in a list.
     bytes: usize,
 }
 
@@ -167,14 +167,14 @@ impl Registry {
     }
 }
 
-/// What a node takes in a list: its JSON and the comma behind it. A node may say that it leaves also when the list is
+/// The bytes of a node in a list: its JSON and the comma behind it. A node may say that it leaves also when the list is
 /// full, so each entry has room for that from the beginning.
 fn entry_bytes(node: &Node) -> usize {
     // Nodes are text and numbers: they always have a JSON form.
     encode(node).map_or(0, |frame| frame.len() + 1 + LEAVING_BYTES)
 }
 
-/// Text without a slash can never be asked for, so it belongs to nobody.
+/// No request can ask for text without a slash, so it belongs to no name.
 fn routes(node: &Node) -> impl Iterator<Item = &str> {
     node.urls.iter().map(String::as_str).filter(|url| url.contains('/'))
 }

@@ -38,7 +38,7 @@ struct Instance<T> {
     handle: T,
 }
 
-/// What a method and a path mean.
+/// The meaning of a method and a path.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Resolved<'a> {
     /// The route under this path, and the last segment of the request if it was cut off.

@@ -1,4 +1,4 @@
-//! Registration: whatever nodes say of themselves, the list, the routes and the log hold what is right.
+//! Registration: for every input, the list, the routes and the log are right.
 //!
 //! Input: what to try; steps, one byte each, up to a 0; then JSON, a registration or a list.
 
@@ -14,8 +14,7 @@ use pilcrow::registry::{Registry, Rejection};
 use pilcrow::routes::{Resolved, Routes};
 use serde_json::{Value, json};
 
-/// More steps show nothing new and take long. What must hold is looked at behind the last: each beginning of them
-/// is an input of its own.
+/// More steps show nothing new and take long. The checks run after the last step: every prefix is an input too.
 const MAX_STEPS: usize = 16;
 const MAX_NODES: usize = 7;
 
@@ -48,8 +47,8 @@ fuzz_target!(|input: &[u8]| {
     }
 });
 
-/// The nodes that a text tells of: as a registration, or as a list. What is kept of them is within the limits, and
-/// what is passed on is understood by the next one as the same.
+/// Reads nodes from JSON, as a registration or as a list. Each is within the limits, and reading it again from its own
+/// JSON gives the same node.
 fn nodes_of(said: &Value) -> Vec<Node> {
     let mut nodes = Node::list_from_json(said).unwrap_or_default().nodes;
     if let Some(entries) = said.as_array() {

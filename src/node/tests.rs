@@ -15,12 +15,12 @@ fn with(fields: &Value) -> Value {
     all
 }
 
-fn refusal(registration: &Value) -> String {
+fn rejection(registration: &Value) -> String {
     Node::from_json(registration).expect_err(&registration.to_string())
 }
 
 #[test]
-fn our_own_registration_says_proto_and_id_and_leaves_the_host_to_the_distributor() {
+fn our_own_registration_has_proto_and_id_and_no_host() {
     let ours = Node::ours("users", 9020, vec!["GET/users".to_owned()], "00ff");
     let sent =
         json!({ "port": 9020, "name": "users", "urls": ["GET/users"], "proto": "pilcrow/1", "id": "00ff" });
@@ -30,7 +30,7 @@ fn our_own_registration_says_proto_and_id_and_leaves_the_host_to_the_distributor
 }
 
 #[test]
-fn a_registration_of_the_course_is_taken_as_it_comes() {
+fn a_registration_of_a_course_node_is_accepted() {
     let course = node(&json!({ "port": "9010", "name": "members", "urls": ["POST/members", "GET/members"] }));
     assert_eq!((course.port, course.name.as_str(), course.urls.len()), (9010, "members", 2));
     assert_eq!((course.dialect(), course.id(), course.advertise()), (Dialect::Course, None, None));
@@ -64,13 +64,13 @@ fn a_port_is_a_number_or_its_digits_from_1_to_65535() {
         json!({ "port": 8000 }),
     ];
     for port in none {
-        assert!(refusal(&with(&json!({ "port": port }))).starts_with("port must be"), "{port}");
+        assert!(rejection(&with(&json!({ "port": port }))).starts_with("port must be"), "{port}");
     }
-    assert!(refusal(&json!({ "name": "users", "urls": [] })).starts_with("port must be"));
+    assert!(rejection(&json!({ "name": "users", "urls": [] })).starts_with("port must be"));
 }
 
 #[test]
-fn what_breaks_a_rule_is_refused_with_the_name_of_the_field() {
+fn an_invalid_registration_is_rejected_with_the_name_of_the_field() {
     let too_many = vec!["GET/users"; MAX_ROUTES_PER_NODE + 1];
     let too_long = format!("GET/{}", "x".repeat(MAX_ROUTE_BYTES - 3));
     let breaches = [
@@ -85,17 +85,17 @@ fn what_breaks_a_rule_is_refused_with_the_name_of_the_field() {
         ("urls", json!({ "urls": [too_long] })),
     ];
     for (field, breach) in breaches {
-        let told = refusal(&with(&breach));
+        let told = rejection(&with(&breach));
         assert!(told.contains(field) && told.contains("must"), "{told}");
     }
-    assert!(refusal(&json!({ "port": 9020, "name": "users" })).contains("urls"));
-    for no_object in [json!(null), json!("users"), json!(9020), json!([]), json!([{ "port": 9020 }])] {
-        assert!(refusal(&no_object).contains("object"));
+    assert!(rejection(&json!({ "port": 9020, "name": "users" })).contains("urls"));
+    for not_an_object in [json!(null), json!("users"), json!(9020), json!([]), json!([{ "port": 9020 }])] {
+        assert!(rejection(&not_an_object).contains("object"));
     }
 }
 
 #[test]
-fn what_is_at_the_limit_is_taken() {
+fn a_registration_at_the_limits_is_accepted() {
     let longest = format!("GET/{}", "x".repeat(MAX_ROUTE_BYTES - 4));
     let largest = node(&with(&json!({
         "name": "홍".repeat(MAX_NAME_CHARS),
@@ -124,7 +124,7 @@ fn an_address_has_one_spelling() {
 }
 
 #[test]
-fn what_is_not_understood_is_kept_and_passed_on() {
+fn unknown_fields_are_kept_and_passed_on() {
     let extra = json!({
         "host": "127.0.0.1",
         "proto": "pilcrow/1",
@@ -151,7 +151,7 @@ fn only_our_own_proto_makes_a_node_one_of_ours() {
 }
 
 #[test]
-fn a_node_leaves_only_if_it_says_true() {
+fn a_node_leaves_only_if_leaving_is_true() {
     for staying in
         [json!({}), json!({ "leaving": false }), json!({ "leaving": "true" }), json!({ "leaving": 1 })]
     {
@@ -164,7 +164,7 @@ fn a_node_leaves_only_if_it_says_true() {
 }
 
 #[test]
-fn a_node_that_advertises_nothing_sensible_advertises_nothing() {
+fn an_invalid_advertised_host_is_ignored() {
     for nothing in
         [json!({}), json!({ "advertise": "" }), json!({ "advertise": 5 }), json!({ "advertise": null })]
     {
@@ -218,7 +218,7 @@ fn an_entry_that_makes_no_sense_or_has_no_host_is_skipped_with_its_reason() {
 }
 
 #[test]
-fn the_gateways_own_paths_and_its_name_are_for_nobody_else() {
+fn no_node_may_register_the_gateways_own_paths_or_routes_under_its_name() {
     let asks = |name: &str, urls: Value| node(&with(&json!({ "name": name, "urls": urls }))).check_routes();
     for path in GATEWAY_PATHS {
         for method in ["GET", "POST", "HEAD", "X", ""] {

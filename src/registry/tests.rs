@@ -36,7 +36,7 @@ fn an_empty_registry_has_an_empty_list() {
 }
 
 #[test]
-fn an_entry_has_the_host_it_came_from_and_all_that_it_said() {
+fn an_entry_has_the_host_of_its_connection_and_all_registered_fields() {
     let mut registry = Registry::default();
     let said = json!({
         "port": "9020", "name": "users", "urls": ["GET/users"], "host": "nowhere.example",
@@ -133,7 +133,7 @@ fn the_same_port_on_another_host_is_another_instance() {
 }
 
 #[test]
-fn who_never_registered_leaves_without_a_trace() {
+fn a_connection_that_never_registered_changes_nothing_when_it_ends() {
     let mut registry = Registry::default();
     registry.register(1, named("users", 9020), ip(HERE)).unwrap();
     let before = list(&registry);
@@ -143,15 +143,20 @@ fn who_never_registered_leaves_without_a_trace() {
     assert_eq!(registry.remove(1), None, "nobody leaves twice");
 }
 
-// ---- to whom which route belongs
+// ---- the owner of a route
 
 /// A node with these routes.
 fn with_routes(name: &str, port: u16, urls: &[&str]) -> Node {
     node(&json!({ "port": port, "name": name, "urls": urls, "proto": "pilcrow/1" }))
 }
 
-/// Registers at a port of its own for each connection.
-fn claim(registry: &mut Registry, connection: u64, name: &str, urls: &[&str]) -> Result<(), Rejection> {
+/// Registers with another port for each connection.
+fn register_with_routes(
+    registry: &mut Registry,
+    connection: u64,
+    name: &str,
+    urls: &[&str],
+) -> Result<(), Rejection> {
     let port = 9000 + u16::try_from(connection).unwrap();
     registry.register(connection, with_routes(name, port, urls), ip(HERE)).map(|_| ())
 }
@@ -163,18 +168,20 @@ fn taken(what: &str, owner: &str, at: &str) -> Rejection {
 #[test]
 fn a_route_belongs_to_one_name_while_one_of_its_instances_lives() {
     let mut registry = Registry::default();
-    claim(&mut registry, 1, "users", &["GET/users"]).unwrap();
-    claim(&mut registry, 2, "users", &["GET/users", "POST/users"]).unwrap();
-    let thief = |registry: &mut Registry| claim(registry, 3, "thief", &["GET/own", "GET/users"]);
+    register_with_routes(&mut registry, 1, "users", &["GET/users"]).unwrap();
+    register_with_routes(&mut registry, 2, "users", &["GET/users", "POST/users"]).unwrap();
+    let thief =
+        |registry: &mut Registry| register_with_routes(registry, 3, "thief", &["GET/own", "GET/users"]);
     assert_eq!(thief(&mut registry), Err(taken("the route GET/users", "users", "127.0.0.1:9001")));
     assert_eq!(names(&registry), ["users", "users"], "the free route is not listed either");
-    claim(&mut registry, 4, "other", &["PUT/users", "GET/users/", "get/users", "GET/users/1"]).unwrap();
+    register_with_routes(&mut registry, 4, "other", &["PUT/users", "GET/users/", "get/users", "GET/users/1"])
+        .unwrap();
     registry.remove(1);
     assert!(thief(&mut registry).is_err(), "one instance is enough to own the route");
     registry.remove(2);
     thief(&mut registry).unwrap();
     assert_eq!(names(&registry), ["thief", "other"]);
-    let refused = claim(&mut registry, 5, "users", &["GET/users"]);
+    let refused = register_with_routes(&mut registry, 5, "users", &["GET/users"]);
     assert_eq!(refused, Err(taken("the route GET/users", "thief", "127.0.0.1:9003")));
 }
 
@@ -204,36 +211,36 @@ fn an_address_belongs_to_one_name_too() {
 }
 
 #[test]
-fn what_is_no_route_and_what_stands_twice_belong_to_nobody_twice() {
+fn text_that_is_no_route_belongs_to_no_name_and_a_repeated_route_counts_once() {
     let mut registry = Registry::default();
-    claim(&mut registry, 1, "a", &["users", "", "GET/a", "GET/a"]).unwrap();
-    claim(&mut registry, 2, "b", &["users", "", "GET/b"]).unwrap();
+    register_with_routes(&mut registry, 1, "a", &["users", "", "GET/a", "GET/a"]).unwrap();
+    register_with_routes(&mut registry, 2, "b", &["users", "", "GET/b"]).unwrap();
     registry.remove(1);
-    claim(&mut registry, 3, "c", &["GET/a"]).unwrap();
+    register_with_routes(&mut registry, 3, "c", &["GET/a"]).unwrap();
     assert_eq!(names(&registry), ["b", "c"]);
 }
 
 #[test]
 fn a_rejected_replacement_leaves_what_the_connection_had() {
     let mut registry = Registry::default();
-    claim(&mut registry, 1, "users", &["GET/users"]).unwrap();
-    claim(&mut registry, 2, "goods", &["GET/goods"]).unwrap();
-    assert!(claim(&mut registry, 2, "goods", &["GET/users", "GET/more"]).is_err());
+    register_with_routes(&mut registry, 1, "users", &["GET/users"]).unwrap();
+    register_with_routes(&mut registry, 2, "goods", &["GET/goods"]).unwrap();
+    assert!(register_with_routes(&mut registry, 2, "goods", &["GET/users", "GET/more"]).is_err());
     assert_eq!(list(&registry)[1]["urls"], json!(["GET/goods"]));
-    claim(&mut registry, 3, "more", &["GET/more"]).unwrap();
+    register_with_routes(&mut registry, 3, "more", &["GET/more"]).unwrap();
     registry.remove(1);
-    claim(&mut registry, 2, "goods", &["GET/users"]).unwrap();
-    claim(&mut registry, 4, "wares", &["GET/goods"]).unwrap();
+    register_with_routes(&mut registry, 2, "goods", &["GET/users"]).unwrap();
+    register_with_routes(&mut registry, 4, "wares", &["GET/goods"]).unwrap();
     assert_eq!(names(&registry), ["goods", "more", "wares"]);
 }
 
 #[test]
-fn one_that_leaves_keeps_its_routes_until_it_is_gone_and_is_believed_whatever_else_it_asks_for() {
+fn a_leaving_node_keeps_its_routes_until_it_is_gone_and_is_marked_even_if_it_is_rejected() {
     let mut registry = Registry::default();
-    claim(&mut registry, 1, "users", &["GET/users"]).unwrap();
-    claim(&mut registry, 2, "goods", &["GET/goods"]).unwrap();
+    register_with_routes(&mut registry, 1, "users", &["GET/users"]).unwrap();
+    register_with_routes(&mut registry, 2, "goods", &["GET/goods"]).unwrap();
     registry.register(1, with_routes("users", 9001, &["GET/users"]).as_leaving(), ip(HERE)).unwrap();
-    assert!(claim(&mut registry, 3, "people", &["GET/users"]).is_err());
+    assert!(register_with_routes(&mut registry, 3, "people", &["GET/users"]).is_err());
     let greedy = with_routes("goods", 9002, &["GET/goods", "GET/users"]).as_leaving();
     assert!(registry.register(2, greedy, ip(HERE)).is_err());
     assert_eq!(list(&registry)[1]["leaving"], true);
@@ -242,13 +249,16 @@ fn one_that_leaves_keeps_its_routes_until_it_is_gone_and_is_believed_whatever_el
 #[test]
 fn a_connection_that_gives_up_its_name_gives_up_what_the_name_had() {
     let mut registry = Registry::default();
-    claim(&mut registry, 1, "old", &["GET/a"]).unwrap();
-    assert!(claim(&mut registry, 2, "new", &["GET/a"]).is_err());
-    claim(&mut registry, 1, "new", &["GET/a"]).unwrap();
-    claim(&mut registry, 2, "new", &["GET/a"]).unwrap();
-    assert!(claim(&mut registry, 2, "newer", &["GET/a"]).is_err(), "the other one still has it");
+    register_with_routes(&mut registry, 1, "old", &["GET/a"]).unwrap();
+    assert!(register_with_routes(&mut registry, 2, "new", &["GET/a"]).is_err());
+    register_with_routes(&mut registry, 1, "new", &["GET/a"]).unwrap();
+    register_with_routes(&mut registry, 2, "new", &["GET/a"]).unwrap();
+    assert!(
+        register_with_routes(&mut registry, 2, "newer", &["GET/a"]).is_err(),
+        "the other one still has it"
+    );
     registry.remove(1);
-    claim(&mut registry, 2, "newer", &["GET/a"]).unwrap();
+    register_with_routes(&mut registry, 2, "newer", &["GET/a"]).unwrap();
 }
 
 #[test]
@@ -313,10 +323,10 @@ fn a_list_for_course_nodes_has_at_most_64_kib() {
 fn instances_of_one_name_with_different_routes_are_in_conflict() {
     let mut registry = Registry::default();
     let routes = ["GET/users", "GET/extra"];
-    claim(&mut registry, 1, "users", &routes).unwrap();
-    claim(&mut registry, 2, "users", &["GET/extra", "GET/users", "GET/users"]).unwrap();
+    register_with_routes(&mut registry, 1, "users", &routes).unwrap();
+    register_with_routes(&mut registry, 2, "users", &["GET/extra", "GET/users", "GET/users"]).unwrap();
     assert_eq!(registry.conflicts(2), [], "the order of routes means nothing");
-    claim(&mut registry, 3, "users", &["GET/users", "POST/users"]).unwrap();
+    register_with_routes(&mut registry, 3, "users", &["GET/users", "POST/users"]).unwrap();
     let told: Vec<String> = registry.conflicts(3).iter().map(ToString::to_string).collect();
     assert_eq!(told.len(), 2);
     assert_eq!(
@@ -325,13 +335,13 @@ fn instances_of_one_name_with_different_routes_are_in_conflict() {
          POST/users; only 127.0.0.1:9001 has GET/extra; this is normal during an upgrade; two different programs \
          need two names"
     );
-    claim(&mut registry, 4, "users", &[]).unwrap();
+    register_with_routes(&mut registry, 4, "users", &[]).unwrap();
     assert_eq!(registry.conflicts(4), [], "one without routes is asked for nothing");
     registry.register(3, with_routes("users", 9003, &["POST/users"]).as_leaving(), ip(HERE)).unwrap();
     assert_eq!((registry.conflicts(3), registry.conflicts(1)), (vec![], vec![]), "one that leaves");
     let many: Vec<String> = (0..30).map(|number| format!("GET/{number}")).collect();
     let many: Vec<&str> = many.iter().map(String::as_str).collect();
-    claim(&mut registry, 5, "users", &many).unwrap();
+    register_with_routes(&mut registry, 5, "users", &many).unwrap();
     let told = registry.conflicts(5)[0].to_string();
     assert!(
         told.contains("GET/9 and 20 more;") && told.contains("only 127.0.0.1:9001 has GET/users GET/extra;"),
@@ -340,7 +350,7 @@ fn instances_of_one_name_with_different_routes_are_in_conflict() {
 }
 
 #[test]
-fn a_full_list_has_room_for_saying_that_all_of_them_leave() {
+fn a_full_list_has_room_for_the_marks_of_leaving_nodes() {
     let limit = 1000;
     let mut registry = Registry::new(limit);
     let admitted =

@@ -1,5 +1,5 @@
-//! The distributor, by raw packets: who is listed, what is pushed when, and what becomes of those who break the
-//! rules of the wire, there and at every other port that takes packets.
+//! The distributor, by raw packets: the list, its pushes, and what happens to a peer that breaks the rules of the
+//! wire, at its port and at every other port that accepts packets.
 
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::time::Duration;
@@ -15,7 +15,7 @@ fn list(entries: &Value) -> Value {
     json!({ "uri": "/distributes", "method": "GET", "key": 0, "params": entries })
 }
 
-/// A raw node that has registered and been sent the list with itself in it.
+/// A raw node that has registered and has received a list with itself in it.
 fn node(distributor: &Process, name: &str, port: u16) -> Packets {
     let mut node = distributor.packets();
     node.register(name, port, &[], &json!({ "proto": "pilcrow/1" }));
@@ -27,21 +27,21 @@ fn names(list: &[Value]) -> Vec<&str> {
     list.iter().filter_map(|entry| entry["name"].as_str()).collect()
 }
 
-/// The list as whoever asks for it is told.
-fn asked_list(packets: &mut Packets, key: u64) -> Value {
+/// Requests the list.
+fn request_list(packets: &mut Packets, key: u64) -> Value {
     packets.send(&json!({ "uri": "/distributes", "method": "GET", "key": key, "params": {} }));
     let reply = packets.receive().expect("a reply");
     assert_eq!((&reply["key"], &reply["errorcode"]), (&json!(key), &json!(0)), "not the reply: {reply}");
     reply["results"].clone()
 }
 
-/// Asks for the list, and expects the reply to be the very next packet: nothing was pushed before.
+/// Requests the list. The reply must be the next packet: nothing was pushed before.
 fn expect_nothing_pushed(packets: &mut Packets, key: u64) {
-    asked_list(packets, key);
+    request_list(packets, key);
 }
 
 #[test]
-fn whoever_connects_is_sent_the_list_at_once_and_unasked() {
+fn everybody_who_connects_gets_the_list_at_once() {
     let distributor = Process::distributor(&[]);
     assert_eq!(distributor.packets().receive().unwrap(), list(&json!([])));
     let mut goods = distributor.packets();
@@ -53,7 +53,7 @@ fn whoever_connects_is_sent_the_list_at_once_and_unasked() {
 }
 
 #[test]
-fn every_change_is_pushed_to_everybody_registered_and_to_nobody_else() {
+fn every_change_is_pushed_to_all_registered_nodes_and_to_no_other_connection() {
     let distributor = Process::distributor(&[]);
     let mut onlooker = distributor.packets();
     assert_eq!(onlooker.receive().unwrap(), list(&json!([])));
@@ -66,11 +66,11 @@ fn every_change_is_pushed_to_everybody_registered_and_to_nobody_else() {
     drop(third);
     assert_eq!(names(&first.await_list(|list| list.len() == 2)), ["first", "second"]);
     assert_eq!(names(&second.await_list(|list| list.len() == 2)), ["first", "second"]);
-    assert_eq!(asked_list(&mut onlooker, 1).as_array().unwrap().len(), 2);
+    assert_eq!(request_list(&mut onlooker, 1).as_array().unwrap().len(), 2);
 }
 
 #[test]
-fn a_registration_is_passed_on_with_all_its_fields_its_port_as_a_number_and_the_host_as_it_was_seen() {
+fn the_list_has_all_fields_of_a_registration_its_port_as_a_number_and_the_host_that_the_distributor_sees() {
     let distributor = Process::distributor(&[]);
     let mut packets = distributor.packets();
     let extra = json!({
@@ -83,11 +83,11 @@ fn a_registration_is_passed_on_with_all_its_fields_its_port_as_a_number_and_the_
         "später": { "¶": [1, null, "한글 🦀 ö"] }, "leaving": false,
     }]);
     assert_eq!(Value::from(packets.await_list(|list| !list.is_empty())), expected);
-    assert_eq!(asked_list(&mut packets, 1), expected);
+    assert_eq!(request_list(&mut packets, 1), expected);
 }
 
 #[test]
-fn an_advertised_host_is_listed_in_place_of_the_one_that_was_seen() {
+fn an_advertised_host_replaces_the_host_that_the_distributor_sees() {
     let distributor = Process::distributor(&[]);
     let mut packets = distributor.packets();
     packets.register("users", 9020, &[], &json!({ "advertise": "users.example" }));
@@ -95,7 +95,7 @@ fn an_advertised_host_is_listed_in_place_of_the_one_that_was_seen() {
 }
 
 #[test]
-fn an_ipv4_address_has_one_spelling_also_where_it_comes_in_as_ipv6() {
+fn an_ipv4_address_has_one_spelling_also_when_it_arrives_as_ipv6() {
     if TcpListener::bind("[::1]:0").is_err() {
         return println!("skipped: there is no IPv6 here");
     }
@@ -123,7 +123,7 @@ fn a_service_on_ipv6_is_found_and_reached() {
 }
 
 #[test]
-fn our_own_nodes_say_who_they_are() {
+fn our_own_nodes_register_with_name_routes_proto_and_id() {
     let scratch = Scratch::new();
     let distributor = Process::distributor(&[]);
     let users = Process::users(&distributor, &scratch, &[]);
@@ -152,7 +152,7 @@ fn our_own_nodes_say_who_they_are() {
 }
 
 #[test]
-fn whoever_asks_for_the_list_is_answered_under_their_key() {
+fn a_request_for_the_list_is_answered_under_its_key() {
     let distributor = Process::distributor(&[]);
     let mut packets = node(&distributor, "node", 9001);
     for (uri, key) in
@@ -163,14 +163,14 @@ fn whoever_asks_for_the_list_is_answered_under_their_key() {
         assert_eq!((&reply["key"], &reply["errorcode"]), (&key, &json!(0)));
         assert_eq!(reply["results"][0]["name"], "node");
     }
-    // The book's gateways have it in their params; and a notice is answered by nobody.
+    // The book's gateways have the key in their params. Nobody answers a notice.
     packets.send(&json!({ "uri": "/distributes", "method": "GET", "key": 0, "params": {} }));
     packets.send(&json!({ "uri": "/distributes", "method": "GET", "params": { "key": 8 } }));
     assert_eq!(packets.receive().unwrap()["key"], 8);
 }
 
 #[test]
-fn registering_again_replaces_and_is_pushed_also_when_it_says_nothing_new() {
+fn registering_again_replaces_the_entry_and_is_pushed_also_when_nothing_changed() {
     let distributor = Process::distributor(&[]);
     let mut onlooker = node(&distributor, "onlooker", 9001);
     let mut changing = node(&distributor, "changing", 9002);
@@ -216,7 +216,7 @@ fn registrations_of_one_host_and_port_are_one_instance_until_the_last_is_gone() 
 }
 
 #[test]
-fn who_leaves_without_having_registered_changes_nothing() {
+fn a_connection_that_ends_without_a_registration_changes_nothing() {
     let distributor = Process::distributor(&[]);
     let mut onlooker = node(&distributor, "onlooker", 9001);
     for round in 0..20 {
@@ -263,10 +263,10 @@ fn changes_that_come_together_are_pushed_together() {
 }
 
 #[test]
-fn a_node_that_does_not_read_holds_up_nobody() {
+fn a_node_that_does_not_read_delays_no_other_node() {
     let distributor = Process::distributor(&[]);
     let mut node = node(&distributor, "node", 9001);
-    // It has little room for what it does not read, and the list is long.
+    // Its receive buffer is small, and the list is long.
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
     socket.set_recv_buffer_size(4096).unwrap();
     socket.connect(&distributor.address().into()).unwrap();
@@ -322,7 +322,7 @@ fn a_bad_registration_is_rejected_with_a_reason_and_the_earlier_one_stays() {
 }
 
 #[test]
-fn a_request_that_nobody_answers_here_is_refused_in_words_and_the_connection_lives() {
+fn an_unknown_request_is_rejected_with_a_reason_and_the_connection_stays_open() {
     let distributor = Process::distributor(&[]);
     let mut packets = node(&distributor, "node", 9001);
     for (key, (method, uri)) in
@@ -344,7 +344,7 @@ fn a_request_that_nobody_answers_here_is_refused_in_words_and_the_connection_liv
 }
 
 #[test]
-fn what_peers_say_stays_within_one_line_of_the_log() {
+fn the_text_of_a_peer_stays_within_one_line_of_the_log() {
     let distributor = Process::distributor(&[]);
     let mut packets = distributor.packets();
     let broken = "a\r\n2026-11-22 WARN forged\u{1b}[31m";
@@ -400,7 +400,7 @@ fn violations() -> Vec<Violation> {
         of("[{\"key\":1}]¶".as_bytes(), no_object, r#"[{\"key\":1}]"#, 11),
         of("null¶".as_bytes(), no_object, "null", 4),
         of("\"text\"¶".as_bytes(), no_object, r#"\"text\""#, 6),
-        // Whoever lets a ¶ stand inside a text sends half a packet.
+        // A raw ¶ inside a string cuts the packet in two.
         of("{\"name\":\"a¶b\"}¶".as_bytes(), no_object, r#"{\"name\":\"a"#, 10),
         of("{\"uri\":\"/users\"}}¶".as_bytes(), no_object, r#"{\"uri\":\"/users\"}}"#, 17),
         ending(b"{\"uri\":\"/us", "ended inside a frame", r#"{\"uri\":\"/us"#, 11),
@@ -414,7 +414,7 @@ fn violations() -> Vec<Violation> {
     ]
 }
 
-/// A registered node to which no list is under way.
+/// A registered node that has received the newest list.
 fn bystander_beside_users(distributor: &Process) -> Packets {
     let mut bystander = distributor.packets();
     bystander.register("bystander", 9001, &[], &json!({}));
@@ -462,12 +462,12 @@ fn a_bad_packet_closes_its_connection_with_one_line_in_the_log_and_disturbs_nobo
         assert_eq!(asker.call("GET", "/users", &json!({ "params": "1" }), key)["errorcode"], 404);
         assert_eq!(bystander.call("GET", "/distributes", &json!({}), key)["errorcode"], 0);
     }
-    // What came before the bad packet on the same connection is answered.
+    // A request before the bad packet on the same connection is answered.
     let mut packets = users.packets();
     packets.send_raw("{\"uri\":\"/users\",\"method\":\"GET\",\"key\":1,\"params\":{}}¶[]¶".as_bytes());
     assert_eq!(packets.receive().unwrap()["results"], json!([]));
     assert_eq!(packets.receive_text(), None);
-    let list = asked_list(&mut bystander, 99);
+    let list = request_list(&mut bystander, 99);
     assert_eq!(list.as_array().unwrap().len(), 2, "only users and the bystander are registered");
 }
 
@@ -530,7 +530,7 @@ fn empty_frames_and_white_space_mean_nothing_and_packets_may_come_in_any_pieces(
         packets.send_raw(&[*byte]);
     }
     assert_eq!(packets.receive().unwrap()["key"], 1);
-    // Many in one piece: as many replies, each under its key.
+    // Many requests in one piece: as many replies, each under its key.
     let many: Vec<String> =
         (1..=200).map(|key| format!("{{\"uri\":\"/users\",\"method\":\"GET\",\"key\":{key}}}¶")).collect();
     packets.send_raw(many.concat().as_bytes());
@@ -577,7 +577,7 @@ fn a_connection_that_stops_within_a_frame_is_closed_and_an_idle_one_is_not() {
     }
 }
 
-// ---- how much is taken
+// ---- limits
 
 /// How many threads a process has.
 #[cfg(target_os = "linux")]
@@ -627,7 +627,7 @@ fn two_hundred_rounds_of_bad_packets_leave_nothing_behind() {
 }
 
 #[test]
-fn the_connection_too_many_is_closed_with_a_line_in_the_log() {
+fn a_connection_over_the_limit_is_closed_with_a_line_in_the_log() {
     let scratch = Scratch::new();
     let distributor = Process::distributor(&["--max-connections", "3"]);
     let users = Process::users(&distributor, &scratch, &["--max-connections", "3"]);
@@ -638,7 +638,7 @@ fn the_connection_too_many_is_closed_with_a_line_in_the_log() {
             std::iter::from_fn(|| packets.receive()).any(|packet| packet["key"] == 1)
         };
         let answered = |mut packets: Packets| is_answered(&mut packets).then_some(packets);
-        // The users process has one of the places at the distributor.
+        // The users process has one of the connections at the distributor.
         let room = if uri == "/distributes" { 2 } else { 3 };
         let mut inside: Vec<Packets> =
             (0..room).map(|_| answered(process.packets()).expect("there is room")).collect();
@@ -649,7 +649,7 @@ fn the_connection_too_many_is_closed_with_a_line_in_the_log() {
             let line = process.await_log(&[&me.to_string(), "turned away"]);
             assert!(line.contains("WARN") && line.contains("3 connections are open"), "{line}");
         }
-        // Those inside notice nothing, and a place that comes free is given away again.
+        // The open connections stay as they are, and a new connection may replace a closed one.
         assert!(inside.iter_mut().all(is_answered));
         inside.pop();
         inside.push(eventually("the free place is given away", || answered(process.packets())));

@@ -1,4 +1,4 @@
-//! Registrations that ask for what belongs to others.
+//! Registrations that ask for routes and addresses of other services.
 
 use std::net::TcpListener;
 
@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::harness::{Echo, Packets, Process, Scratch, System, await_instances, eventually};
 
-/// Registers with a key, so that there is an answer: its code and its words.
+/// Registers with a key, so that there is a reply. Returns its code and its message.
 fn claim(packets: &mut Packets, name: &str, port: u16, urls: &Value, key: u64) -> (u64, String) {
     let params = json!({ "port": port, "name": name, "urls": urls, "proto": "pilcrow/1" });
     let reply = packets.call("POST", "/distributes", &params, key);
@@ -18,7 +18,7 @@ fn names(list: &Value) -> Vec<&str> {
     list.as_array().unwrap().iter().filter_map(|entry| entry["name"].as_str()).collect()
 }
 
-/// The names of those who are listed.
+/// The names in the list.
 fn listed(distributor: &Process) -> Vec<String> {
     let reply = distributor.packets().call("GET", "/distributes", &json!({}), 1);
     names(&reply["results"]).into_iter().map(str::to_owned).collect()
@@ -105,7 +105,7 @@ fn a_course_node_whose_registration_is_rejected_gets_no_packet_and_its_connectio
 }
 
 #[test]
-fn an_address_is_not_listed_under_a_name_that_is_not_its_owners() {
+fn an_address_is_not_listed_under_a_name_other_than_its_owners() {
     let system = System::start();
     let port = system.users[0].port();
     for urls in [json!(["GET/evil"]), json!([])] {
@@ -159,7 +159,7 @@ fn nobody_can_take_the_gateways_own_names_nor_have_routes_under_its_name() {
 }
 
 #[test]
-fn a_distributor_that_permits_it_gives_nobody_the_gateways_own_names_either() {
+fn a_gateway_ignores_its_own_paths_in_the_list_of_a_distributor_that_permits_them() {
     let ours = Process::distributor(&[]);
     let thief = Echo::start(&ours, "thief", &["GET/thief"]);
     let played = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -209,14 +209,14 @@ fn no_registration_makes_the_list_longer_than_its_readers_can_take() {
     }
     assert_eq!(refused, 2);
     distributor.await_log(&["WARN", "hoarder: with it the list could have"]);
-    // Everybody still follows the list.
+    // The gateway still follows the list.
     let _late = Echo::start(&distributor, "late", &["GET/late"]);
     await_instances(&gateway, "GET", "/late", 1);
     assert!(!gateway.log().iter().any(|line| line.contains("too long")), "{:#?}", gateway.log());
 }
 
 #[test]
-fn what_stands_in_names_and_routes_can_forge_no_line_and_no_header() {
+fn the_text_of_names_and_routes_forges_no_log_line_and_no_header() {
     let distributor = Process::distributor(&[]);
     let gateway = Process::gateway(&distributor, &[]);
     let _owner = Echo::start(&distributor, "own\r\n2026 WARN er", &["GET/echo", "GET/nul"]);
@@ -230,7 +230,7 @@ fn what_stands_in_names_and_routes_can_forge_no_line_and_no_header() {
     let mut forger = distributor.packets();
     let free: Vec<&Value> = urls.as_array().unwrap().iter().skip(1).collect();
     assert_eq!(claim(&mut forger, name, 9001, &json!(free), 2).0, 0);
-    // None of that can be asked for; the list has been taken in once the node is dialled.
+    // No request can ask for any of that. The gateway has read the list once it dials the node.
     gateway.await_log(&["127.0.0.1:9001"]);
     let answer = gateway.http().request("POST", "/echo", &[], b"");
     assert_eq!((answer.status, answer.header("Allow"), answer.header("X")), (405, Some("GET, HEAD"), None));
