@@ -7,7 +7,6 @@
 //!
 //! `limit --listen 127.0.0.1:8000 --database limit.db`
 
-use std::net::IpAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -15,9 +14,10 @@ use std::time::{Duration, Instant};
 
 use clap::Parser;
 use crossbeam_channel::bounded;
-use pilcrow::gateway::http::{Front, Site};
-use pilcrow::gateway::translate::{self, HttpAnswer, Target};
-use pilcrow::gateway::{Answer, HttpRequest};
+use pilcrow::gateway::translate;
+use pilcrow::http::{
+    HttpAnswer, HttpHandler, HttpOutcome, HttpRequest, HttpServer, NoEvents, RequestError, Target,
+};
 use pilcrow::packet::Failure;
 use pilcrow::pool::no_thread;
 use pilcrow::process::{self, Common, Identity};
@@ -28,7 +28,7 @@ use rusqlite::Connection;
 use serde::Serialize;
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
-use tiny_http::{Header, Method};
+use tiny_http::Method;
 
 const LIMIT: Identity = Identity { name: "limit", port: 8090, port_variable: "" };
 
@@ -58,8 +58,8 @@ fn serve(args: &Args) -> Result<(), String> {
     let stop = process::stop_signal()?;
     let listener = args.common.bind()?;
     let address = listener.address();
-    let front = Front::new(Arc::new(Users { store: Store::open(&args.database)? }));
-    let serving = listener.serve("http", args.common.max_connections, Arc::new(front)).map_err(no_thread)?;
+    let server = HttpServer::new(Arc::new(Users { store: Store::open(&args.database)? }));
+    let serving = listener.serve("http", args.common.max_connections, Arc::new(server)).map_err(no_thread)?;
     process::ready(LIMIT.name, address);
     let _ = stop.recv();
     serving.drain(Duration::ZERO, args.common.drain_limit());
@@ -80,13 +80,11 @@ struct Body<T> {
     seq: u64,
 }
 
-impl Site for Users {
-    fn answer(&self, request: &HttpRequest) -> Answer {
-        Answer::Whole(self.route(request).unwrap_or_else(|refusal| refusal))
-    }
+impl HttpHandler for Users {
+    type Events = NoEvents;
 
-    fn refuse(&self, answer: HttpAnswer, _headers: &[Header], _peer: IpAddr) -> HttpAnswer {
-        answer
+    fn answer(&self, request: &HttpRequest) -> HttpOutcome<NoEvents> {
+        HttpOutcome::Answer(self.route(request).unwrap_or_else(|answer| answer))
     }
 }
 
@@ -96,7 +94,7 @@ impl Users {
         let id = match target.path.strip_prefix("/users") {
             Some("") => None,
             Some(rest) if rest.starts_with('/') => Some(target.last_segment()?),
-            _ => return Err(HttpAnswer::failure(&Failure::not_found("here are /users and /users/1"))),
+            _ => return Err(RequestError::new(404, "this server has only /users and /users/1").into()),
         };
         let one = id.is_some();
         let params = params(translate::params(request, target.query, id)?.as_ref());
@@ -107,7 +105,7 @@ impl Users {
             (Method::Patch, true) => self.update(&params),
             _ => Err(Failure::new(405, "the limit reads, creates and changes users, and nothing else")),
         };
-        answered.map_err(|failure| HttpAnswer::failure(&failure))
+        answered.map_err(|failure| translate::failure_answer(&failure))
     }
 
     fn get(&self, params: &Map<String, Value>) -> Result<HttpAnswer, Failure> {

@@ -1,85 +1,76 @@
 //! The gateway: HTTP in front, packets behind.
 //!
-//! The story of one request: a connection's thread reads it ([`http`]), [`translate`] turns method, path, query
-//! and body into a route and its `params`, the [`Mesh`] sends the packet to the least busy instance and waits,
-//! and the reply packet, untouched, is the body of the answer. Every failure on that way is an answer too, in the
-//! same shape, and one table says which status it has ([`translate::failure_of`]).
+//! The path of one request: the thread of a connection reads it ([`crate::http`]). [`translate`] turns method, path, query
+//! and body into a route and its `params`. The [`Mesh`] sends the packet to the instance with the fewest requests and
+//! waits. The reply packet is the body of the answer. Every failure is an answer too, in the same shape;
+//! [`translate::outcome_answer`] decides its status.
+//!
+//! The modules, from the lowest to the highest. Each may use only those above it in this table.
+//!
+//! | module | what it does | what it must not know |
+//! | --- | --- | --- |
+//! | [`translate`] | HTTP to packet and back | sockets, the mesh |
+//! | [`own_paths`] | the paths that the gateway answers itself | the request, other than its method and path |
+//! | [`request_record`] | what is known about a request, for metrics and access log | packets, the mesh |
+//! | [`events`] | a stream of replies as Server-Sent Events | the request, other than its record |
+//! | [`Gateway`] | one request, from HTTP to its answer | sockets |
+//! | [`tiny_front`] | `--front tiny-http`: the same gateway on tiny_http's server | links, packets |
 
-pub mod backlog;
-pub mod head;
-pub mod http;
-pub mod streams;
+pub mod events;
+pub mod own_paths;
+pub mod request_record;
 pub mod tiny_front;
 pub mod translate;
 
+use std::borrow::Cow;
 use std::fmt::Write;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use serde::Serialize;
 use serde_json::json;
 use serde_json::value::RawValue;
 use tiny_http::{Header, Method};
 
 use crate::address::canonical;
 use crate::context::Context;
+use crate::http::request::find_header;
+use crate::http::{HttpAnswer, HttpHandler, HttpOutcome, HttpRequest, RequestError, Target};
 use crate::mesh::Mesh;
-use crate::net::link::{Outcome, Refusal};
+use crate::net::link::{Outcome as CallOutcome, Refusal};
 use crate::net::membership::Membership;
-use crate::node::GATEWAY_PATHS;
-use crate::observe::access_log::HttpLine;
-use crate::observe::metrics::{self, Gauge, HTTP};
-use crate::packet::{Dialect, Failure, Origin, Outgoing};
+use crate::observe::metrics::{self, Gauge};
+use crate::packet::{Dialect, Origin, Outgoing};
 use crate::process::Identity;
 use crate::routes::Resolved;
 use crate::subscription::Subscription;
 use crate::sync::Permit;
-use http::Site;
-use streams::{Account, EventStream, StreamPlace};
-use translate::{HttpAnswer, Target};
+use events::{EventStream, StreamPlace};
+use request_record::RequestRecord;
 
 /// The process that speaks HTTP.
 pub const GATEWAY: Identity = Identity { name: "gateway", port: 8000, port_variable: "GATE_PORT" };
 
-/// The longest body of a request, in bytes.
-pub const MAX_BODY_BYTES: usize = 1024 * 1024;
-
-/// How long, once the gateway is asked to end, its idle connections are still read: requests may be on their way.
+/// How long a gateway that shuts down still reads its idle connections, since requests may be on their way.
 pub const SETTLE: Duration = Duration::from_millis(300);
 
-/// The longest request id taken over from a client, in characters.
+/// The longest request id that a client may choose, in characters.
 const MAX_REQUEST_ID_CHARS: usize = 64;
 
-/// An HTTP request, whichever front has read it. The vocabulary is tiny_http's.
-#[derive(Debug)]
-pub struct HttpRequest {
-    /// The method.
-    pub method: Method,
-    /// Path and query as they were sent.
-    pub target: String,
-    /// Those headers that the gateway looks at.
-    pub headers: Vec<Header>,
-    /// The body, whole.
-    pub body: Vec<u8>,
-    /// Who is at the other end of the connection.
-    pub peer: IpAddr,
-}
-
-/// What answers HTTP requests.
+/// Answers HTTP requests with the help of services.
 pub struct Gateway {
     mesh: Arc<Mesh>,
     membership: Membership,
     settings: Settings,
     in_flight: Arc<AtomicUsize>,
     streams: Arc<AtomicUsize>,
-    /// Request ids of our own: what they begin with, and how many there were.
+    /// The ids that it gives to requests: their prefix, and how many there were.
     id_prefix: String,
     ids: AtomicU64,
 }
 
-/// The limits of a gateway, and whom it believes.
+/// The limits of a gateway, and the proxies that it trusts.
 #[derive(Debug, Clone)]
 pub struct Settings {
     /// How long a client waits for a reply at most.
@@ -88,47 +79,12 @@ pub struct Settings {
     pub max_in_flight: usize,
     /// How many streams may be open.
     pub max_streams: usize,
-    /// The proxies in front of it: what they say of the client's address is believed.
+    /// The proxies in front of it. Only they may state the address of a client.
     pub trusted_proxies: Vec<IpAddr>,
 }
 
-/// What a request gets.
-pub enum Answer {
-    /// All at once.
-    Whole(HttpAnswer),
-    /// Bit by bit.
-    Stream(Box<EventStream>),
-}
-
-/// What is found out about a request on its way, for the metrics and for the access log.
-struct Way<'a> {
-    began: Instant,
-    /// The route that it reached.
-    route: Option<&'a str>,
-    /// Who was asked last.
-    instance: Option<Arc<str>>,
-}
-
-impl Answer {
-    fn status(&self) -> u16 {
-        match self {
-            Self::Whole(answer) => answer.status,
-            Self::Stream(_) => 200,
-        }
-    }
-}
-
-impl HttpRequest {
-    /// The value of a header.
-    #[must_use]
-    pub fn header(&self, name: &'static str) -> Option<&str> {
-        header(&self.headers, name)
-    }
-}
-
-fn header<'a>(headers: &'a [Header], name: &'static str) -> Option<&'a str> {
-    headers.iter().find(|header| header.field.equiv(name)).map(|header| header.value.as_str())
-}
+/// A whole answer, or a stream of events.
+type Outcome = HttpOutcome<EventStream>;
 
 impl Gateway {
     /// A gateway on this mesh. `id` begins the ids of requests that come without one.
@@ -154,110 +110,97 @@ impl Gateway {
         &self,
         request: &HttpRequest,
         target: &'a Target<'_>,
-        way: &mut Way<'a>,
-    ) -> Result<Answer, HttpAnswer> {
+        record: &mut RequestRecord<'a>,
+    ) -> Result<Outcome, HttpAnswer> {
         // A HEAD is a GET whose answer is sent without its body.
         let method = if request.method == Method::Head { "GET" } else { request.method.as_str() };
-        if let Some(own) = self.own_route(method, &target.path) {
+        let path = &*target.path;
+        if own_paths::is_own(path) {
             // Any other method is the client's word, and no route.
-            way.route = Some(&*target.path).filter(|_| method == "GET");
-            return own.map(Answer::Whole);
+            record.route = Some(Cow::Borrowed(path)).filter(|_| method == "GET");
+            return own_paths::answer(&self.mesh, method, path).map(Outcome::Answer);
         }
-        let (uri, has_segment) = match self.mesh.resolve(method, &target.path) {
+        let (uri, has_segment) = match self.mesh.resolve(method, path) {
             Resolved::Route(uri, segment) => (uri, segment.is_some()),
-            Resolved::MethodNotAllowed(allowed) => {
-                return Err(method_not_allowed(method, &target.path, &allowed));
-            }
-            Resolved::NotFound => return Err(not_found(method, &target.path)),
+            unresolved => return self.answer_unresolved(unresolved, method, path, record),
         };
-        way.route = Some(uri);
-        // Where nobody lives just now, text is no mistake: this says 503.
+        record.route = Some(Cow::Borrowed(uri));
+        // A route without an instance is no log service: it gets 503 below.
         if (method, uri) == ("POST", "/logs") && self.mesh.dialect(method, uri) != Some(Dialect::Pilcrow) {
-            return self.write_log(&request.body, way).map(Answer::Whole);
+            return self.write_log(&request.body, record).map(Outcome::Answer);
         }
         let segment = if has_segment { Some(target.last_segment()?) } else { None };
         let params = translate::params(request, target.query, segment)?;
         if translate::wants_events(request) {
-            return self.stream(request, uri, &params, way);
+            return self.stream(request, uri, &params, record);
         }
         let packet = Outgoing { uri, method, params: &params };
-        let busy = || translate::failure_of(Outcome::Refused(Refusal::Busy), uri);
+        let busy = || translate::outcome_answer(CallOutcome::Refused(Refusal::Busy), uri);
         let _in_flight = Permit::take(&*self.in_flight, self.settings.max_in_flight).ok_or_else(busy)?;
-        let exchange = self.mesh.exchange(&packet, way.began + self.settings.timeout);
-        way.instance = exchange.asked.as_ref().map(|link| link.shared_address());
-        let reply = exchange.outcome.map_err(|outcome| translate::failure_of(outcome, uri))?;
+        let exchange = self.mesh.exchange(&packet, record.began + self.settings.timeout);
+        record.instance = exchange.asked.as_ref().map(|link| link.shared_address());
+        let reply = exchange.outcome.map_err(|outcome| translate::outcome_answer(outcome, uri))?;
         if reply.more {
-            return Err(HttpAnswer::failure(&Failure::new(
-                406,
-                format!("{uri} answers with a stream: ask with Accept: text/event-stream, or with a limit"),
-            )));
+            let message = format!("{uri} answers with a stream; send Accept: text/event-stream, or a limit");
+            return Err(RequestError::new(406, message).into());
         }
-        Ok(Answer::Whole(translate::conditional(request, HttpAnswer::from(reply))))
+        Ok(Outcome::Answer(translate::reply_answer(reply).conditional(request)))
     }
 
-    /// A GET whose client takes events. Whether they come is for the service to say: its first reply is part of
-    /// a stream, or the whole answer.
-    #[inline(never)] // what it needs of the stack would be taken for every request
+    /// Answers a request that no route takes.
+    #[inline(never)] // its stack would be taken for every request
+    fn answer_unresolved<'a>(
+        &self,
+        resolved: Resolved<'_>,
+        method: &str,
+        path: &'a str,
+        record: &mut RequestRecord<'a>,
+    ) -> Result<Outcome, HttpAnswer> {
+        let allowed = match resolved {
+            Resolved::MethodNotAllowed(allowed) => allowed,
+            _ => Vec::new(),
+        };
+        Err(if allowed.is_empty() {
+            translate::not_found_answer(method, path)
+        } else {
+            translate::method_not_allowed_answer(method, path, &allowed)
+        })
+    }
+
+    /// A GET whose client accepts events. The service decides: its first reply is part of a stream, or the whole answer.
+    #[inline(never)] // its stack would be taken for every request
     fn stream(
         &self,
         request: &HttpRequest,
         uri: &str,
         params: &RawValue,
-        way: &mut Way<'_>,
-    ) -> Result<Answer, HttpAnswer> {
+        record: &mut RequestRecord<'_>,
+    ) -> Result<Outcome, HttpAnswer> {
         let place = StreamPlace::take(self.streams.clone(), self.settings.max_streams)
-            .ok_or_else(|| translate::failure_of(Outcome::Refused(Refusal::Busy), uri))?;
+            .ok_or_else(|| translate::outcome_answer(CallOutcome::Refused(Refusal::Busy), uri))?;
         let params = serde_json::from_str(params.get()).unwrap_or_default();
         let mut subscription = Subscription::new(&self.mesh, uri, params);
-        let first = subscription.next(way.began + self.settings.timeout);
-        way.instance = subscription.instance().cloned();
+        let first = subscription.next(record.began + self.settings.timeout);
+        record.instance = subscription.instance().cloned();
         match first {
             Ok(Some(first)) if first.more => {
-                let origin = Context::current().origin.unwrap_or_default();
-                let account = Account {
-                    request_id: origin.request_id.clone(),
-                    client: origin.client.unwrap_or(request.peer),
-                    target: request.target.clone(),
-                    route: uri.to_owned(),
-                    instance: way.instance.clone(),
-                    began: way.began,
-                };
-                Ok(Answer::Stream(Box::new(EventStream::new(subscription, first, account, place))))
+                let events = EventStream::new(subscription, first, record.to_static(), place);
+                Ok(Outcome::Events(Box::new(events)))
             }
-            Ok(Some(whole)) => Ok(Answer::Whole(translate::conditional(request, HttpAnswer::from(whole)))),
-            Ok(None) => Err(translate::failure_of(Outcome::Timeout, uri)),
-            Err(failure) => Err(translate::refusal(&failure)),
+            Ok(Some(whole)) => Ok(Outcome::Answer(translate::reply_answer(whole).conditional(request))),
+            Ok(None) => Err(translate::outcome_answer(CallOutcome::Timeout, uri)),
+            Err(failure) => Err(translate::failure_answer(&failure)),
         }
     }
 
-    /// The names that are the gateway's own.
-    #[inline(never)] // what it needs of the stack would be taken for every request
-    fn own_route(&self, method: &str, path: &str) -> Option<Result<HttpAnswer, HttpAnswer>> {
-        if !GATEWAY_PATHS.contains(&path) {
-            return None;
-        }
-        if method != "GET" {
-            return Some(Err(method_not_allowed(method, path, &["GET".to_owned()])));
-        }
-        Some(Ok(match path {
-            "/healthz" => success(&"serving"),
-            "/metrics" => HttpAnswer::text(metrics::CONTENT_TYPE, metrics::text()),
-            "/readyz" if self.mesh.ready() => success(&"ready"),
-            "/readyz" => translate::refusal(&Failure::new(
-                503,
-                "no route has a live instance yet: start a service, or wait until it has registered",
-            )),
-            _ => success(&self.mesh.routes()),
-        }))
-    }
-
-    /// The course's log service takes text and never answers: the client is told that it was passed on.
-    #[inline(never)] // what it needs of the stack would be taken for every request
-    fn write_log(&self, body: &[u8], way: &mut Way<'_>) -> Result<HttpAnswer, HttpAnswer> {
+    /// The course's log service takes text and never answers. The gateway answers as soon as the text is sent.
+    #[inline(never)] // its stack would be taken for every request
+    fn write_log(&self, body: &[u8], record: &mut RequestRecord<'_>) -> Result<HttpAnswer, HttpAnswer> {
         let params = translate::text_param(&String::from_utf8_lossy(body))?;
         let packet = Outgoing { uri: "/logs", method: "POST", params: &params };
-        let link = self.mesh.notify(&packet).map_err(|outcome| translate::failure_of(outcome, packet.uri))?;
-        way.instance = Some(link.shared_address());
+        let link =
+            self.mesh.notify(&packet).map_err(|outcome| translate::outcome_answer(outcome, packet.uri))?;
+        record.instance = Some(link.shared_address());
         let body = json!({ "errorcode": 0, "errormessage": "passed on" });
         Ok(HttpAnswer::json(202, &body))
     }
@@ -270,23 +213,23 @@ impl Gateway {
         }
     }
 
-    /// The client's address: the other end of the connection, or what a trusted proxy there says. The last address
-    /// of its `X-Forwarded-For` is its own knowledge; those before may be the client's invention.
+    /// The client's address: the other end of the connection, or what a trusted proxy there states. The proxy itself
+    /// appended the last address of `X-Forwarded-For`; the client may have invented those before.
     fn client(&self, peer: IpAddr, headers: &[Header]) -> IpAddr {
         if !self.settings.trusted_proxies.contains(&peer) {
             return peer;
         }
-        let said =
-            header(headers, "X-Forwarded-For").and_then(|said| said.rsplit(',').next()?.trim().parse().ok());
-        said.map_or(peer, canonical)
+        let forwarded = find_header(headers, "X-Forwarded-For");
+        let last = forwarded.and_then(|addresses| addresses.rsplit(',').next()?.trim().parse().ok());
+        last.map_or(peer, canonical)
     }
 
     fn request_id(&self, headers: &[Header]) -> String {
-        let sane = |id: &&str| {
+        let is_valid = |id: &&str| {
             (1..=MAX_REQUEST_ID_CHARS).contains(&id.len())
                 && id.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte))
         };
-        match header(headers, "X-Request-Id").filter(sane) {
+        match find_header(headers, "X-Request-Id").filter(is_valid) {
             Some(id) => id.to_owned(),
             None => self.new_request_id(),
         }
@@ -299,78 +242,64 @@ impl Gateway {
     }
 }
 
-impl Site for Gateway {
-    /// Takes no longer than the time-out.
-    fn answer(&self, request: &HttpRequest) -> Answer {
-        let mut way = Way { began: Instant::now(), route: None, instance: None };
+impl HttpHandler for Gateway {
+    type Events = EventStream;
+
+    /// Takes no longer than the timeout.
+    fn answer(&self, request: &HttpRequest) -> Outcome {
+        let began = Instant::now();
         let origin = Arc::new(self.origin(request));
         let context = Context { origin: Some(origin.clone()), ..Context::default() };
         let target = Target::parse(&request.target);
-        let answer = match &target {
-            Ok(target) => context.run(|| self.route(request, target, &mut way)),
-            Err(refusal) => Err(refusal.clone()),
+        let mut record = RequestRecord {
+            began,
+            id: Cow::Borrowed(&origin.request_id),
+            client: origin.client.unwrap_or(request.peer),
+            method: Cow::Borrowed(request.method.as_str()),
+            target: Cow::Borrowed(&request.target),
+            route: None,
+            instance: None,
         };
-        let answer = answer.unwrap_or_else(Answer::Whole);
-        let took = way.began.elapsed();
-        let status = answer.status();
-        HTTP.of(request.method.as_str(), way.route).answered(status, took);
-        match answer {
-            Answer::Whole(answer) => {
-                HttpLine {
-                    id: &origin.request_id,
-                    client: origin.client.unwrap_or(request.peer),
-                    method: Some(request.method.as_str()),
-                    target: Some(&request.target),
-                    route: way.route,
-                    instance: way.instance.as_deref(),
-                    status,
-                    bytes: answer.sent_bytes(&request.method),
-                    took,
-                }
-                .write();
-                Answer::Whole(
-                    challenged(answer).with_header("X-Request-Id", Arc::unwrap_or_clone(origin).request_id),
-                )
+        let result = match &target {
+            Ok(target) => context.run(|| self.route(request, target, &mut record)),
+            Err(error) => Err(error.clone().into()),
+        };
+        let took = began.elapsed();
+        match result.unwrap_or_else(Outcome::Answer) {
+            Outcome::Answer(answer) => {
+                record.count(answer.status, took);
+                record.log(answer.status, answer.sent_bytes(&request.method), took);
+                let answer = with_challenge(answer);
+                Outcome::Answer(answer.with_header("X-Request-Id", Arc::unwrap_or_clone(origin).request_id))
             }
-            // The access log is told of it once it has ended.
-            Answer::Stream(stream) => Answer::Stream(stream),
+            // The access log gets its line when the stream has ended.
+            Outcome::Events(events) => {
+                record.count(200, took);
+                Outcome::Events(events)
+            }
         }
     }
 
-    /// It has an id as well, to be found again by.
-    fn refuse(&self, answer: HttpAnswer, headers: &[Header], peer: IpAddr) -> HttpAnswer {
-        let (id, status, bytes) = (self.request_id(headers), answer.status, answer.body.len());
-        HTTP.of("", None).answered(status, Duration::ZERO);
-        let (client, took) = (self.client(peer, headers), Duration::ZERO);
-        let (method, target, route, instance) = (None, None, None, None);
-        HttpLine { id: &id, client, method, target, route, instance, status, bytes, took }.write();
+    /// The answer has a request id as well, by which its log line is found.
+    fn reject(&self, error: RequestError, headers: &[Header], peer: IpAddr) -> HttpAnswer {
+        let answer = HttpAnswer::from(error);
+        let id = self.request_id(headers);
+        let record = RequestRecord {
+            began: Instant::now(),
+            id: Cow::Borrowed(&id),
+            client: self.client(peer, headers),
+            method: Cow::Borrowed(""),
+            target: Cow::Borrowed(""),
+            route: None,
+            instance: None,
+        };
+        record.count(answer.status, Duration::ZERO);
+        record.log(answer.status, answer.body.len(), Duration::ZERO);
         answer.with_header("X-Request-Id", id)
     }
 }
 
-/// Who is not let in is told how to show who it is, as HTTP wants it.
-fn challenged(answer: HttpAnswer) -> HttpAnswer {
+/// A 401 carries `WWW-Authenticate`, as RFC 9110 requires.
+fn with_challenge(answer: HttpAnswer) -> HttpAnswer {
     if answer.status == 401 { answer.with_header("WWW-Authenticate", "Bearer") } else { answer }
-}
-
-fn success<T: Serialize>(results: &T) -> HttpAnswer {
-    HttpAnswer::json(200, &json!({ "errorcode": 0, "errormessage": "success", "results": results }))
-}
-
-fn not_found(method: &str, path: &str) -> HttpAnswer {
-    HttpAnswer::failure(&Failure::not_found(format!(
-        "no service has registered {method} {path}; GET /routes shows what there is"
-    )))
-}
-
-fn method_not_allowed(method: &str, path: &str, allowed: &[String]) -> HttpAnswer {
-    // A node may register any text as a method. In the header stands only what can be one.
-    let is_method = |known: &&String| known.bytes().all(|byte| byte.is_ascii_graphic() && byte != b',');
-    let mut allowed: Vec<String> = allowed.iter().filter(is_method).cloned().collect();
-    if allowed.iter().any(|known| known == "GET") {
-        allowed.push("HEAD".to_owned());
-    }
-    let allowed = allowed.join(", ");
-    HttpAnswer::failure(&Failure::new(405, format!("{path} takes {allowed}, not {method}")))
-        .with_header("Allow", allowed)
 }

@@ -30,7 +30,7 @@
 //! 4. [`net::listener`], [`net::peer`] and [`net::outbox`]: the answering side of a connection.
 //! 5. [`net::dial`], [`net::link`] and [`net::membership`]: the calling side, which comes back by itself.
 //! 6. [`mesh`]: lists, links and routes together; whoever has one calls services by `METHOD /path`.
-//! 7. [`gateway`]: one HTTP request from its first byte to its answer.
+//! 7. [`http`] and [`gateway`]: one HTTP request from its first byte to its answer.
 //! 8. [`service`] and [`users`]: how a service is written, and a real one.
 //! 9. [`subscription`] and [`users::changes`]: many replies to one request, and what follows from that.
 //! 10. [`process`] and `src/bin`: how each process begins and ends, one screen each.
@@ -49,6 +49,7 @@
 //! | [`mesh`] | calls services by `METHOD /path` | [`gateway`], services that call others |
 //! | [`context`] | how long and how far a request has come, passed on from call to call | [`mesh`], [`service`] |
 //! | [`subscription`] | a stream of replies that survives its links | [`gateway`], `examples/watch.rs` |
+//! | [`http`] | HTTP on a listener; knows no packet | [`gateway`], [`metrics_page`] |
 //! | [`gateway`] | HTTP in front of the mesh | the binary `gateway` |
 //! | [`service`] | what a service is written with | [`users`], `examples/greetings.rs` |
 //! | [`users`] | the example service, on SQLite | the binary `users` |
@@ -66,6 +67,7 @@ pub mod clock;
 pub mod context;
 pub mod distributor;
 pub mod gateway;
+pub mod http;
 pub mod mesh;
 pub mod metrics_page;
 pub mod net;

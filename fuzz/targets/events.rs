@@ -5,7 +5,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use pilcrow::gateway::streams::{write_end, write_event};
+use pilcrow::gateway::events::{append_end, append_reply};
 use pilcrow::net::link::ReplyFrame;
 use pilcrow::packet::Failure;
 use serde_json::Value;
@@ -23,10 +23,10 @@ fuzz_target!(|text: &str| {
     let mut out = Vec::new();
     let reply = ReplyFrame::parse(text);
     if let Ok(reply) = &reply {
-        write_event(&mut out, reply);
-        write_event(&mut out, reply);
+        append_reply(&mut out, reply);
+        append_reply(&mut out, reply);
     }
-    write_end(&mut out, &Failure::new(410, text));
+    append_end(&mut out, &Failure::new(410, text));
     let mut events = understood(std::str::from_utf8(&out).expect("an event stream is UTF-8"));
 
     let last = events.pop().expect("an end is an event");

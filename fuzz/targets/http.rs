@@ -11,8 +11,8 @@ use std::os::unix::net::UnixDatagram;
 use std::sync::Arc;
 
 use libfuzzer_sys::fuzz_target;
-use pilcrow::gateway::HttpRequest;
-use pilcrow::gateway::http::fuzz_doors::{LEAST_ROOM_BYTES, requests};
+use pilcrow::http::HttpRequest;
+use pilcrow::http::server::fuzz_doors::{LEAST_ROOM_BYTES, requests};
 use pilcrow_fuzz::cut;
 use tiny_http::Header;
 

@@ -9,8 +9,8 @@ use std::net::Ipv4Addr;
 use std::str::FromStr;
 
 use libfuzzer_sys::fuzz_target;
-use pilcrow::gateway::HttpRequest;
-use pilcrow::gateway::translate::{HttpAnswer, Target, conditional, params, wants_events};
+use pilcrow::gateway::translate::{params, reply_answer, wants_events};
+use pilcrow::http::{HttpAnswer, HttpRequest, RequestError, Target};
 use pilcrow::net::link::ReplyFrame;
 use pilcrow::packet::{DELIMITER, Dialect, Head, Outgoing, Travel};
 use serde_json::Value;
@@ -54,8 +54,9 @@ fuzz_target!(|input: &[u8]| {
 
     match packet(&request) {
         Ok(()) => {}
-        Err(answer) => {
-            assert!([400, 415].contains(&answer.status));
+        Err(error) => {
+            assert!([400, 415].contains(&error.status));
+            let answer = HttpAnswer::from(error);
             let body = answer.body.clone();
             sent_as_it_is(answer, &body);
         }
@@ -67,7 +68,7 @@ fuzz_target!(|input: &[u8]| {
 });
 
 /// From the request to the packet.
-fn packet(request: &HttpRequest) -> Result<(), HttpAnswer> {
+fn packet(request: &HttpRequest) -> Result<(), RequestError> {
     let target = Target::parse(&request.target)?;
     let segment = target.last_segment()?;
     assert!(target.path.starts_with('/'));
@@ -140,9 +141,9 @@ fn reply(request: &HttpRequest) {
     let Ok(text) = std::str::from_utf8(&request.body) else { return };
     let Ok(reply) = ReplyFrame::parse(text) else { return };
     let etag = reply.etag.clone();
-    let answer = HttpAnswer::from(reply);
+    let answer = reply_answer(reply);
     let said = answer.status;
-    let answer = conditional(request, answer);
+    let answer = answer.conditional(request);
     assert!((200..600).contains(&answer.status));
     if answer.status != said {
         assert_eq!(answer.status, 304);

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use clap::{Parser, ValueEnum};
 use pilcrow::address::canonical;
-use pilcrow::gateway::http::Front;
 use pilcrow::gateway::{GATEWAY, Gateway, SETTLE, Settings, tiny_front};
+use pilcrow::http::HttpServer;
 use pilcrow::mesh::Mesh;
 use pilcrow::metrics_page;
 use pilcrow::net::link::LinkLimits;
@@ -86,8 +86,8 @@ fn serve(args: &Args) -> Result<(), String> {
     let gateway = Arc::new(Gateway::new(mesh, membership, settings, id));
     match args.front {
         FrontKind::Own => {
-            let front = Arc::new(Front::new(gateway.clone()));
-            let serving = listener.serve("http", args.common.max_connections, front).map_err(no_thread)?;
+            let server = Arc::new(HttpServer::new(gateway.clone()));
+            let serving = listener.serve("http", args.common.max_connections, server).map_err(no_thread)?;
             process::ready(GATEWAY.name, address);
             let _ = stop.recv();
             log::info!("gateway: asked to end; finishing what is in progress");

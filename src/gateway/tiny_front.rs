@@ -1,7 +1,7 @@
-//! `--front tiny-http`: the same gateway on `tiny_http::Server`, as it is, for lessons and comparison.
+//! `--front tiny-http`: the same gateway on `tiny_http::Server`, for lessons and comparison.
 //!
-//! It is the design card in its literal form, and short. What its price is stands in `docs/decisions.md`: the
-//! default front, [`super::http`], has none of these traps.
+//! It is the shortest gateway that tiny_http allows. `docs/decisions.md` tells what that costs. The default front,
+//! [`crate::http`], has none of these traps.
 
 use std::io::Read;
 use std::net::{IpAddr, Ipv4Addr, TcpListener};
@@ -10,20 +10,15 @@ use std::thread;
 
 use tiny_http::{Request, Server};
 
-use super::http::Site;
-use super::translate::HttpAnswer;
-use super::{Answer, Gateway, HttpRequest, MAX_BODY_BYTES};
+use super::Gateway;
 use crate::address::canonical;
-use crate::packet::Failure;
+use crate::http::{HttpHandler, HttpOutcome, HttpRequest, MAX_BODY_BYTES, RequestError};
 use crate::pool::no_thread;
 
-/// How many requests are worked on at a time. Each waits for its reply on its own thread.
+/// How many requests are answered at a time. Each waits for its reply on its own thread.
 const WORKERS: usize = 64;
 
-/// Serves HTTP on this socket until the returned server is told to stop (`unblock`, once for each worker).
-///
-/// # Errors
-/// A sentence, if the server does not start.
+/// Serves HTTP on this socket until [`stop`]. The error is a sentence that says why the server does not start.
 pub fn start(socket: TcpListener, gateway: &Arc<Gateway>) -> Result<Arc<Server>, String> {
     log::warn!(
         "front tiny-http has known traps: (1) connections that arrive together may never be served, \
@@ -53,10 +48,10 @@ fn work(server: &Server, gateway: &Gateway) {
         let peer = peer(&request);
         let answer = match read(&mut request) {
             Ok(read) => match gateway.answer(&read) {
-                Answer::Whole(answer) => answer,
-                Answer::Stream(_) => gateway.refuse(no_streams(), request.headers(), peer),
+                HttpOutcome::Answer(answer) => answer,
+                HttpOutcome::Events(_) => gateway.reject(no_streams(), request.headers(), peer),
             },
-            Err(refusal) => gateway.refuse(refusal, request.headers(), peer),
+            Err(error) => gateway.reject(error, request.headers(), peer),
         };
         if let Err(error) = request.respond(answer.into_response()) {
             log::debug!("a client was gone before its answer: {error}");
@@ -68,23 +63,19 @@ fn peer(request: &Request) -> IpAddr {
     request.remote_addr().map_or(Ipv4Addr::UNSPECIFIED.into(), |peer| canonical(peer.ip()))
 }
 
-fn no_streams() -> HttpAnswer {
-    HttpAnswer::failure(&Failure::new(
-        501,
-        "this front holds back what it streams: start the gateway without --front",
-    ))
+fn no_streams() -> RequestError {
+    RequestError::new(501, "this front cannot stream; start the gateway without --front")
 }
 
-fn read(request: &mut Request) -> Result<HttpRequest, HttpAnswer> {
+fn read(request: &mut Request) -> Result<HttpRequest, RequestError> {
     let mut body = Vec::new();
     let limit = MAX_BODY_BYTES as u64 + 1;
-    let got = request.as_reader().take(limit).read_to_end(&mut body);
-    got.map_err(|error| {
-        HttpAnswer::failure(&Failure::bad_request(format!("the body did not arrive: {error}")))
+    request.as_reader().take(limit).read_to_end(&mut body).map_err(|error| {
+        RequestError::bad_request(format!("the body did not arrive: {error}; send the request again"))
     })?;
     if body.len() > MAX_BODY_BYTES {
-        let message = format!("the body is longer than {MAX_BODY_BYTES} bytes");
-        return Err(HttpAnswer::failure(&Failure::new(413, message)));
+        let message = format!("the body is longer than {MAX_BODY_BYTES} bytes; send less");
+        return Err(RequestError::new(413, message));
     }
     let (method, target) = (request.method().clone(), request.url().to_owned());
     Ok(HttpRequest { method, target, headers: request.headers().to_vec(), body, peer: peer(request) })

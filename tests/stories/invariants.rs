@@ -74,6 +74,13 @@ fn the_gateway_knows_no_service_of_ours_by_name() {
 }
 
 #[test]
+fn http_knows_neither_packets_nor_the_gateway() {
+    let words = ["crate::packet", "crate::gateway", "crate::mesh", "net::link", "subscription", "crate::node"];
+    assert_eq!(lines_with(&["src/http.rs", "src/http"], &words), [""; 0]);
+    assert_eq!(lines_with(&["src/metrics_page.rs"], &["gateway", "packet"]), [""; 0]);
+}
+
+#[test]
 fn every_queue_has_a_limit() {
     assert_eq!(lines_with(&["src"], &["unbounded", "mpsc::channel"]), [""; 0]);
 }

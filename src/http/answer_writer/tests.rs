@@ -2,8 +2,8 @@ use super::*;
 
 fn head(status: u16, length: usize, headers: &[(&str, &str)]) -> String {
     let mut bytes = Vec::new();
-    let kind = Kind { status, minor_version: 1, content_type: "application/json" };
-    append(&mut bytes, kind, length, headers.iter().copied()).unwrap();
+    let kind = HeadKind { status, minor_version: 1, content_type: "application/json" };
+    append_head(&mut bytes, kind, length, headers.iter().copied()).unwrap();
     String::from_utf8(bytes).unwrap()
 }
 
@@ -16,8 +16,8 @@ fn lines(head: &str) -> Vec<&str> {
     lines
 }
 
-/// The same, written by the response writer alone.
-fn by_the_writer(status: u16, length: usize, headers: &[(&str, &str)]) -> String {
+/// The same, written by tiny_http alone.
+fn by_tiny_http(status: u16, length: usize, headers: &[(&str, &str)]) -> String {
     let headers = headers.iter().chain(&[("Content-Type", "application/json")]);
     let headers = headers.map(|(name, value)| Header::from_bytes(*name, *value).unwrap()).collect();
     let response = Response::new(StatusCode(status), headers, io::empty(), Some(length), None);
@@ -27,11 +27,11 @@ fn by_the_writer(status: u16, length: usize, headers: &[(&str, &str)]) -> String
 }
 
 #[test]
-fn a_head_has_what_the_response_writer_writes() {
+fn a_head_has_the_lines_that_tiny_http_writes() {
     for status in [200, 201, 204, 304, 400, 404, 503, 599] {
         for headers in [&[][..], &[("ETag", "\"7\""), ("X-Request-Id", "a-1")][..]] {
             for _ in 0..2 {
-                let (ours, theirs) = (head(status, 1234, headers), by_the_writer(status, 1234, headers));
+                let (ours, theirs) = (head(status, 1234, headers), by_tiny_http(status, 1234, headers));
                 assert_eq!(lines(&ours), lines(&theirs), "{status}");
             }
         }
@@ -49,7 +49,7 @@ fn every_head_has_one_date_and_ends_with_one_empty_line() {
 }
 
 #[test]
-fn what_could_end_a_header_early_is_left_out() {
+fn a_header_value_that_could_end_its_line_early_is_left_out() {
     for value in ["a\r\nB: c", "a\nB: c", "ü", "a\0b"] {
         let head = head(200, 0, &[("X", value), ("Y", "kept")]);
         assert!(
@@ -60,9 +60,9 @@ fn what_could_end_a_header_early_is_left_out() {
 }
 
 #[test]
-fn more_kinds_than_are_kept_are_written_all_the_same() {
+fn heads_are_written_also_when_there_are_more_kinds_than_are_kept() {
     for status in 200..600 {
         assert!(head(status, 0, &[]).starts_with(&format!("HTTP/1.1 {status} ")));
     }
-    assert!(read(&PRINTED).len() <= MAX_KINDS);
+    assert!(read(&KEPT_HEADS).len() <= MAX_KINDS);
 }

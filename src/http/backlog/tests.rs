@@ -20,7 +20,7 @@ fn is_open(client: &TcpStream) -> bool {
 }
 
 #[test]
-fn beyond_the_limit_the_oldest_is_cut_off_and_nobody_else() {
+fn beyond_the_limit_only_the_oldest_client_is_cut_off() {
     let backlog = Backlog::default();
     let third = MAX_HELD_BYTES / 3;
     let ends: Vec<_> = (0..4).map(|_| connection()).collect();
@@ -39,7 +39,7 @@ fn beyond_the_limit_the_oldest_is_cut_off_and_nobody_else() {
 }
 
 #[test]
-fn what_is_short_is_not_counted_and_what_grows_counts_once() {
+fn short_bodies_are_not_counted_and_growing_ones_count_once() {
     let backlog = Backlog::default();
     let (stream, client) = connection();
     let mut held = backlog.hold(&stream);

@@ -1,6 +1,5 @@
 //! Tests of the module above: events as text, and places as numbers.
 
-use std::net::TcpListener;
 use std::sync::atomic::Ordering;
 
 use proptest::prelude::*;
@@ -10,7 +9,7 @@ use super::*;
 
 fn event(packet: &str) -> String {
     let mut out = Vec::new();
-    write_event(&mut out, &ReplyFrame::parse(packet).unwrap());
+    append_reply(&mut out, &ReplyFrame::parse(packet).unwrap());
     String::from_utf8(out).unwrap()
 }
 
@@ -51,7 +50,7 @@ fn results_on_several_lines_are_several_lines_of_data() {
 #[test]
 fn the_end_says_why() {
     let mut out = Vec::new();
-    write_end(&mut out, &Failure::new(410, "all is\ngone ¶"));
+    append_end(&mut out, &Failure::new(410, "all is\ngone ¶"));
     let text = String::from_utf8(out).unwrap();
     let data = text.strip_prefix("event: error\ndata: ").and_then(|rest| rest.strip_suffix("\n\n")).unwrap();
     let told: Value = serde_json::from_str(data).unwrap();
@@ -81,23 +80,4 @@ fn places_are_given_back_also_by_those_who_got_none() {
     assert!(StreamPlace::take(open.clone(), 2).is_some());
     assert_eq!(open.load(Ordering::SeqCst), 0);
     assert!(StreamPlace::take(open.clone(), 0).is_none());
-}
-
-#[test]
-fn a_client_is_gone_when_it_has_closed_and_not_before() {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-    let (served, _) = listener.accept().unwrap();
-    assert!(!is_gone(&served).unwrap());
-    io::Write::write_all(&mut &client, b"more").unwrap();
-    assert!(!is_gone(&served).unwrap(), "one that still says something is there");
-    // Looking does not take away what it said, and reading still waits.
-    served.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
-    let mut said = [0; 4];
-    io::Read::read_exact(&mut &served, &mut said).unwrap();
-    assert_eq!(&said, b"more");
-    drop(client);
-    while !is_gone(&served).unwrap() {
-        std::thread::sleep(Duration::from_millis(1));
-    }
 }

@@ -1,0 +1,49 @@
+//! The paths that the gateway answers itself.
+//!
+//! `/healthz`, `/readyz`, `/routes` and `/metrics` are reserved: no node may register them.
+
+use serde::Serialize;
+use serde_json::json;
+
+use super::translate::{failure_answer, method_not_allowed_answer};
+use crate::http::HttpAnswer;
+use crate::mesh::Mesh;
+use crate::node::GATEWAY_PATHS;
+use crate::observe::metrics;
+use crate::packet::Failure;
+
+/// Whether a path is reserved for the gateway.
+#[must_use]
+pub fn is_own(path: &str) -> bool {
+    GATEWAY_PATHS.contains(&path)
+}
+
+/// Answers a request to a reserved path.
+#[inline(never)] // its stack would be taken for every request
+pub fn answer(mesh: &Mesh, method: &str, path: &str) -> Result<HttpAnswer, HttpAnswer> {
+    if method != "GET" {
+        return Err(reject_method(method, path, Vec::new()));
+    }
+    Ok(match path {
+        "/healthz" => success(&"serving"),
+        "/metrics" => HttpAnswer::text(metrics::CONTENT_TYPE, metrics::text()),
+        "/readyz" if mesh.ready() => success(&"ready"),
+        "/readyz" => failure_answer(&Failure::new(
+            503,
+            "no route has a live instance yet: start a service, or wait until it has registered",
+        )),
+        _ => success(&mesh.routes()),
+    })
+}
+
+/// 405 for a path that takes GET, as each of ours does, and these methods.
+fn reject_method(method: &str, path: &str, mut methods: Vec<String>) -> HttpAnswer {
+    methods.push("GET".to_owned());
+    methods.sort();
+    methods.dedup();
+    method_not_allowed_answer(method, path, &methods)
+}
+
+fn success<T: Serialize>(results: &T) -> HttpAnswer {
+    HttpAnswer::json(200, &json!({ "errorcode": 0, "errormessage": "success", "results": results }))
+}

@@ -1,0 +1,140 @@
+//! Server-Sent Events: an answer that goes on until its source ends or the client is gone.
+//!
+//! The thread of the connection asks an [`EventSource`] for events and writes them. A write deadline ends a client that
+//! does not read. A client that is gone is noticed at the next event or comment; dropping the source then ends it.
+
+use std::io::{self, Write};
+use std::net::TcpStream;
+use std::ops::ControlFlow;
+use std::time::{Duration, Instant};
+
+use crate::net::outbox::{not_read, write_by};
+
+/// How long a client may take to read what it is sent.
+const CLIENT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Where the events of one answer come from.
+pub trait EventSource {
+    /// Headers for the head of the answer, besides those that every event stream has.
+    fn headers(&self) -> Vec<(&'static str, &str)>;
+
+    /// Appends the next events to `out`, as [`append_event`] and [`append_comment`] write them. Waits a few seconds at
+    /// most: a source without events appends a comment. `Break` after the last event.
+    fn append_events(&mut self, out: &mut Vec<u8>) -> ControlFlow<()>;
+
+    /// Called once, when the answer has ended. `sent_bytes` is the length of its body.
+    fn finish(&mut self, sent_bytes: usize);
+}
+
+/// The event source of a handler that has none.
+#[derive(Debug, Clone, Copy)]
+pub enum NoEvents {}
+
+impl EventSource for NoEvents {
+    fn headers(&self) -> Vec<(&'static str, &str)> {
+        match *self {}
+    }
+
+    fn append_events(&mut self, _: &mut Vec<u8>) -> ControlFlow<()> {
+        match *self {}
+    }
+
+    fn finish(&mut self, _: usize) {
+        match *self {}
+    }
+}
+
+/// Sends events until the source ends or the client is gone. The caller closes the connection afterwards, since its end
+/// is the end of the answer. The error says that the client is gone or does not read.
+pub fn send_events(client: &TcpStream, source: &mut impl EventSource) -> io::Result<()> {
+    let mut sent_bytes = 0;
+    let result = send_all(client, source, &mut sent_bytes);
+    source.finish(sent_bytes);
+    result
+}
+
+fn send_all(client: &TcpStream, source: &mut impl EventSource, sent_bytes: &mut usize) -> io::Result<()> {
+    let mut out =
+        b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nCache-Control: no-store\r\n".to_vec();
+    for (name, value) in source.headers() {
+        write!(out, "{name}: {value}\r\n")?;
+    }
+    out.extend_from_slice(b"Connection: close\r\n\r\n");
+    let head_bytes = out.len();
+    let mut flow = source.append_events(&mut out);
+    *sent_bytes += out.len() - head_bytes;
+    loop {
+        write_by(client, &out, Instant::now() + CLIENT_TIMEOUT)?;
+        if flow.is_break() {
+            return Ok(());
+        }
+        out.clear();
+        flow = source.append_events(&mut out);
+        if is_gone(client)? {
+            return Err(io::ErrorKind::ConnectionAborted.into());
+        }
+        *sent_bytes += out.len();
+    }
+}
+
+/// Appends one event with this JSON as its data.
+pub fn append_event(out: &mut Vec<u8>, id: Option<u64>, name: Option<&str>, json: &str) {
+    if let Some(id) = id {
+        out.extend_from_slice(format!("id: {id}\n").as_bytes());
+    }
+    if let Some(name) = name {
+        out.extend_from_slice(format!("event: {name}\n").as_bytes());
+    }
+    // JSON may be spread over lines. Each line of the data needs its own field, and CR ends a line too.
+    for line in json.split(['\r', '\n']).filter(|line| !line.is_empty()) {
+        out.extend_from_slice(b"data: ");
+        out.extend_from_slice(line.as_bytes());
+        out.push(b'\n');
+    }
+    out.push(b'\n');
+}
+
+/// Appends a comment, which clients ignore. The text must be one line.
+pub fn append_comment(out: &mut Vec<u8>, text: &str) {
+    out.extend_from_slice(format!(": {text}\n\n").as_bytes());
+}
+
+/// Whether the client has closed its connection. Looks without waiting.
+fn is_gone(client: &TcpStream) -> io::Result<bool> {
+    client.set_nonblocking(true)?;
+    let seen = client.peek(&mut [0]);
+    client.set_nonblocking(false)?;
+    match seen {
+        Ok(count) => Ok(count == 0),
+        // The kernel has given up a client that takes nothing.
+        Err(error) if error.kind() == io::ErrorKind::TimedOut => Err(not_read()),
+        Err(error) => Ok(error.kind() != io::ErrorKind::WouldBlock),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+    use std::net::TcpListener;
+
+    use super::*;
+
+    #[test]
+    fn a_client_is_gone_only_when_it_has_closed() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (served, _) = listener.accept().unwrap();
+        assert!(!is_gone(&served).unwrap());
+        Write::write_all(&mut &client, b"more").unwrap();
+        assert!(!is_gone(&served).unwrap(), "a client that still sends is there");
+        // Looking takes no bytes away, and reading still waits.
+        served.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        let mut sent = [0; 4];
+        Read::read_exact(&mut &served, &mut sent).unwrap();
+        assert_eq!(&sent, b"more");
+        drop(client);
+        while !is_gone(&served).unwrap() {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+}
