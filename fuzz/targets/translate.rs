@@ -151,8 +151,9 @@ fn reply(request: &HttpRequest) {
         assert!(known.contains('*') || known.contains(&etag.expect("without a tag there is none")));
         assert!(matches!(request.method, Method::Get | Method::Head));
     }
-    assert_eq!(answer.body, text.as_bytes());
-    sent_as_it_is(answer, text.as_bytes());
+    let line = if text.ends_with('\n') { text.to_owned() } else { format!("{text}\n") };
+    assert_eq!(answer.body, line.as_bytes());
+    sent_as_it_is(answer, line.as_bytes());
 }
 
 /// What a client reads is what was meant: no header more, and the body byte for byte.

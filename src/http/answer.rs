@@ -20,7 +20,7 @@ const JSON: &str = "application/json";
 pub struct HttpAnswer {
     /// The HTTP status.
     pub status: u16,
-    /// JSON, unless `content_type` says otherwise.
+    /// JSON, unless `content_type` says otherwise. A body ends with a newline, so that a terminal shows it well.
     pub body: Vec<u8>,
     content_type: &'static str,
     /// Identifies this version of the resource.
@@ -32,7 +32,8 @@ impl HttpAnswer {
     /// An answer whose body is this JSON text.
     #[must_use]
     pub fn from_json(status: u16, json: Vec<u8>) -> Self {
-        Self { status, body: json, content_type: JSON, etag: None, headers: Vec::new() }
+        let body = end_line(json);
+        Self { status, body, content_type: JSON, etag: None, headers: Vec::new() }
     }
 
     /// An answer whose body is this value as JSON.
@@ -130,6 +131,15 @@ impl From<RequestError> for HttpAnswer {
         let body = json!({ "errorcode": error.status, "errormessage": error.message });
         Self::json(error.status, &body).with_retry_after(None)
     }
+}
+
+/// Ends a body with a newline. One byte is reserved and no more: an allocator has that, and need not copy the body.
+fn end_line(mut body: Vec<u8>) -> Vec<u8> {
+    if !body.ends_with(b"\n") {
+        body.reserve_exact(1);
+        body.push(b'\n');
+    }
+    body
 }
 
 #[cfg(test)]

@@ -75,7 +75,8 @@ fn the_gateway_knows_no_service_of_ours_by_name() {
 
 #[test]
 fn http_knows_neither_packets_nor_the_gateway() {
-    let words = ["crate::packet", "crate::gateway", "crate::mesh", "net::link", "subscription", "crate::node"];
+    let words =
+        ["crate::packet", "crate::gateway", "crate::mesh", "net::link", "subscription", "crate::node"];
     assert_eq!(lines_with(&["src/http.rs", "src/http"], &words), [""; 0]);
     assert_eq!(lines_with(&["src/metrics_page.rs"], &["gateway", "packet"]), [""; 0]);
 }

@@ -110,6 +110,7 @@ pub fn assert_complete(answer: &Response, what: &str) {
     assert!(answer.header("X-Request-Id").is_some_and(|id| !id.is_empty()), "{what}: no X-Request-Id");
     assert_eq!(answer.header("Content-Length"), Some(answer.body.len().to_string().as_str()), "{what}");
     assert_eq!(answer.header("Transfer-Encoding"), None, "{what}");
+    assert!(answer.body.ends_with(b"\n") && !answer.body.ends_with(b"\n\n"), "{what}: {}", answer.text());
 }
 
 /// Panics unless the connection ends, with nothing more said on it.

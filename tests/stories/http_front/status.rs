@@ -60,6 +60,30 @@ fn the_status_is_status_else_a_fitting_errorcode_else_200() {
 }
 
 #[test]
+fn every_body_ends_with_one_newline_which_content_length_counts() {
+    let stage = Stage::start();
+    let mut connection = stage.http().connect();
+    let targets = ["/echo/1", "/healthz", "/readyz", "/routes", "/metrics", "/nowhere", "/say", "/echo?a=%"];
+    for target in targets {
+        connection.send_request("GET", target, &[], b"");
+        let get = connection.receive().unwrap();
+        assert_complete(&get, target);
+        connection.send_request("HEAD", target, &[], b"");
+        let head = connection.receive_for("HEAD").unwrap();
+        let stable = !["/metrics", "/nowhere"].contains(&target);
+        assert!(!stable || head.header("Content-Length") == get.header("Content-Length"), "{target}");
+    }
+    let refused = stage.http().raw(b"GET / HTTP/1.1\n\n").unwrap();
+    assert_failure(&refused, 400, "a line end without CR");
+    // A service that ends its packet with a newline already gets no second one.
+    let _service = Echo::answering(&stage.distributor, "lines", &["GET/lines"], |asked| {
+        asked.raw(format!("{{\"key\":{},\"errorcode\":0}}\n¶", asked.key()).as_bytes());
+    });
+    await_instances(&stage.gateway, "GET", "/lines", 1);
+    assert_complete(&stage.http().get("/lines"), "a packet with a newline");
+}
+
+#[test]
 fn the_error_codes_of_a_course_service_mean_nothing_to_http() {
     let distributor = Process::distributor(&[]);
     let gateway = Process::gateway(&distributor, &[]);
@@ -369,7 +393,7 @@ fn refused_requests_carry_the_clients_request_id_too() {
 }
 
 #[test]
-fn the_reply_is_passed_on_byte_for_byte() {
+fn the_reply_is_passed_on_byte_for_byte_and_a_newline_follows() {
     let distributor = Process::distributor(&[]);
     let gateway = Process::gateway(&distributor, &[]);
     let text = "{ \"results\" : [1.10, 1e2 ,\"\\u00b6\\/\" ],\"errorcode\":0 , \"key\":1,\"a\":1,\"a\":2}";
@@ -377,7 +401,7 @@ fn the_reply_is_passed_on_byte_for_byte() {
         asked.raw(format!("{text}¶").as_bytes());
     });
     await_instances(&gateway, "GET", "/raw", 1);
-    assert_eq!(gateway.http().get("/raw").text(), text);
+    assert_eq!(gateway.http().get("/raw").text(), format!("{text}\n"));
 }
 
 #[test]

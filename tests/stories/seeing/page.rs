@@ -21,6 +21,7 @@ fn each_process_serves_its_metrics_and_nothing_else_on_the_metrics_port() {
         let page = page_of(process);
         assert_eq!(page.metrics().find("pilcrow_build_info", &[("process", name)]), Some(1.0));
         assert_eq!(page.get("/healthz").results(), "serving");
+        assert!(page.get("/healthz").body.ends_with(b"\n") && page.get("/x").body.ends_with(b"\n"));
         assert_eq!(page.request("HEAD", "/metrics", &[], b"").status, 200);
         for path in ["/", "/users", "/routes", "/readyz", "/metrics/", "/metrics/x", "/%6Detricsx"] {
             assert_eq!(page.get(path).status, 404, "{path}");
