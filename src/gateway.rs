@@ -160,6 +160,10 @@ impl Gateway {
             Resolved::MethodNotAllowed(allowed) => allowed,
             _ => Vec::new(),
         };
+        if path == "/" {
+            record.route = Some(Cow::Borrowed(path)).filter(|_| method == "GET");
+            return own_paths::answer_root(&self.mesh, method, allowed).map(Outcome::Answer);
+        }
         Err(if allowed.is_empty() {
             translate::not_found_answer(method, path)
         } else {

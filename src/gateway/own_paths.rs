@@ -1,6 +1,7 @@
 //! The paths that the gateway answers itself.
 //!
-//! `/healthz`, `/readyz`, `/routes` and `/metrics` are reserved: no node may register them.
+//! `/healthz`, `/readyz`, `/routes` and `/metrics` are reserved: no node may register them. `/` is not reserved. A service
+//! may register `GET /`, and then it answers; without one, the gateway shows what there is.
 
 use serde::Serialize;
 use serde_json::json;
@@ -34,6 +35,15 @@ pub fn answer(mesh: &Mesh, method: &str, path: &str) -> Result<HttpAnswer, HttpA
         )),
         _ => success(&mesh.routes()),
     })
+}
+
+/// Answers a request to `/` that no service has registered. `methods` are those that services have registered for `/`.
+#[inline(never)]
+pub fn answer_root(mesh: &Mesh, method: &str, methods: Vec<String>) -> Result<HttpAnswer, HttpAnswer> {
+    if method != "GET" {
+        return Err(reject_method(method, "/", methods));
+    }
+    Ok(success(&json!({ "routes": mesh.routes(), "gateway": GATEWAY_PATHS })))
 }
 
 /// 405 for a path that takes GET, as each of ours does, and these methods.

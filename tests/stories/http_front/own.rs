@@ -72,6 +72,36 @@ fn the_gateways_own_names_take_get_and_head_and_nothing_after_them() {
 }
 
 #[test]
+fn the_root_shows_routes_and_own_paths_until_a_service_registers_it() {
+    let stage = Stage::start();
+    let http = stage.http();
+    let answer = http.get("/");
+    assert_eq!((answer.status, answer.reply()["errorcode"].clone()), (200, json!(0)), "{}", answer.text());
+    assert_complete(&answer, "/");
+    assert_eq!(answer.results()["routes"], http.get("/routes").results());
+    let own = answer.results()["gateway"].clone();
+    for path in own.as_array().unwrap() {
+        assert_eq!(http.get(path.as_str().unwrap()).status, 200, "{path}");
+    }
+    assert_eq!(own.as_array().unwrap().len(), 4, "{own}");
+    assert_eq!(http.request("HEAD", "/", &[], b"").status, 200);
+    let refused = http.request("POST", "/", &[], b"");
+    assert_failure(&refused, 405, "nobody takes POST /");
+    assert_eq!(refused.header("Allow"), Some("GET, HEAD"));
+
+    // Another method of the same path leaves GET to the gateway.
+    let _posts = Echo::start(&stage.distributor, "posts", &["POST/"]);
+    await_instances(&stage.gateway, "POST", "/", 1);
+    assert_eq!(http.request("POST", "/", &[], b"").results()["uri"], "/");
+    assert_eq!(http.get("/").results()["routes"], http.get("/routes").results());
+    assert_eq!(http.request("PUT", "/", &[], b"").header("Allow"), Some("GET, POST, HEAD"));
+
+    let _home = Echo::start(&stage.distributor, "home", &["GET/"]);
+    await_instances(&stage.gateway, "GET", "/", 1);
+    assert_eq!(http.get("/").results()["uri"], "/", "the service answers");
+}
+
+#[test]
 fn connections_beyond_the_limit_are_told_so_and_closed() {
     let mut stage = Stage::with(&["--max-connections", "4"]);
     // Those of the harness may be counted until their end has been seen.

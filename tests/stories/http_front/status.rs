@@ -147,13 +147,9 @@ fn a_status_without_a_body_leaves_the_connection_in_step() {
 #[test]
 fn what_is_not_there_is_404_and_what_is_not_allowed_is_405_with_the_methods_that_are() {
     let stage = Stage::start();
-    for (method, target) in [
-        ("GET", "/nowhere"),
-        ("POST", "/"),
-        ("DELETE", "/nowhere/1"),
-        ("BREW", "/nowhere"),
-        ("HEAD", "/healthz/x"),
-    ] {
+    for (method, target) in
+        [("GET", "/nowhere"), ("DELETE", "/nowhere/1"), ("BREW", "/nowhere"), ("HEAD", "/healthz/x")]
+    {
         let mut connection = stage.http().connect();
         connection.send_request(method, target, &[], b"");
         let answer = connection.receive_for(method).unwrap();
