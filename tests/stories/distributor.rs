@@ -2,7 +2,7 @@
 //! wire, at its port and at every other port that accepts packets.
 
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use socket2::{Domain, Socket, Type};
@@ -274,8 +274,12 @@ fn a_node_that_does_not_read_delays_no_other_node() {
     deaf.register("deaf", 9002, &[], &json!({ "ballast": "x".repeat(400_000), "proto": "pilcrow/1" }));
     node.await_list(|list| list.len() == 2);
     for port in 9100..9120 {
+        let changed = Instant::now();
         node.register("node", port, &[], &json!({ "proto": "pilcrow/1" }));
         node.await_list(|list| list[0]["port"] == port);
+        // A push takes milliseconds; the rest is room for a busy machine.
+        let took = changed.elapsed();
+        assert!(took < Duration::from_secs(4), "the push took {took:?}");
     }
 }
 
