@@ -163,7 +163,7 @@ fn a_log_line_is_a_notice_by_its_route_and_gets_no_reply_unless_somebody_waits_u
 fn a_course_gateway_that_counts_from_0_gets_its_first_request_answered() {
     for (dialect, ..) in DIALECTS {
         let system = System::start();
-        let arguments = ["gate", &port_of(&system.distributor), "--dialect", dialect, "--first-key", "0"];
+        let arguments = ["gate", &port_of(&system.distributor), "--dialect", dialect];
         let Some(mut gate) = course_js(&arguments) else { return };
         // It answers 404 by itself, and gives out no key, until it has linked users.
         let http = gate.http();

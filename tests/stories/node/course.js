@@ -1,13 +1,15 @@
-// Plays the nodes of the Node.js course for our stories: a service, a gateway, a distributor, each with the
-// limits that the course code really has (docs/protocol.md, "course nodes"). Whoever sends them what
-// they cannot bear sees them die: an uncaught exception, exit status 1.
+// Plays the nodes of the Node.js course: a service, a gateway, a distributor. Each has the limits that the course code
+// really has (docs/protocol.md, "course nodes"): nothing is escaped, nobody has a timeout, keys begin at 0.
+// A node that reads what it cannot parse dies: an uncaught exception, exit status 1.
 //
-//   node course.js service <distributor-port> [--dialect template|book] [--name NAME] [--urls GET/goods,POST/goods]
-//   node course.js gate <distributor-port> [--dialect template|book] [--first-key N]
+//   node course.js service <distributor-port> [--name NAME] [--urls GET/goods,POST/goods] [--store | --calls /users]
+//   node course.js gate <distributor-port>
 //   node course.js distributor [--fragile]
 //
-// Everybody prints `course <role> listening on 127.0.0.1:PORT` on stdout. `--merge` gives any of them the buffer that most copies have; see
-// `packetReader`.
+// Every node takes `--dialect template|book`, `--port N` and `--merge`, and prints
+// `course <role> listening on 127.0.0.1:PORT` on stdout. `--merge` gives it the buffer that most copies have: see
+// `packetReader`. A service answers with what it was asked. With `--store` it keeps what is posted and lists it. With
+// `--calls` it asks another service first.
 'use strict';
 const http = require('node:http');
 const net = require('node:net');
@@ -23,7 +25,9 @@ const { positionals, values: options } = parseArgs({
     dialect: { type: 'string', default: 'template' },
     name: { type: 'string', default: 'goods' },
     urls: { type: 'string', default: 'GET/goods,POST/goods' },
-    'first-key': { type: 'string', default: '0' },
+    port: { type: 'string', default: '0' },
+    store: { type: 'boolean', default: false },
+    calls: { type: 'string' },
     fragile: { type: 'boolean', default: false },
     merge: { type: 'boolean', default: false },
   },
@@ -40,9 +44,10 @@ roles[role]();
 
 // ---- what all of them share
 
-// Takes every chunk for a number of whole packets. A split packet is the end, and so is an empty frame or a ¶ inside
-// a string, because the pieces are no JSON. With `--merge` a beginning is kept for the next chunk, but, as in the
-// course, it is never thrown away: the split packet arrives, and the one after it is the end.
+// Takes every chunk for a number of whole packets. The node dies of a split packet, of an empty frame, and of a ¶ inside
+// a string, because the pieces are no JSON. A chunk has at most 64 KiB, so more than that at once is split too.
+// With `--merge` a beginning is kept for the next chunk, but, as in the course, it is never thrown away: the split
+// packet arrives, and the node dies of the next one.
 function packetReader(onPacket) {
   let merge = '';
   return (chunk) => {
@@ -65,7 +70,7 @@ function receive(socket, onPacket) {
 }
 
 function listen(server, then) {
-  server.listen(0, () => {
+  server.listen(Number(options.port), () => {
     const { port } = server.address();
     console.log(`course ${role} listening on 127.0.0.1:${port}`);
     then(port);
@@ -87,21 +92,49 @@ function stayRegistered(port, name, urls, onPacket) {
 // ---- a service
 
 const HANDLED = ['GET', 'POST', 'PUT', 'DELETE'];
+const MAX_STORED = 20; // So that a list of them stays short.
+const stored = []; // What was posted last, with `--store`.
+let list = []; // The newest list, with `--calls`.
 
 function service() {
-  const server = net.createServer((socket) => receive(socket, (packet) => send(socket, reply(packet))));
-  // A service has no use for the list, but a packet it cannot parse is its end all the same.
-  listen(server, (port) => stayRegistered(port, options.name, options.urls.split(','), () => {}));
+  const server = net.createServer((socket) =>
+    receive(socket, (request) => handle(request, (reply) => send(socket, reply))));
+  listen(server, (port) =>
+    stayRegistered(port, options.name, options.urls.split(','), ({ params }) => { list = params; }));
 }
 
-function reply({ uri, method, key, params }) {
+function handle({ uri, method, key, params }, reply) {
   if (!book && key === undefined) throw new Error('a request without a top-level key');
-  if (!HANDLED.includes(method)) return null;
-  const named = params.nokey ? {} : { key: book ? params.key : key };
+  if (!HANDLED.includes(method)) return reply(null);
+  const answer = { key: book ? params.key : key };
+  if (params.nokey) delete answer.key;
+  if (params.textkey) answer.key = String(answer.key);
   const code = book ? 'errorCode' : 'errorcode';
-  if (method === 'GET' && params.fail) return { ...named, [code]: 1, errormessage: { message: 'failed' } };
-  const echo = { dialect: options.dialect, method, uri, params };
-  return { ...named, [code]: 0, errormessage: 'success', [book ? 'data' : 'results']: echo };
+  if (params.fail) return reply({ ...answer, [code]: 1, errormessage: { message: 'failed' } });
+  const succeed = (results) =>
+    reply({ ...answer, [code]: 0, errormessage: 'success', [book ? 'data' : 'results']: results });
+  if (options.store) return succeed(store(method, params));
+  if (options.calls) return call(options.calls, params, succeed);
+  return succeed({ dialect: options.dialect, method, uri, params });
+}
+
+function store(method, { key, ...goods }) {
+  if (method === 'POST') stored.push(goods);
+  if (stored.length > MAX_STORED) stored.shift();
+  return method === 'GET' ? stored : stored.length;
+}
+
+// As the largest course application calls: every call has key 0, and waits for its reply however long that takes.
+function call(uri, { key, ...params }, onReply) {
+  const callee = list.find(({ urls }) => urls.includes(`GET${uri}`));
+  if (!callee) return onReply(null);
+  const request = { uri, method: 'GET' };
+  const socket = net.connect(Number(callee.port), callee.host, () =>
+    send(socket, book ? { ...request, params: { ...params, key: 0 } } : { ...request, key: 0, params }));
+  receive(socket, (reply) => {
+    socket.end();
+    onReply(reply);
+  });
 }
 
 // ---- a gateway
@@ -109,7 +142,7 @@ function reply({ uri, method, key, params }) {
 const clients = new Map(); // `host:port` -> its socket
 const routes = new Map(); // `GET/goods` -> the sockets of those who serve it
 const waiting = new Map(); // key -> the HTTP response that waits for it
-let nextKey = Number(options['first-key']); // The course counts from 0.
+let nextKey = 0;
 let turn = 0;
 
 function gate() {

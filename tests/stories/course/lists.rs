@@ -1,0 +1,83 @@
+//! Course nodes and the list: one that would be too long for them, and two programs with one name.
+
+use serde_json::{Value, json};
+
+use super::{COURSE_MAX_BYTES, assert_alive, await_success, course_js, port_of};
+use crate::harness::{Asked, Echo, Packets, Process, System, await_instances};
+
+/// What a program of ours with far too many routes says to the distributor.
+fn register_long(packets: &mut Packets) -> Value {
+    let urls: Vec<String> = (0..700).map(|number| format!("GET/{number:091}")).collect();
+    let params = json!({ "port": 9016, "name": "long", "urls": urls, "proto": "pilcrow/1" });
+    packets.call("POST", "/distributes", &params, 1)
+}
+
+/// A service and a gateway of each dialect.
+fn start_nodes(distributor: &Process) -> Option<[Process; 4]> {
+    let port = port_of(distributor);
+    let service = |dialect: &str| {
+        let urls = format!("GET/{dialect}");
+        course_js(&["service", &port, "--dialect", dialect, "--name", dialect, "--urls", &urls])
+    };
+    let gate = |dialect| course_js(&["gate", &port, "--dialect", dialect]);
+    Some([service("template")?, service("book")?, gate("template")?, gate("book")?])
+}
+
+fn await_all_success(gate: &Process, paths: &[&str]) {
+    for path in paths {
+        await_success(gate, path);
+    }
+}
+
+#[test]
+fn a_registration_that_would_kill_all_course_nodes_is_413() {
+    let distributor = Process::distributor(&[]);
+    let Some(mut nodes) = start_nodes(&distributor) else { return };
+    for gate in &nodes[2..] {
+        await_all_success(gate, &["/template", "/book"]);
+    }
+    let reply = register_long(&mut distributor.packets());
+    let words = reply["errormessage"].as_str().unwrap().to_owned();
+    assert_eq!(reply["errorcode"], 413, "{words}");
+    let numbers = words.split(|other: char| !other.is_ascii_digit());
+    let numbers: Vec<usize> = numbers.filter_map(|number| number.parse().ok()).collect();
+    assert!(numbers.contains(&COURSE_MAX_BYTES), "{words}");
+    assert!(numbers.iter().any(|number| (700 * 95..2 * 700 * 95).contains(number)), "{words}");
+    // The next list reaches everybody.
+    let _late = Echo::course(&distributor, "late", &["GET/late"], Asked::echo);
+    for gate in &nodes[2..] {
+        await_all_success(gate, &["/template", "/book", "/late"]);
+    }
+    nodes.iter_mut().for_each(assert_alive);
+}
+
+#[test]
+fn a_course_node_that_comes_while_the_list_is_too_long_lives_and_is_refused_with_a_warning() {
+    let distributor = Process::distributor(&[]);
+    let mut long = distributor.packets();
+    assert_eq!(register_long(&mut long)["errorcode"], 0);
+    let Some(mut nodes) = start_nodes(&distributor) else { return };
+    for name in ["template", "book", "gate"] {
+        distributor.await_log(&["WARN", name, "65536"]);
+    }
+    let listed = long.call("GET", "/distributes", &json!({}), 2)["results"].clone();
+    assert_eq!(listed.as_array().unwrap().len(), 1, "only the long one");
+    nodes.iter_mut().for_each(assert_alive);
+}
+
+#[test]
+fn a_course_service_that_has_the_name_of_ours_and_other_routes_is_reported() {
+    let system = System::start();
+    let flags = ["--name", "users", "--urls", "GET/users,PUT/users"];
+    let port = port_of(&system.distributor);
+    let Some(mut stranger) = course_js(&[&["service", &port], &flags[..]].concat()) else { return };
+    let addresses = [system.users[0].port(), stranger.port()].map(|port| format!("127.0.0.1:{port}"));
+    let warning = system.distributor.await_log(&["WARN", &addresses[0], &addresses[1]]);
+    assert!(warning.contains("PUT/users") && warning.contains("DELETE/users"), "{warning}");
+    await_instances(&system.gateway, "GET", "/users", 2);
+    let rows = system.http().get("/routes").results();
+    let row = rows.as_array().unwrap().iter().find(|row| row["path"] == "/users" && row["method"] == "GET");
+    let conflict = row.unwrap()["conflict"].to_string();
+    assert!(addresses.iter().all(|address| conflict.contains(address)), "{conflict}");
+    assert_alive(&mut stranger);
+}
