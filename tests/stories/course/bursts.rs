@@ -121,7 +121,8 @@ fn requests_that_waited_in_vain_are_no_burst_either() {
         let asked: Vec<_> = (0..20).map(|_| ask(&gateway, "POST", "/template", body.as_bytes())).collect();
         for answer in asked {
             let answer = answer.join().unwrap();
-            assert_eq!(answer.status, 504, "{}", answer.text());
+            // Some of them were never sent.
+            assert!([503, 504].contains(&answer.status), "{}", answer.text());
         }
     }
     drop(stopped);

@@ -142,6 +142,8 @@ struct Client {
     random: Random,
     http: Http,
     is_behind_course_gate: bool,
+    /// That of its course gateway, which can ask only services of its own dialect, and ours.
+    dialect: Option<&'static str>,
     connection: Option<Connection>,
     kills: Arc<Kills>,
     seen: Seen,
@@ -165,7 +167,7 @@ impl Client {
         self.turn += 1;
         let number = self.number * 1_000_000 + self.turn;
         let own = self.is_behind_course_gate;
-        let dialect = DIALECTS[self.random.index(2)].0;
+        let dialect = self.dialect.unwrap_or(DIALECTS[self.random.index(2)].0);
         let request = |service, method, path: &str, body, expected, statuses| {
             let path = path.to_owned();
             Request { service, method, path, body, expected, statuses }
@@ -173,7 +175,13 @@ impl Client {
         let get = |service, path: &str, expected| request(service, "GET", path, Value::Null, expected, READ);
         // A course node writes ¶ as it is, and another one dies of it: behind a course gateway only ours get it.
         let name = if own { "사과와 배" } else { "사과 ¶ 배" };
-        match self.random.below(if own { 6 } else { 9 }) {
+        let choices = match self.dialect {
+            None => 9,
+            Some("template") => 6,
+            // The other services are the template's.
+            Some(_) => 4,
+        };
+        match self.random.below(choices) {
             0 => get("users", "/users?id=1", json!("김 ¶ 철수")),
             1 => {
                 let (email, name) = (format!("u{number}@example.com"), format!("박 ¶ {number}"));
@@ -288,6 +296,7 @@ fn start_clients(
             random: random.split(),
             http: gate.unwrap_or(&part.gateway).http(),
             is_behind_course_gate: gate.is_some(),
+            dialect: gate.and_then(|_| Some(DIALECTS.get(number % 5)?.0)),
             connection: None,
             kills: part.kills.clone(),
             seen: Seen::default(),
@@ -303,11 +312,21 @@ fn start_clients(
     numbers.map(start).collect()
 }
 
+/// Ends the clients, also when the story fails.
+struct EndOnDrop(Arc<AtomicBool>);
+
+impl Drop for EndOnDrop {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::SeqCst);
+    }
+}
+
 fn run_constellation(time: Duration) {
     let Some(theirs) = course_js(&["distributor"]) else { return };
     let mut random = Random::from_env();
     let mut parts = [Process::distributor(&[]), theirs].map(Part::start);
     let ended = Arc::new(AtomicBool::new(false));
+    let end_clients = EndOnDrop(ended.clone());
     let mut clients = Vec::new();
     for (number, part) in parts.iter().enumerate() {
         let numbers = number * CLIENTS / 2..(number + 1) * CLIENTS / 2;
@@ -323,7 +342,7 @@ fn run_constellation(time: Duration) {
         kills += 1;
         thread::sleep(next.saturating_duration_since(Instant::now()));
     }
-    ended.store(true, Ordering::SeqCst);
+    drop(end_clients);
     let mut seen = [Seen::default(), Seen::default()];
     for client in clients {
         let (is_behind_course_gate, one) = client.join().unwrap();
@@ -344,11 +363,13 @@ fn run_constellation(time: Duration) {
     }
     for part in &mut parts {
         for gateway in part.gates.iter().chain([&part.gateway]) {
-            for path in ["/users?id=1", "/template", "/book", "/friends?id=2"] {
-                await_success(gateway, path);
-            }
+            await_success(gateway, "/users?id=1");
         }
-        await_success(&part.gateway, "/goods");
+        await_success(&part.gates[0], "/template");
+        await_success(&part.gates[1], "/book");
+        for path in ["/template", "/book", "/goods", "/friends?id=1"] {
+            await_success(&part.gateway, path);
+        }
         part.assert_all_alive();
     }
 }
