@@ -94,7 +94,8 @@ fn codec(criterion: &mut Criterion) {
     group.throughput(packets(1000, wire.len()));
     group.bench_function("cut 1,000 frames", |bencher| {
         bencher.iter(|| {
-            let mut reader = FrameReader::new(black_box(wire.as_bytes()), DEFAULT_MAX_FRAME_BYTES);
+            let mut reader =
+                FrameReader::new(black_box(wire.as_bytes()), DEFAULT_MAX_FRAME_BYTES, Dialect::Pilcrow);
             let mut count = 0;
             while reader.next_frame().unwrap().is_some() {
                 count += 1;

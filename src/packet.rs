@@ -9,6 +9,8 @@
 //! frames again. No sockets here: reading works over any [`std::io::Read`], so that tests need none. The binding description of
 //! the wire is `docs/protocol.md`.
 
+mod bad_frame;
+pub mod course;
 pub mod frame;
 mod reply;
 

@@ -32,7 +32,7 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use clap::Parser;
@@ -42,7 +42,7 @@ use crate::mesh::Mesh;
 use crate::metrics_page;
 use crate::net::flood::say;
 use crate::net::listener::{Listener, Serving};
-use crate::net::membership::{Membership, OnList};
+use crate::net::membership::{Membership, OnList, Registration};
 pub use crate::net::outbox::together as answer_together;
 pub use crate::net::peer::Batch;
 use crate::net::peer::{Answerer, PacketServer, Peer};
@@ -97,6 +97,8 @@ struct Dispatcher {
     streams: Arc<StreamTable>,
     askers: Askers,
     course_nodes: CourseNodes,
+    /// Set once the service has joined its distributors.
+    registration: OnceLock<Registration>,
 }
 
 /// The flags of a service that has no flags of its own.
@@ -211,6 +213,7 @@ impl Service {
         let membership =
             Membership::join(&join.distributor, node, common.max_frame, common.secret(), &on_list)
                 .map_err(no_thread)?;
+        let _ = dispatcher.registration.set(membership.registration());
         Ok(Running { serving, membership, dispatcher, mesh })
     }
 }
@@ -257,7 +260,8 @@ impl Dispatcher {
         let counted = Arc::downgrade(&streams);
         metrics::watch(Gauge::Streams, move || Some(counted.upgrade()?.count()));
         let (askers, course_nodes) = (Askers::default(), CourseNodes::default());
-        Ok(Self { endpoints, on_batch, pool, streams, askers, course_nodes })
+        let registration = OnceLock::new();
+        Ok(Self { endpoints, on_batch, pool, streams, askers, course_nodes, registration })
     }
 }
 
@@ -271,6 +275,12 @@ impl Answerer for Dispatcher {
         say(Level::Info, "gone", peer.address().ip(), format_args!("{} gone", peer.address()));
         self.askers.remove(peer);
         self.streams.forget(peer.id());
+    }
+
+    fn course_connection_closed(&self) {
+        if let Some(registration) = self.registration.get() {
+            registration.repeat();
+        }
     }
 
     fn batch(&self, batch: Batch) {

@@ -1,14 +1,14 @@
-//! The frame decoder: whatever the bytes, however they are cut, and whatever the limit.
+//! The frame decoder: whatever the bytes, however they are cut, and whatever the limit and the dialect.
 //!
-//! Input: the limit, how often the stream is repeated, the cuts, the pauses, and then the stream.
+//! Input: the limit and the dialect, how often the stream is repeated, the cuts, the pauses, and then the stream.
 
 #![no_main]
 
 use std::io::ErrorKind;
 
 use libfuzzer_sys::fuzz_target;
-use pilcrow::packet::DELIMITER;
 use pilcrow::packet::frame::{FrameError, FrameReader};
+use pilcrow::packet::{DELIMITER, Dialect};
 use pilcrow_fuzz::{Pieces, cut};
 
 /// What a reader may hold beside one frame of the permitted length.
@@ -29,21 +29,22 @@ type Read = (Vec<String>, End);
 
 fuzz_target!(|input: &[u8]| {
     let [limit, times, seed, pauses, stream @ ..] = input else { return };
+    let dialect = if *limit & 0x80 == 0 { Dialect::Pilcrow } else { Dialect::Course };
     let limit = LIMITS[usize::from(*limit) % LIMITS.len()];
     // Long frames are rare, as they are slow to try.
     let stream = stream.repeat(if *times > 250 { 50 } else { 1 });
-    let expected = as_one_piece(&stream, limit);
+    let expected = as_one_piece(&stream, limit, dialect);
     let pauses = u32::from_le_bytes([*pauses, *times, *seed, *pauses]);
-    assert_eq!(read(Pieces::new(vec![&stream], 0), limit), expected, "in one piece");
-    assert_eq!(read(Pieces::new(cut(&stream, *seed), pauses), limit), expected, "in pieces");
+    assert_eq!(read(Pieces::new(vec![&stream], 0), limit, dialect), expected, "in one piece");
+    assert_eq!(read(Pieces::new(cut(&stream, *seed), pauses), limit, dialect), expected, "in pieces");
     if *times <= 250 {
-        assert_eq!(read(Pieces::new(stream.chunks(1).collect(), 0), limit), expected, "byte by byte");
+        assert_eq!(read(Pieces::new(stream.chunks(1).collect(), 0), limit, dialect), expected, "byte by byte");
     }
 });
 
 /// Reads as a connection does: what is here is taken, time-outs change nothing, an idle reader gives its buffer back.
-fn read(pieces: Pieces<'_>, limit: usize) -> Read {
-    let mut reader = FrameReader::new(pieces, limit);
+fn read(pieces: Pieces<'_>, limit: usize, dialect: Dialect) -> Read {
+    let mut reader = FrameReader::new(pieces, limit, dialect);
     let mut frames = Vec::new();
     loop {
         let promised = reader.has_frame();
@@ -61,9 +62,9 @@ fn read(pieces: Pieces<'_>, limit: usize) -> Read {
                 assert!(!promised, "a frame that is here needs no read");
                 None
             }
-            Err(FrameError::TooLong(offence)) => {
-                assert!(offence.size > limit && offence.limit == limit);
-                assert!(offence.excerpt.chars().count() <= 80);
+            Err(FrameError::TooLong(bad)) => {
+                assert!(bad.size > limit && bad.limit == limit);
+                assert!(bad.begins.chars().count() <= 80);
                 Some(End::TooLong)
             }
             Err(FrameError::NotUtf8(_)) => Some(End::NotUtf8),
@@ -78,7 +79,7 @@ fn read(pieces: Pieces<'_>, limit: usize) -> Read {
 }
 
 /// The same, told once more and plainly: all bytes are here.
-fn as_one_piece(mut rest: &[u8], limit: usize) -> Read {
+fn as_one_piece(mut rest: &[u8], limit: usize, dialect: Dialect) -> Read {
     let mut frames = Vec::new();
     loop {
         while let Some(first) = rest.first().filter(|first| b" \t\r\n\xC2".contains(first)) {
@@ -88,7 +89,7 @@ fn as_one_piece(mut rest: &[u8], limit: usize) -> Read {
             }
             rest = &rest[length..];
         }
-        let Some(end) = rest.windows(2).position(|two| two == DELIMITER) else {
+        let Some(end) = end_of_frame(rest, dialect) else {
             let half = usize::from(rest.ends_with(&DELIMITER[..1]));
             return match rest.len() {
                 0 => (frames, End::Between),
@@ -105,4 +106,22 @@ fn as_one_piece(mut rest: &[u8], limit: usize) -> Read {
         }
         rest = &rest[end + DELIMITER.len()..];
     }
+}
+
+/// Where the first `¶` stands; in an object of a course node, the first outside of its strings.
+fn end_of_frame(frame: &[u8], dialect: Dialect) -> Option<usize> {
+    let has_strings = dialect == Dialect::Course && frame.starts_with(b"{");
+    let (mut in_string, mut is_escaped) = (false, false);
+    for (at, byte) in frame.iter().enumerate() {
+        if !in_string && frame[at..].starts_with(&DELIMITER) {
+            return Some(at);
+        }
+        let was_escaped = std::mem::take(&mut is_escaped);
+        match byte {
+            b'"' if has_strings && !was_escaped => in_string = !in_string,
+            b'\\' if in_string && !was_escaped => is_escaped = true,
+            _ => {}
+        }
+    }
+    None
 }

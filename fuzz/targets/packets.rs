@@ -42,7 +42,7 @@ fn value(json: &str) -> Option<Value> {
 fn sent(bytes: &[u8]) -> String {
     let text = bytes.strip_suffix(&DELIMITER).expect("a frame ends with its delimiter");
     assert!(!text.windows(2).any(|two| two == DELIMITER), "and has no other");
-    let mut reader = FrameReader::new(bytes, bytes.len());
+    let mut reader = FrameReader::new(bytes, bytes.len(), Dialect::Pilcrow);
     let frame = reader.next_frame().expect("a frame that we send can be read").map(str::to_owned);
     assert!(matches!(reader.next_frame(), Ok(None)), "and is one");
     frame.expect("and is not empty")

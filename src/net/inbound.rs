@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::is_timeout;
+use crate::packet::Dialect;
 use crate::packet::frame::{FrameError, FrameReader};
 
 /// How long a frame may take from its first byte to its delimiter. Between frames a connection may be idle.
@@ -31,11 +32,16 @@ impl Read for Socket {
 }
 
 impl Inbound {
-    /// Reads frames of up to `max_frame_bytes` from this connection.
+    /// Reads frames of up to `max_frame_bytes` from this connection, of which a node of this dialect has the other end.
     #[must_use]
-    pub fn new(stream: Arc<TcpStream>, max_frame_bytes: usize) -> Self {
-        let frames = FrameReader::new(Socket(stream.clone()), max_frame_bytes);
+    pub fn new(stream: Arc<TcpStream>, max_frame_bytes: usize, dialect: Dialect) -> Self {
+        let frames = FrameReader::new(Socket(stream.clone()), max_frame_bytes, dialect);
         Self { frames, stream, began: None, armed: false }
+    }
+
+    /// From the next frame on, the other side is a node of this dialect.
+    pub fn set_dialect(&mut self, dialect: Dialect) {
+        self.frames.set_dialect(dialect);
     }
 
     /// The next frame, waiting as long as it takes; `None` when the peer closed between frames.
@@ -50,7 +56,11 @@ impl Inbound {
             }
             if self.wait_for_bytes()? == 0 {
                 let mid_frame = self.frames.mid_frame();
-                return if mid_frame { Err(FrameError::Truncated(self.frames.offence())) } else { Ok(None) };
+                return if mid_frame {
+                    Err(FrameError::Truncated(self.frames.unfinished()))
+                } else {
+                    Ok(None)
+                };
             }
         }
     }
@@ -66,7 +76,7 @@ impl Inbound {
             if self.frames.mid_frame() {
                 let began = *self.began.get_or_insert_with(Instant::now);
                 if began.elapsed() >= FRAME_TIMEOUT {
-                    return Err(FrameError::Stalled(self.frames.offence()));
+                    return Err(FrameError::Stalled(self.frames.unfinished()));
                 }
             }
             // Armed also for a connection that may have fallen idle: it then gives its buffer back.
@@ -76,7 +86,7 @@ impl Inbound {
             match self.frames.fill() {
                 Ok(count) => return Ok(count),
                 Err(error) if is_timeout(&error) && self.frames.mid_frame() => {
-                    return Err(FrameError::Stalled(self.frames.offence()));
+                    return Err(FrameError::Stalled(self.frames.unfinished()));
                 }
                 Err(error) if is_timeout(&error) => {
                     self.frames.release();

@@ -31,7 +31,7 @@ use super::peer::{Described, wire_len};
 use super::secret::Secret;
 use crate::context::Context;
 use crate::observe::metrics::{CALLS, WIRE};
-use crate::packet::frame::{FrameError, Offence};
+use crate::packet::frame::FrameError;
 use crate::packet::{
     COURSE_MAX_BYTES, Cancel, DEFAULT_MAX_FRAME_BYTES, Dialect, Head, Outgoing, Travel, encode,
 };
@@ -834,16 +834,14 @@ impl Shared {
     }
 
     fn read_replies(&self, stream: Arc<TcpStream>, session: &Session) -> Result<(), FrameError> {
-        let mut inbound = Inbound::new(stream, self.limits.max_frame_bytes);
+        let mut inbound = Inbound::new(stream, self.limits.max_frame_bytes, self.dialect);
         while let Some(frame) = inbound.next_frame()? {
             if frame == "null" && self.dialect == Dialect::Course {
                 self.deliver(session, None, not_implemented());
                 continue;
             }
-            let head = Head::parse(frame).map_err(|error| {
-                let offence = Offence::of(frame.as_bytes(), self.limits.max_frame_bytes);
-                FrameError::NotAnObject(offence, error.to_string())
-            })?;
+            let head = Head::parse(frame)
+                .map_err(|error| FrameError::not_an_object(frame, self.limits.max_frame_bytes, &error))?;
             log::debug!("{} → {}, {} bytes", self.address, Described(&head), wire_len(frame));
             if (head.method.as_deref(), head.uri.as_deref()) == (Some("POST"), Some("/distributes")) {
                 log::info!("link {}: the instance is about to end", self.address);

@@ -6,7 +6,8 @@
 use std::collections::HashSet;
 use std::io;
 use std::net::TcpStream;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use serde::Serialize;
 use serde_json::Value;
@@ -20,8 +21,11 @@ use super::secret::Secret;
 use crate::node::{Node, NodeList};
 use crate::observe::metrics::WIRE;
 use crate::packet::frame::FrameError;
-use crate::packet::{Head, encode};
+use crate::packet::{Dialect, Head, encode};
 use crate::sync::lock;
+
+/// How often this process registers again at most, whatever strangers send.
+pub const REPEAT_PAUSE: Duration = Duration::from_secs(1);
 
 /// Takes a list: the place of its distributor among those given, and the nodes.
 pub type OnList = dyn Fn(usize, Vec<Node>) + Send + Sync;
@@ -36,6 +40,55 @@ struct Me {
     node: Mutex<Node>,
     /// The connections that stand, each with the address of its distributor.
     connected: Mutex<Vec<(String, Arc<Outbox>)>>,
+    repeat: Mutex<Repeat>,
+    /// Wakes the thread that waits until it may register again: this node leaves.
+    leaves: Condvar,
+}
+
+/// When this node registered again, whether a thread is about to, and whether that is over.
+#[derive(Default)]
+struct Repeat {
+    last: Option<Instant>,
+    is_due: bool,
+    is_over: bool,
+}
+
+/// The right to register this process again at its distributors.
+#[derive(Clone)]
+pub struct Registration(Arc<Me>);
+
+impl Registration {
+    /// Registers again, so that the distributors push the list: a course gateway whose connection was closed connects
+    /// again only then. Waits until [`REPEAT_PAUSE`] has passed since the last time. Whoever calls meanwhile returns at
+    /// once, since the registration that is waited for is news enough.
+    pub fn repeat(&self) {
+        let me = &self.0;
+        let mut repeat = lock(&me.repeat);
+        if std::mem::replace(&mut repeat.is_due, true) {
+            return;
+        }
+        let pause = repeat.last.map_or(Duration::ZERO, |last| REPEAT_PAUSE.saturating_sub(last.elapsed()));
+        let waited = me.leaves.wait_timeout_while(repeat, pause, |repeat| !repeat.is_over);
+        repeat = waited.unwrap_or_else(PoisonError::into_inner).0;
+        repeat.is_due = false;
+        repeat.last = Some(Instant::now());
+        let is_over = repeat.is_over;
+        drop(repeat); // never hold the lock during I/O
+        if !is_over {
+            log::info!("registering again, so that course gateways connect again");
+            me.register_everywhere();
+        }
+    }
+}
+
+impl Me {
+    fn register_everywhere(&self) {
+        let node = lock(&self.node).clone();
+        let connected = lock(&self.connected).clone();
+        for (address, outbox) in connected {
+            register(&outbox, &node, &address);
+        }
+    }
 }
 
 impl Membership {
@@ -51,7 +104,12 @@ impl Membership {
         secret: Option<&Secret>,
         on_list: &Arc<OnList>,
     ) -> io::Result<Self> {
-        let me = Arc::new(Me { node: Mutex::new(node), connected: Mutex::new(Vec::new()) });
+        let me = Arc::new(Me {
+            node: Mutex::new(node),
+            connected: Mutex::new(Vec::new()),
+            repeat: Mutex::new(Repeat::default()),
+            leaves: Condvar::new(),
+        });
         let dial = |(place, address): (usize, &String)| {
             let session = Follower {
                 address: address.clone(),
@@ -59,6 +117,8 @@ impl Membership {
                 me: me.clone(),
                 on_list: on_list.clone(),
                 max_frame_bytes,
+                // A course distributor passes on the names of course nodes, but cannot prove a secret.
+                dialect: if secret.is_some() { Dialect::Pilcrow } else { Dialect::Course },
                 is_answered: false,
                 problem: None,
                 skipped: HashSet::new(),
@@ -71,15 +131,19 @@ impl Membership {
 
     /// Tells every distributor that this node is about to end: those who follow the list send it no new requests.
     pub fn leave(&self) {
-        let node = {
+        {
             let mut node = lock(&self.me.node);
             *node = node.clone().as_leaving();
-            node.clone()
-        };
-        let connected = lock(&self.me.connected).clone();
-        for (address, outbox) in connected {
-            register(&outbox, &node, &address);
         }
+        lock(&self.me.repeat).is_over = true;
+        self.me.leaves.notify_all();
+        self.me.register_everywhere();
+    }
+
+    /// For those who have reason to register again.
+    #[must_use]
+    pub fn registration(&self) -> Registration {
+        Registration(self.me.clone())
     }
 
     /// The registration as a frame, for peers that this node tells directly that it leaves.
@@ -117,6 +181,7 @@ struct Follower {
     me: Arc<Me>,
     on_list: Arc<OnList>,
     max_frame_bytes: usize,
+    dialect: Dialect,
     /// This connection has shown whether this node is registered.
     is_answered: bool,
     /// Why this node is not registered, as it was logged. The same reason is logged once, not every 3 s.
@@ -166,7 +231,7 @@ impl Follower {
     }
 
     fn follow(&mut self, stream: Arc<TcpStream>) -> Result<(), FrameError> {
-        let mut inbound = Inbound::new(stream, self.max_frame_bytes);
+        let mut inbound = Inbound::new(stream, self.max_frame_bytes, self.dialect);
         while let Some(frame) = inbound.next_frame()? {
             match list_in(frame) {
                 Some(NodeList { nodes, skipped }) => {

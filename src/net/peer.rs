@@ -17,8 +17,8 @@ use super::proof;
 use super::secret::Secret;
 use super::{WRITE_TIMEOUT, spawn};
 use crate::observe::metrics::WIRE;
-use crate::packet::frame::{FrameError, Offence};
-use crate::packet::{Answer, DELIMITER, Failure, Head, Key, Reply};
+use crate::packet::frame::FrameError;
+use crate::packet::{Answer, DELIMITER, Dialect, Failure, Head, Key, Reply, course};
 
 /// How long answers that are still being worked out are waited for after the asker has stopped sending.
 const LINGER: Duration = Duration::from_secs(10);
@@ -43,6 +43,10 @@ pub trait Answerer: Send + Sync + 'static {
 
     /// The peer sends no more. Called once for every `connected`.
     fn gone(&self, _peer: &Arc<Peer>) {}
+
+    /// A connection has just been closed because of a bad frame, and the peer may be a course node. Runs on the
+    /// connection's own thread, after `gone`.
+    fn course_connection_closed(&self) {}
 }
 
 /// Packets of one peer that came together, but for the first of them: whatever they have in common can be done once.
@@ -108,16 +112,24 @@ impl<A: Answerer> PacketServer<A> {
         Self { answerer, max_frame_bytes, secret: secret.cloned() }
     }
 
-    fn read_packets(&self, peer: &Arc<Peer>) -> Result<(), FrameError> {
-        let mut inbound = Inbound::new(peer.connection.stream.clone(), self.max_frame_bytes);
+    /// Hands every packet to the answerer. A peer counts as a course node until it shows that it is none, which is kept
+    /// in `dialect`.
+    fn read_packets(&self, peer: &Arc<Peer>, dialect: &mut Dialect) -> Result<(), FrameError> {
+        let mut inbound = Inbound::new(peer.connection.stream.clone(), self.max_frame_bytes, *dialect);
         let mut batch = None;
         while let Some(frame) = inbound.next_frame()? {
-            let head = Head::parse(frame).map_err(|error| {
-                let offence = Offence::of(frame.as_bytes(), self.max_frame_bytes);
-                FrameError::NotAnObject(offence, error.to_string())
-            })?;
+            let head = self.parse(frame)?;
+            let is_news = *dialect == Dialect::Course && course::is_from_pilcrow(&head);
+            if is_news {
+                *dialect = Dialect::Pilcrow;
+                // From a node of ours, a raw `¶` is an error in this packet too.
+                course::before_raw_delimiter(frame).map_or(Ok(()), |before| self.parse(before).map(drop))?;
+            }
             log::debug!("{} → {}, {} bytes", peer.address(), Described(&head), wire_len(frame));
             self.answerer.packet(peer, &head);
+            if is_news {
+                inbound.set_dialect(Dialect::Pilcrow);
+            }
             if inbound.has_frame() {
                 batch.get_or_insert_with(|| OpenBatch::begin(self.answerer.as_ref()));
             } else {
@@ -127,6 +139,10 @@ impl<A: Answerer> PacketServer<A> {
             }
         }
         Ok(())
+    }
+
+    fn parse<'a>(&self, frame: &'a str) -> Result<Head<'a>, FrameError> {
+        Head::parse(frame).map_err(|error| FrameError::not_an_object(frame, self.max_frame_bytes, &error))
     }
 }
 
@@ -151,7 +167,10 @@ impl<A: Answerer> Serve for PacketServer<A> {
             }
         };
         self.answerer.connected(&peer);
-        let ended = self.read_packets(&peer);
+        // Course nodes cannot prove the secret.
+        let mut dialect = if self.secret.is_some() { Dialect::Pilcrow } else { Dialect::Course };
+        let ended = self.read_packets(&peer, &mut dialect);
+        let is_bad = matches!(&ended, Err(error) if error.reason().is_some());
         match &ended {
             Ok(()) => {}
             Err(FrameError::Io(error)) => log::debug!("{address} lost: {error}"),
@@ -168,6 +187,9 @@ impl<A: Answerer> Serve for PacketServer<A> {
         peer.outbox.finish();
         peer.outbox.close();
         let _ = writer.join();
+        if is_bad && dialect == Dialect::Course {
+            self.answerer.course_connection_closed();
+        }
     }
 
     fn refuse(&self, stream: &TcpStream, _peer: SocketAddr) {

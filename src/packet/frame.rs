@@ -4,20 +4,18 @@
 //! and many packets may arrive in one piece. [`FrameReader`] hides that. It never holds more than one frame of
 //! the permitted length, and notices a longer one before its end has arrived.
 
-use std::fmt;
 use std::io::{self, Read};
 use std::ops::Range;
 
-use super::DELIMITER;
+pub use super::bad_frame::{BadFrame, FrameError};
+use super::course::CourseSearch;
+use super::{DELIMITER, Dialect};
 
 /// How much room a reader makes before it reads, in bytes: most packets by far fit, several at a time.
 const READ_BYTES: usize = 16 * 1024;
 
 /// How much of the first packet after a pause is read before there is a buffer.
 const FIRST_BYTES: usize = 512;
-
-/// The longest excerpt of a bad frame in a log line, in characters.
-const EXCERPT_CHARS: usize = 80;
 
 /// Reads frames from anything that yields bytes.
 #[derive(Debug)]
@@ -26,43 +24,26 @@ pub struct FrameReader<R> {
     buffer: Vec<u8>,
     /// The bytes that are read and not yet handed out.
     filled: Range<usize>,
-    /// Up to here there is no delimiter: where the search goes on when more bytes have come.
+    /// How much of the first frame here has been searched for its delimiter.
     searched: usize,
+    /// The same for frames of a course node, in whose strings a `¶` is text.
+    course: Option<CourseSearch>,
+    /// The length of the first frame here, once its delimiter has been found.
+    found: Option<usize>,
     max_frame_bytes: usize,
 }
 
-/// Why a stream of frames cannot go on. A connection that shows one of these is closed.
-#[derive(Debug)]
-pub enum FrameError {
-    /// More than the limit arrived without a delimiter.
-    TooLong(Offence),
-    /// The bytes between two delimiters are not UTF-8.
-    NotUtf8(Offence),
-    /// The text of the frame is not one JSON object.
-    NotAnObject(Offence, String),
-    /// The peer ended the connection inside a frame.
-    Truncated(Offence),
-    /// The peer began a frame and then fell silent.
-    Stalled(Offence),
-    /// The connection itself failed.
-    Io(io::Error),
-}
-
-/// The facts about a bad frame that its log line names.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Offence {
-    /// How many bytes of the frame had arrived.
-    pub size: usize,
-    /// How many a frame may have.
-    pub limit: usize,
-    /// How it begins: escaped, at most 80 characters, and cut where a secret may follow.
-    pub excerpt: String,
-}
-
 impl<R: Read> FrameReader<R> {
-    /// A reader that takes frames of up to `max_frame_bytes` bytes, delimiter not counted.
-    pub fn new(inner: R, max_frame_bytes: usize) -> Self {
-        Self { inner, buffer: Vec::new(), filled: 0..0, searched: 0, max_frame_bytes }
+    /// A reader that takes frames of up to `max_frame_bytes` bytes, delimiter not counted, from a node of this dialect.
+    pub fn new(inner: R, max_frame_bytes: usize, dialect: Dialect) -> Self {
+        let course = (dialect == Dialect::Course).then(CourseSearch::default);
+        Self { inner, buffer: Vec::new(), filled: 0..0, searched: 0, course, found: None, max_frame_bytes }
+    }
+
+    /// From the next frame on, the other side is a node of this dialect.
+    pub fn set_dialect(&mut self, dialect: Dialect) {
+        self.course = (dialect == Dialect::Course).then(CourseSearch::default);
+        self.begin_search();
     }
 
     /// The next frame, waiting for it if need be; `None` when the stream ended between two frames.
@@ -75,7 +56,11 @@ impl<R: Read> FrameReader<R> {
                 return self.text(range).map(Some);
             }
             if self.fill().map_err(FrameError::Io)? == 0 {
-                return if self.mid_frame() { Err(FrameError::Truncated(self.offence())) } else { Ok(None) };
+                return if self.mid_frame() {
+                    Err(FrameError::Truncated(self.unfinished()))
+                } else {
+                    Ok(None)
+                };
             }
         }
     }
@@ -83,9 +68,7 @@ impl<R: Read> FrameReader<R> {
     /// Whether a whole frame is already here, so that reading on costs no system call.
     #[must_use]
     pub fn has_frame(&mut self) -> bool {
-        self.skip_empty();
-        let from = self.search_from();
-        memchr::memmem::find(&self.buffer[from..self.filled.end], &DELIMITER).is_some()
+        self.find_delimiter().is_some()
     }
 
     /// Reads once; the number of bytes that came, 0 at the end of the stream.
@@ -134,8 +117,8 @@ impl<R: Read> FrameReader<R> {
 
     /// What is known of the frame that is here in part.
     #[must_use]
-    pub fn offence(&self) -> Offence {
-        Offence::of(&self.buffer[self.filled.clone()], self.max_frame_bytes)
+    pub fn unfinished(&self) -> BadFrame {
+        BadFrame::unfinished(&self.buffer[self.filled.clone()], self.max_frame_bytes)
     }
 
     /// Gives the buffer back; for connections that have fallen idle. Does nothing in the middle of a frame.
@@ -144,45 +127,58 @@ impl<R: Read> FrameReader<R> {
         if self.filled.is_empty() {
             self.buffer = Vec::new();
             self.filled = 0..0;
-            self.searched = 0;
         }
     }
 
     /// Where the next frame lies in the buffer, if it is here whole. From then on it counts as read.
     pub(crate) fn find_frame(&mut self) -> Result<Option<Range<usize>>, FrameError> {
-        self.skip_empty();
-        let from = self.search_from();
-        let Some(at) = memchr::memmem::find(&self.buffer[from..self.filled.end], &DELIMITER) else {
-            self.searched = self.filled.end;
+        let Some(length) = self.find_delimiter() else {
             // A last C2 may be the first half of the delimiter, which does not count.
             let half = usize::from(self.buffer[self.filled.clone()].last() == Some(&DELIMITER[0]));
             if self.filled.len() - half > self.max_frame_bytes {
-                return Err(FrameError::TooLong(self.offence()));
+                return Err(FrameError::TooLong(self.unfinished()));
             }
             return Ok(None);
         };
-        let frame = self.filled.start..from + at;
-        if frame.len() > self.max_frame_bytes {
-            return Err(FrameError::TooLong(Offence::of(&self.buffer[frame], self.max_frame_bytes)));
+        let frame = self.filled.start..self.filled.start + length;
+        if length > self.max_frame_bytes {
+            return Err(FrameError::TooLong(BadFrame::of(&self.buffer[frame], self.max_frame_bytes)));
         }
         self.filled.start = frame.end + DELIMITER.len();
-        self.searched = self.filled.start;
+        self.begin_search();
         Ok(Some(frame))
     }
 
     /// The text of a frame that [`find_frame`](Self::find_frame) found.
     pub(crate) fn text(&self, range: Range<usize>) -> Result<&str, FrameError> {
         let bytes = &self.buffer[range];
-        std::str::from_utf8(bytes).map_err(|_| FrameError::NotUtf8(Offence::of(bytes, self.max_frame_bytes)))
+        std::str::from_utf8(bytes).map_err(|_| FrameError::NotUtf8(BadFrame::of(bytes, self.max_frame_bytes)))
     }
 
-    /// The delimiter may have been cut in two, so the last byte searched is looked at again.
-    fn search_from(&self) -> usize {
-        self.searched.saturating_sub(1).max(self.filled.start)
+    /// Where the first frame here ends, if it is here whole.
+    fn find_delimiter(&mut self) -> Option<usize> {
+        self.skip_empty();
+        if self.found.is_none() {
+            let frame = &self.buffer[self.filled.clone()];
+            self.found = match &mut self.course {
+                Some(search) => search.find_end(frame),
+                None => find_delimiter(frame, &mut self.searched),
+            };
+        }
+        self.found
+    }
+
+    fn begin_search(&mut self) {
+        self.searched = 0;
+        self.found = None;
+        if let Some(search) = &mut self.course {
+            *search = CourseSearch::default();
+        }
     }
 
     /// Passes over white space and empty frames, which mean nothing.
     fn skip_empty(&mut self) {
+        let before = self.filled.start;
         loop {
             let rest = &self.buffer[self.filled.clone()];
             let space = rest.iter().take_while(|byte| is_space(**byte)).count();
@@ -192,20 +188,20 @@ impl<R: Read> FrameReader<R> {
                 break;
             }
         }
-        self.searched = self.searched.max(self.filled.start);
+        if self.filled.start != before {
+            self.begin_search();
+        }
     }
 
     fn make_room(&mut self) {
         if self.filled.is_empty() {
             self.filled = 0..0;
-            self.searched = 0;
         }
         if self.buffer.len() - self.filled.end >= READ_BYTES / 4 {
             return;
         }
         if self.filled.start > 0 {
             self.buffer.copy_within(self.filled.clone(), 0);
-            self.searched -= self.filled.start;
             self.filled = 0..self.filled.len();
         }
         // Doubling keeps the cost of a long frame in proportion to its length.
@@ -216,6 +212,14 @@ impl<R: Read> FrameReader<R> {
             self.buffer.resize(wanted, 0);
         }
     }
+}
+
+/// The place of the first delimiter in `frame`, of which `searched` bytes have been searched before.
+pub(super) fn find_delimiter(frame: &[u8], searched: &mut usize) -> Option<usize> {
+    // The delimiter may have been cut in two, so the last byte searched is looked at again.
+    let from = searched.saturating_sub(1);
+    *searched = frame.len();
+    memchr::memmem::find(&frame[from..], &DELIMITER).map(|at| from + at)
 }
 
 fn read_once(inner: &mut impl Read, buffer: &mut [u8]) -> io::Result<usize> {
@@ -230,77 +234,3 @@ fn read_once(inner: &mut impl Read, buffer: &mut [u8]) -> io::Result<usize> {
 fn is_space(byte: u8) -> bool {
     matches!(byte, b' ' | b'\t' | b'\r' | b'\n')
 }
-
-impl Offence {
-    /// Describes a frame, or the part of it that came.
-    #[must_use]
-    pub fn of(bytes: &[u8], limit: usize) -> Self {
-        Self { size: bytes.len(), limit, excerpt: excerpt(bytes) }
-    }
-}
-
-/// The beginning of a bad frame for a log line: control characters and bytes that are no text are escaped, and
-/// the excerpt ends where the name of a secret stands, since its value may follow.
-fn excerpt(bytes: &[u8]) -> String {
-    let start = String::from_utf8_lossy(&bytes[..bytes.len().min(4 * EXCERPT_CHARS)]);
-    let lower = start.to_ascii_lowercase();
-    let secret =
-        ["password", "token", "secret", "authorization"].iter().filter_map(|word| lower.find(word)).min();
-    let shown = &start[..secret.unwrap_or(start.len())];
-    let mut excerpt = String::new();
-    for character in shown.chars() {
-        let escaped: String = character.escape_default().collect();
-        let piece = if character.is_alphanumeric() { character.to_string() } else { escaped };
-        if excerpt.chars().count() + piece.chars().count() > EXCERPT_CHARS - 1 {
-            excerpt.push('…');
-            return excerpt;
-        }
-        excerpt.push_str(&piece);
-    }
-    if secret.is_some() || start.len() < bytes.len() {
-        excerpt.push('…');
-    }
-    excerpt
-}
-
-impl fmt::Display for Offence {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} bytes, limit {}, begins: {}", self.size, self.limit, self.excerpt)
-    }
-}
-
-impl FrameError {
-    /// All rules that a frame can break, each in one word.
-    pub const REASONS: [&str; 5] = ["too_long", "not_utf8", "not_an_object", "truncated", "stalled"];
-
-    /// Which rule the frame broke; nothing if the connection failed.
-    #[must_use]
-    pub fn reason(&self) -> Option<&'static str> {
-        let [too_long, not_utf8, not_an_object, truncated, stalled] = Self::REASONS;
-        match self {
-            Self::TooLong(_) => Some(too_long),
-            Self::NotUtf8(_) => Some(not_utf8),
-            Self::NotAnObject(..) => Some(not_an_object),
-            Self::Truncated(_) => Some(truncated),
-            Self::Stalled(_) => Some(stalled),
-            Self::Io(_) => None,
-        }
-    }
-}
-
-impl fmt::Display for FrameError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::TooLong(offence) => write!(f, "a frame is too long or its ¶ is missing ({offence})"),
-            Self::NotUtf8(offence) => write!(f, "a frame is not UTF-8 ({offence})"),
-            Self::NotAnObject(offence, reason) => {
-                write!(f, "a frame is not one JSON object: {reason} ({offence})")
-            }
-            Self::Truncated(offence) => write!(f, "the connection ended inside a frame ({offence})"),
-            Self::Stalled(offence) => write!(f, "a frame began and did not end in time ({offence})"),
-            Self::Io(error) => write!(f, "{error}"),
-        }
-    }
-}
-
-impl std::error::Error for FrameError {}

@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use proptest::sample::select;
 use serde_json::{Map, Value, json};
 
-use super::frame::{FrameError, FrameReader, Offence};
+use super::frame::{BadFrame, FrameError, FrameReader};
 use super::*;
 
 const LIMIT: usize = 100_000;
@@ -43,7 +43,7 @@ impl Read for Pieces {
 
 /// All frames of a stream, and how it ended.
 fn read_all(from: impl Read, limit: usize) -> (Vec<String>, Option<FrameError>) {
-    let mut reader = FrameReader::new(from, limit);
+    let mut reader = FrameReader::new(from, limit, Dialect::Pilcrow);
     let mut frames = Vec::new();
     loop {
         match reader.next_frame() {
@@ -54,13 +54,13 @@ fn read_all(from: impl Read, limit: usize) -> (Vec<String>, Option<FrameError>) 
     }
 }
 
-fn offence_of(error: &FrameError) -> &Offence {
+fn bad_frame_of(error: &FrameError) -> &BadFrame {
     match error {
-        FrameError::TooLong(offence)
-        | FrameError::NotUtf8(offence)
-        | FrameError::NotAnObject(offence, _)
-        | FrameError::Truncated(offence)
-        | FrameError::Stalled(offence) => offence,
+        FrameError::TooLong(bad)
+        | FrameError::NotUtf8(bad)
+        | FrameError::NotAnObject(bad, _)
+        | FrameError::Truncated(bad)
+        | FrameError::Stalled(bad) => bad,
         FrameError::Io(error) => panic!("no fault of a frame: {error}"),
     }
 }
@@ -158,11 +158,11 @@ proptest! {
         let (frames, error) = read_all(bytes.as_slice(), limit);
         prop_assert!(frames.iter().all(|frame| !frame.is_empty() && frame.len() <= limit));
         if let Some(error) = error {
-            let offence = offence_of(&error);
-            prop_assert!(offence.excerpt.chars().count() <= 80);
-            prop_assert!(offence.excerpt.chars().all(|c| c.is_alphanumeric() || c == '…' || (' '..='~').contains(&c)));
-            prop_assert_eq!(offence.limit, limit);
-            prop_assert!(offence.size <= bytes.len());
+            let bad = bad_frame_of(&error);
+            prop_assert!(bad.begins.chars().count() <= 80);
+            prop_assert!(bad.begins.chars().all(|c| c.is_alphanumeric() || c == '…' || (' '..='~').contains(&c)));
+            prop_assert_eq!(bad.limit, limit);
+            prop_assert!(bad.size <= bytes.len());
         }
     }
 
@@ -173,9 +173,9 @@ proptest! {
         between in select(vec!["\":\"", "=", "", "\":", "\": \""]),
     ) {
         let frame = [&before, name.as_bytes(), between.as_bytes(), b"HUNTER22"].concat();
-        let offence = Offence::of(&frame, 10);
-        prop_assert!(!offence.excerpt.contains("HUNTER22"), "{}", offence.excerpt);
-        prop_assert!(offence.excerpt.chars().count() <= 80);
+        let bad = BadFrame::of(&frame, 10);
+        prop_assert!(!bad.begins.contains("HUNTER22"), "{}", bad.begins);
+        prop_assert!(bad.begins.chars().count() <= 80);
     }
 
     #[test]
@@ -300,7 +300,7 @@ fn a_frame_has_the_limit_and_not_a_byte_more() {
 fn a_reader_holds_one_frame_of_the_permitted_length_and_little_more() {
     for limit in [100, 40_000, 100_000, 1024 * 1024] {
         let stream = [&vec![b'x'; limit][..], &DELIMITER].concat();
-        let mut reader = FrameReader::new(stream.as_slice(), limit);
+        let mut reader = FrameReader::new(stream.as_slice(), limit, Dialect::Pilcrow);
         assert_eq!(reader.next_frame().unwrap().map(str::len), Some(limit));
         assert!(reader.held_bytes() <= limit + 16 * 1024, "{} bytes for {limit}", reader.held_bytes());
     }
@@ -312,9 +312,9 @@ fn a_frame_is_too_long_before_its_end_has_come() {
     let good = encode(&json!({ "good": 1 })).unwrap();
     let (frames, error) = read_all(good.as_slice().chain(io::repeat(b'x')), 1000);
     assert_eq!(frames, [r#"{"good":1}"#]);
-    let Some(FrameError::TooLong(offence)) = error else { panic!("{error:?}") };
-    assert!(offence.size > 1000 && offence.size < 1000 + 64 * 1024, "{}", offence.size);
-    assert_eq!((offence.limit, offence.excerpt), (1000, format!("{}…", "x".repeat(79))));
+    let Some(FrameError::TooLong(bad)) = error else { panic!("{error:?}") };
+    assert!(bad.size > 1000 && bad.size < 1000 + 64 * 1024, "{}", bad.size);
+    assert_eq!((bad.limit, bad.begins), (1000, format!("{}…", "x".repeat(79))));
 }
 
 #[test]
@@ -351,13 +351,13 @@ fn a_stream_that_ends_between_frames_has_ended_well() {
 #[test]
 fn a_reader_knows_whether_it_is_within_a_frame_and_whether_another_is_here() {
     let pieces = ["{\"a\":1}¶{\"b\":2}¶ ¶{\"c\"", ":3}", "¶ "].map(|piece| piece.as_bytes().to_vec());
-    let mut reader = FrameReader::new(Pieces::of(pieces), LIMIT);
+    let mut reader = FrameReader::new(Pieces::of(pieces), LIMIT, Dialect::Pilcrow);
     assert!(!reader.mid_frame() && !reader.has_frame());
     assert_eq!(reader.next_frame().unwrap(), Some("{\"a\":1}"));
     assert!(reader.has_frame());
     assert_eq!(reader.next_frame().unwrap(), Some("{\"b\":2}"));
     assert!(!reader.has_frame() && reader.mid_frame());
-    assert_eq!(reader.offence().size, 4);
+    assert_eq!(reader.unfinished().size, 4);
     reader.release(); // within a frame, it keeps what it has
     assert_eq!(reader.next_frame().unwrap(), Some("{\"c\":3}"));
     assert!(!reader.has_frame() && !reader.mid_frame());
@@ -366,12 +366,12 @@ fn a_reader_knows_whether_it_is_within_a_frame_and_whether_another_is_here() {
 
 #[test]
 fn the_log_line_of_a_bad_frame_names_size_limit_and_a_harmless_excerpt() {
-    let offence = Offence::of("{\"name\":\"a\nb\u{1b}[31m한글\"".as_bytes(), 1000);
-    let told = FrameError::TooLong(offence).to_string();
+    let bad = BadFrame::of("{\"name\":\"a\nb\u{1b}[31m한글\"".as_bytes(), 1000);
+    let told = FrameError::TooLong(bad).to_string();
     assert!(told.contains("24 bytes, limit 1000"), "{told}");
     assert!(told.contains(r#"{\"name\":\"a\nb\u{1b}[31m한글\""#), "{told}");
     let login = br#"{"uri":"/users/login","params":{"email":"kim@example.com","password":"hunter22"}}"#;
-    let excerpt = Offence::of(login, 10).excerpt;
+    let excerpt = BadFrame::of(login, 10).begins;
     assert!(
         excerpt.contains("login") && !excerpt.contains("hunter") && !excerpt.contains("password"),
         "{excerpt}"

@@ -9,8 +9,8 @@ use serde_json::json;
 use super::*;
 use crate::net::link::LinkLimits;
 use crate::node::Node;
-use crate::packet::DEFAULT_MAX_FRAME_BYTES;
 use crate::packet::frame::FrameReader;
+use crate::packet::{DEFAULT_MAX_FRAME_BYTES, Dialect};
 
 /// Far more than anything here takes.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -71,7 +71,8 @@ fn play<F: FnOnce(Asker) + Send + 'static>(scripts: Vec<F>) -> (Arc<Mesh>, Recei
         let ended = ended.clone();
         thread::spawn(move || {
             let (stream, _) = listener.accept().unwrap();
-            let frames = FrameReader::new(stream.try_clone().unwrap(), DEFAULT_MAX_FRAME_BYTES);
+            let frames =
+                FrameReader::new(stream.try_clone().unwrap(), DEFAULT_MAX_FRAME_BYTES, Dialect::Pilcrow);
             script(Asker { stream, frames });
             let _ = ended.send(());
         });

@@ -404,8 +404,14 @@ fn violations() -> Vec<Violation> {
         of("[{\"key\":1}]¶".as_bytes(), no_object, r#"[{\"key\":1}]"#, 11),
         of("null¶".as_bytes(), no_object, "null", 4),
         of("\"text\"¶".as_bytes(), no_object, r#"\"text\""#, 6),
-        // A raw ¶ inside a string cuts the packet in two.
-        of("{\"name\":\"a¶b\"}¶".as_bytes(), no_object, r#"{\"name\":\"a"#, 10),
+        // A node that says that it is one of ours may send no raw `¶`.
+        of(
+            r#"{"params":{"proto":"pilcrow/1","name":"a¶b"},"uri":"/distributes","method":"POST"}¶"#
+                .as_bytes(),
+            no_object,
+            r#"{\"params\":{\"proto\":\"pilcrow/1\",\"name\":\"a"#,
+            40,
+        ),
         of("{\"uri\":\"/users\"}}¶".as_bytes(), no_object, r#"{\"uri\":\"/users\"}}"#, 17),
         ending(b"{\"uri\":\"/us", "ended inside a frame", r#"{\"uri\":\"/us"#, 11),
         // Somebody's browser.
@@ -446,8 +452,8 @@ fn commit(process: &Process, violation: &Violation) {
         line.split(" bytes, limit").next().unwrap().rsplit('(').next().unwrap().parse::<usize>().unwrap();
     let too_long = violation.told == "too long";
     assert!(if too_long { size >= violation.size } else { size == violation.size }, "{line}");
-    let excerpt = line.split("begins: ").nth(1).unwrap().trim_end_matches(')');
-    assert!(excerpt.chars().count() <= 80, "{line}");
+    let begins = line.split("begins: ").nth(1).unwrap().split(", ends: ").next().unwrap();
+    assert!(begins.trim_end_matches(')').chars().count() <= 80, "{line}");
     let lines = process.log().into_iter().filter(|line| line.contains(&format!("{me} closed"))).count();
     assert_eq!(lines, 1);
 }

@@ -12,8 +12,9 @@ mod access;
 mod chaos;
 mod cli;
 mod course;
-mod course_service;
+mod course_frames;
 mod course_registry;
+mod course_service;
 mod deploy;
 mod distributor;
 #[cfg(unix)]

@@ -179,6 +179,7 @@ fn violations(limit: usize) -> Vec<Vec<u8>> {
         [b"{\"a\":\"", "x".repeat(limit).as_bytes(), b"\"}", pilcrow].concat(),
         [b"{\"a\":\"", "x".repeat(limit).as_bytes()].concat(),
         vec![0xC2; limit + 2],
+        [b"{\"a\":\"", "¶".repeat(limit / 2 + 1).as_bytes()].concat(),
         [b"{\"a\":\"\xff\xfe\"}", pilcrow].concat(),
         [b"\xc3", pilcrow].concat(),
         b"{\"uri\":\"/us".to_vec(),
@@ -199,7 +200,8 @@ fn violations(limit: usize) -> Vec<Vec<u8>> {
         "5",
         "\"text\"",
         "{\"a\":1}}",
-        "{\"a\":\"b¶c\"}",
+        "{\"deadline_ms\":1,\"a\":\"b¶c\"}",
+        "{\"a\":\"b¶{\\\"c\":1}¶",
         "{'a':1}",
         "{\"a\":1",
         "{,}",
@@ -216,7 +218,7 @@ fn hundreds_of_bad_packets_at_every_port_disturb_nobody_and_leave_nothing_behind
 #[test]
 fn bad_packets_of_full_size_take_no_more_memory_than_their_connections() {
     let limit = pilcrow::packet::DEFAULT_MAX_FRAME_BYTES;
-    let long = &violations(limit)[..3];
+    let long = &violations(limit)[..4];
     Stage::start(&limit.to_string()).storm(long, 24);
 }
 
@@ -225,7 +227,7 @@ fn bad_packets_of_full_size_take_no_more_memory_than_their_connections() {
 fn ten_thousand_bad_packets_at_every_port_disturb_nobody_and_leave_nothing_behind() {
     Stage::start(&SHORT_FRAME.to_string()).storm(&violations(SHORT_FRAME), 10_000);
     let limit = pilcrow::packet::DEFAULT_MAX_FRAME_BYTES;
-    Stage::start(&limit.to_string()).storm(&violations(limit)[..3], 600);
+    Stage::start(&limit.to_string()).storm(&violations(limit)[..4], 600);
 }
 
 #[test]
