@@ -43,7 +43,6 @@ use crate::metrics_page;
 use crate::net::flood::say;
 use crate::net::listener::{Listener, Serving};
 use crate::net::membership::{Membership, OnList, Registration};
-pub use crate::net::outbox::together as answer_together;
 pub use crate::net::peer::Batch;
 use crate::net::peer::{Answerer, PacketServer, Peer};
 use crate::node::Node;

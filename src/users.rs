@@ -366,7 +366,7 @@ impl Users {
         work: impl FnOnce(&rusqlite::Connection) -> Result<T, StoreError> + Send + 'static,
         reply: impl FnOnce(Result<T, StoreError>) -> Result<Reply, Failure> + Send + 'static,
     ) {
-        self.store.write(deadline, work, move |outcome| responder.answer(&reply(outcome)));
+        self.store.write(deadline, work, move |outcome| responder.answer_among_others(&reply(outcome)));
     }
 }
 

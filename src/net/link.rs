@@ -26,8 +26,8 @@ use super::dial::{Again, Dialer, Session as DialSession};
 use super::health::{Health, Intent, Standing};
 use super::inbound::Inbound;
 use super::mailbox::{self, Answered, Mailbox, Slot, mailbox};
-use super::outbox::{Batching, Outbox, SendError};
-use super::peer::{Described, wire_len};
+use super::outbox::{Batching, Others, Outbox, SendError};
+use super::peer::{PacketSummary, wire_len};
 use super::secret::Secret;
 use crate::context::Context;
 use crate::observe::metrics::{CALLS, WIRE};
@@ -416,7 +416,8 @@ impl Link {
         if course && session.retire.load(Ordering::SeqCst) {
             return Err(Outcome::Refused(Refusal::Down));
         }
-        session.outbox.hold_written(|queue| {
+        let others = if self.shared.is_busy() { Others::Some } else { Others::None };
+        session.outbox.send_with(others, |queue| {
             let before = queue.len();
             let written =
                 request.write(queue, key, self.dialect(), times.travel(session, &Context::current()));
@@ -438,11 +439,6 @@ impl Link {
             Ok(())
         })?;
         drop(in_order);
-        if self.shared.is_busy() {
-            session.outbox.push_with_others();
-        } else {
-            session.outbox.push();
-        }
         Ok(())
     }
 
@@ -842,7 +838,7 @@ impl Shared {
             }
             let head = Head::parse(frame)
                 .map_err(|error| FrameError::not_an_object(frame, self.limits.max_frame_bytes, &error))?;
-            log::debug!("{} → {}, {} bytes", self.address, Described(&head), wire_len(frame));
+            log::debug!("{} → {}, {} bytes", self.address, PacketSummary(&head), wire_len(frame));
             if (head.method.as_deref(), head.uri.as_deref()) == (Some("POST"), Some("/distributes")) {
                 log::info!("link {}: the instance is about to end", self.address);
                 self.parting.store(true, Ordering::SeqCst);

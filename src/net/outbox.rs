@@ -1,17 +1,18 @@
 //! The writing half of a packet connection.
 //!
 //! Many threads send over one connection. A lock around `write` would make them wait in line, one system call
-//! each. Instead they append to a queue, and *whoever finds the connection idle writes everything that is queued
-//! by then in one call*. Under load that turns many packets into one write, and an idle connection pays nothing.
+//! each. Instead they append to a queue, and *the thread that finds the connection idle writes everything that is
+//! queued by then in one call*. Under load that turns many packets into one write, and an idle connection pays nothing.
 //!
-//! Nobody who writes for others waits for the peer: where the connection takes no more at once, a thread that is
-//! started for it takes over what is left ([`Outbox::send`]). So a peer that does not read costs its callers their
-//! own time-out and no more.
+//! | method | who calls it |
+//! | --- | --- |
+//! | [`send`](Outbox::send), [`send_with`](Outbox::send_with) | a thread that asks something and will wait for the reply |
+//! | [`hold`](Outbox::hold), then [`flush`](Outbox::flush) | the thread that reads this connection, with its answers |
+//! | [`post`](Outbox::post), [`post_latest`](Outbox::post_latest) | a thread that must not write, since others wait for it |
 //!
-//! A thread that must not even write (a database writer, a pool) leaves its packet with [`Outbox::post`] to the
-//! connection's own writer thread, which runs [`Outbox::run`]. If it leaves many, it does so [`together`].
+//! No thread that writes for others waits for the peer. When the connection takes no more at once, a new thread takes
+//! over the rest. So a peer that does not read costs its callers their own timeout and no more.
 
-use std::cell::RefCell;
 use std::fmt;
 use std::io::{self, Write};
 use std::net::{Shutdown, TcpStream};
@@ -28,6 +29,9 @@ use crate::sync::lock;
 /// What may wait to be written to one connection, in bytes. More means that the peer does not read.
 pub const OUTBOX_LIMIT_BYTES: usize = 8 * 1024 * 1024;
 
+/// How many bytes of answers may wait for others that leave in the same write.
+const HOLD_BYTES: usize = 256 * 1024;
+
 /// A queue that grew beyond this is given back to the allocator once it is empty.
 const KEEP_BYTES: usize = 16 * 1024;
 
@@ -40,7 +44,7 @@ pub enum Batching {
     OneByOne,
 }
 
-/// How many batches one caller writes, most of them for others, before another thread takes over.
+/// How many batches one caller writes for others before another thread takes over.
 const MAX_BATCHES: usize = 64;
 
 /// The sending half of one connection, shared by all who send on it.
@@ -63,7 +67,10 @@ struct State {
     spare: Vec<u8>,
     /// A frame that newer ones replace while it waits, such as the distributor's list.
     latest: Option<Arc<[u8]>>,
+    /// Some thread writes, or is about to.
     writing: bool,
+    /// A frame was posted, and the writer thread has not been woken since.
+    has_news: bool,
     closed: bool,
 }
 
@@ -82,28 +89,31 @@ pub enum SendError {
     Full,
 }
 
-thread_local! {
-    /// In which outboxes this thread has left something of which their writer threads are told at the end of
-    /// [`together`].
-    static POSTED: RefCell<Option<Vec<Outbox>>> = const { RefCell::new(None) };
-}
+/// A frame that was left to the writer thread. Dropping it wakes that thread.
+///
+/// A caller that posts many frames keeps these until the last: then each connection is woken once, and its frames leave
+/// in one write.
+#[derive(Debug)]
+#[must_use = "dropping it wakes the writer thread"]
+pub struct Posted(Outbox);
 
-/// Runs `work`. Of the packets that it [posts](Outbox::post) the writer threads are told when it is done: each is woken
-/// once, and those of one connection leave in one write.
-pub fn together(work: impl FnOnce()) {
-    let _told = Told(POSTED.replace(Some(Vec::new())));
-    work();
-}
-
-/// Tells the writer threads when it is dropped, also when the work has panicked.
-struct Told(Option<Vec<Outbox>>);
-
-impl Drop for Told {
+impl Drop for Posted {
     fn drop(&mut self) {
-        for outbox in POSTED.replace(self.0.take()).into_iter().flatten() {
-            outbox.0.wake.notify_one();
+        let is_news = std::mem::take(&mut lock(&self.0.0.state).has_news);
+        if is_news {
+            // Not one: that could be a caller who waits for room, and the frame would stay here.
+            self.0.0.wake.notify_all();
         }
     }
+}
+
+/// Whether other threads are about to send over the same connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Others {
+    /// Probably not: the frame leaves at once.
+    None,
+    /// They are: they run first, and what they queue leaves in the same write.
+    Some,
 }
 
 /// Whether a writer waits for its peer.
@@ -124,85 +134,82 @@ impl Outbox {
         Self(Arc::new(Shared { stream, one_by_one, state, wake }))
     }
 
-    /// From now on each packet leaves in a write of its own: the peer has turned out to be of the course.
+    /// From now on each packet leaves in a write of its own. For peers that turn out to be course nodes.
     pub fn set_one_by_one(&self) {
         self.0.one_by_one.store(true, Ordering::Relaxed);
     }
 
-    /// Queues a frame and, if nobody is writing, writes what is queued, as [`push`](Self::push) does. Never waits
-    /// for the peer.
+    /// Sends a frame. For callers that go on to wait for a reply: never waits for the peer.
     ///
     /// # Errors
     /// If the frame was not taken. A write that fails later closes the connection instead.
     pub fn send(&self, frame: &[u8]) -> Result<(), SendError> {
-        self.hold(frame)?;
-        self.push();
-        Ok(())
-    }
-
-    /// Queues a frame that a [`push`](Self::push) or [`flush`](Self::flush) of the same thread will follow soon.
-    ///
-    /// # Errors
-    /// If the frame was not taken.
-    pub fn hold(&self, frame: &[u8]) -> Result<(), SendError> {
-        self.hold_written(|queue| {
+        self.send_with(Others::None, |queue| {
             queue.extend_from_slice(frame);
             Ok(())
         })
     }
 
-    /// As [`hold`](Self::hold), but `write` appends the frame to the queue itself, without a copy between. It runs under
-    /// the lock of the queue: all others who send here wait for it.
+    /// Sends the frame that `write` appends to the queue: [`send`](Self::send) without a copy. `write` runs under the
+    /// lock of the queue, so all others who send here wait for it.
     ///
     /// # Errors
     /// Those of `write`, and if the frame was not taken. Nothing of it is queued then.
-    pub fn hold_written<E: From<SendError>>(
+    pub fn send_with<E: From<SendError>>(
         &self,
+        others: Others,
         write: impl FnOnce(&mut Vec<u8>) -> Result<(), E>,
     ) -> Result<(), E> {
-        let mut state = lock(&self.0.state);
-        if state.closed {
-            return Err(SendError::Closed.into());
+        let mut state = self.queue(write)?;
+        if others == Others::Some && !state.writing {
+            state.writing = true;
+            drop(state);
+            thread::yield_now();
+            state = lock(&self.0.state);
+            state.writing = false;
         }
-        let before = state.queue.len();
-        let mut written = write(&mut state.queue);
-        if before > 0 && state.queue.len() > OUTBOX_LIMIT_BYTES {
-            WIRE.overflows.inc();
-            written = Err(SendError::Full.into());
-        }
-        if written.is_err() {
-            state.queue.truncate(before);
-        }
-        written
-    }
-
-    /// Queues a frame for the writer thread and returns at once.
-    ///
-    /// # Errors
-    /// If the frame was not taken.
-    pub fn post(&self, frame: &[u8]) -> Result<(), SendError> {
-        self.hold(frame)?;
-        let told_later = POSTED.with_borrow_mut(|posted| {
-            let posted = posted.as_mut()?;
-            if !posted.iter().any(|outbox| Arc::ptr_eq(&outbox.0, &self.0)) {
-                posted.push(self.clone());
-            }
-            Some(())
-        });
-        if told_later.is_none() {
-            self.0.wake.notify_one();
-        }
+        self.write_queued(state, Patience::None);
         Ok(())
     }
 
-    /// How many bytes wait to be written. Many bytes mean a peer that does not keep up.
-    #[must_use]
-    pub fn waiting_bytes(&self) -> usize {
-        lock(&self.0.state).queue.len()
+    /// Queues a frame until [`flush`](Self::flush). For the thread that reads this connection: if much waits already,
+    /// the peer gets [`WRITE_TIMEOUT`] to read it.
+    ///
+    /// # Errors
+    /// If the frame was not taken.
+    pub fn hold(&self, frame: &[u8]) -> Result<(), SendError> {
+        // The peer asked for these answers, and waits for them here. It need not count as one that does not read.
+        if lock(&self.0.state).queue.len() + frame.len() > HOLD_BYTES {
+            self.flush();
+            let _ = self.await_room(HOLD_BYTES, Instant::now() + WRITE_TIMEOUT);
+        }
+        self.queue_copy(frame).map(drop)
     }
 
-    /// Waits until no more than `bytes` wait to be written; false if they still do at `deadline`, or the connection
-    /// has ended.
+    /// Writes what is queued and waits for the peer, at most [`WRITE_TIMEOUT`]. For the thread that reads this
+    /// connection: a peer that does not read its answers need not be read.
+    pub fn flush(&self) {
+        self.write_queued(lock(&self.0.state), Patience::WriteTimeout);
+    }
+
+    /// Leaves a frame to the writer thread. For threads that must not write, such as a database writer or a pool.
+    ///
+    /// # Errors
+    /// If the frame was not taken.
+    pub fn post(&self, frame: &[u8]) -> Result<Posted, SendError> {
+        self.queue_copy(frame)?.has_news = true;
+        Ok(Posted(self.clone()))
+    }
+
+    /// Leaves a frame to the writer thread that replaces the last such frame, if that still waits. For the list: a slow
+    /// reader skips the lists that are out of date.
+    pub fn post_latest(&self, frame: Arc<[u8]>) {
+        lock(&self.0.state).latest = Some(frame);
+        self.0.wake.notify_all();
+    }
+
+    /// Waits until no more than `bytes` wait to be written. For callers that send more than a peer may read at once.
+    /// False if more wait at `deadline`, or the connection has ended.
     #[must_use]
     pub fn await_room(&self, bytes: usize, deadline: Instant) -> bool {
         let mut state = lock(&self.0.state);
@@ -210,45 +217,11 @@ impl Outbox {
             if Instant::now() >= deadline {
                 return false;
             }
-            // The writer wakes nobody when it is done: those who wait here are few, and look again soon.
+            // The writer wakes nobody when it is done: few wait here, and they look again soon.
             let waited = self.0.wake.wait_timeout(state, Duration::from_millis(2));
             state = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
         !state.closed
-    }
-
-    /// Leaves a frame to the writer thread that replaces the one left before, if that has not gone yet: a slow
-    /// reader of the list skips the lists that are already out of date.
-    pub fn post_latest(&self, frame: Arc<[u8]>) {
-        lock(&self.0.state).latest = Some(frame);
-        self.0.wake.notify_one();
-    }
-
-    /// Writes what is queued, unless somebody is writing: they will take it along. Never waits for the peer: what
-    /// the connection does not take at once is left to a thread of its own.
-    pub fn push(&self) {
-        self.write_queued(lock(&self.0.state), Patience::None);
-    }
-
-    /// As [`push`](Self::push), but first lets other threads run that are ready to: what they queue meanwhile leaves in
-    /// the same write. For callers that know of others, who would otherwise write one by one.
-    pub fn push_with_others(&self) {
-        let mut state = lock(&self.0.state);
-        if state.writing {
-            return;
-        }
-        state.writing = true;
-        drop(state);
-        thread::yield_now();
-        state = lock(&self.0.state);
-        state.writing = false;
-        self.write_queued(state, Patience::None);
-    }
-
-    /// As [`push`](Self::push), but waits for the peer, at most [`WRITE_TIMEOUT`]: for the thread that reads this
-    /// connection, since whoever does not read answers need not be read.
-    pub fn flush(&self) {
-        self.write_queued(lock(&self.0.state), Patience::WriteTimeout);
     }
 
     /// The writer thread: writes what others post, until the connection closes.
@@ -265,14 +238,15 @@ impl Outbox {
         }
     }
 
-    /// Waits until all that was taken has been handed to the kernel, at most [`WRITE_TIMEOUT`].
+    /// Closes the connection once all that was taken has left, at most [`WRITE_TIMEOUT`] later.
     pub fn finish(&self) {
         let deadline = Instant::now() + WRITE_TIMEOUT;
         loop {
             let state = lock(&self.0.state);
             let done = state.closed || !(state.writing || state.has_work());
             if done || Instant::now() >= deadline {
-                return;
+                drop(state);
+                return self.close();
             }
             if state.writing {
                 drop(self.0.wake.wait_timeout(state, Duration::from_millis(10)));
@@ -282,7 +256,7 @@ impl Outbox {
         }
     }
 
-    /// Ends the connection in both directions. Its reader sees the end of the stream.
+    /// Closes the connection at once, in both directions. Its reader sees the end of the stream.
     pub fn close(&self) {
         {
             let mut state = lock(&self.0.state);
@@ -296,6 +270,36 @@ impl Outbox {
         let _ = self.0.stream.shutdown(Shutdown::Both);
     }
 
+    /// Appends a frame to the queue.
+    fn queue<E: From<SendError>>(
+        &self,
+        write: impl FnOnce(&mut Vec<u8>) -> Result<(), E>,
+    ) -> Result<MutexGuard<'_, State>, E> {
+        let mut state = lock(&self.0.state);
+        if state.closed {
+            return Err(SendError::Closed.into());
+        }
+        let before = state.queue.len();
+        let mut written = write(&mut state.queue);
+        if before > 0 && state.queue.len() > OUTBOX_LIMIT_BYTES {
+            WIRE.overflows.inc();
+            written = Err(SendError::Full.into());
+        }
+        if let Err(error) = written {
+            state.queue.truncate(before);
+            return Err(error);
+        }
+        Ok(state)
+    }
+
+    fn queue_copy(&self, frame: &[u8]) -> Result<MutexGuard<'_, State>, SendError> {
+        self.queue(|queue| {
+            queue.extend_from_slice(frame);
+            Ok(())
+        })
+    }
+
+    /// Writes what is queued, unless another thread is writing: that one takes it along.
     fn write_queued<'a>(&'a self, mut state: MutexGuard<'a, State>, patience: Patience) {
         if state.writing {
             return;
@@ -303,6 +307,7 @@ impl Outbox {
         let mut batches = 0;
         while state.has_work() {
             state.writing = true;
+            state.has_news = false;
             let spare = std::mem::take(&mut state.spare);
             let mut batch = std::mem::replace(&mut state.queue, spare);
             let latest = state.latest.take();
@@ -330,8 +335,8 @@ impl Outbox {
         }
     }
 
-    /// Starts a thread that writes `rest`, and what is queued meanwhile, while callers go on to wait for their
-    /// replies. Until it is done it is the one who writes.
+    /// Starts a thread that writes `rest` and what is queued meanwhile. Callers go on to wait for their replies, and no
+    /// other thread writes until it is done.
     fn leave_to_a_thread(&self, rest: Vec<u8>, latest: Option<Arc<[u8]>>) {
         let outbox = self.clone();
         let port = self.0.stream.peer_addr().map_or(0, |peer| peer.port());
@@ -409,8 +414,8 @@ fn send_at_once(mut stream: &TcpStream, bytes: &[u8]) -> io::Result<usize> {
     stream.write(bytes)
 }
 
-/// Writes all of `bytes` before `deadline`. The stream's own write time-out bounds each single wait; this bounds
-/// their sum, since a peer that reads one byte a second would otherwise hold the writer for ever.
+/// Writes all of `bytes` before `deadline`. The write timeout of the stream limits each single wait. The deadline limits
+/// their sum: a peer that reads one byte a second would otherwise hold the writer forever.
 pub(crate) fn write_by(mut stream: &TcpStream, bytes: &[u8], deadline: Instant) -> io::Result<()> {
     let mut rest = bytes;
     while !rest.is_empty() {
@@ -431,7 +436,7 @@ pub(crate) fn write_by(mut stream: &TcpStream, bytes: &[u8], deadline: Instant) 
     Ok(())
 }
 
-/// What is said of a peer that takes nothing for too long.
+/// The error of a peer that reads nothing for too long.
 pub(crate) fn not_read() -> io::Error {
     io::Error::new(io::ErrorKind::TimedOut, "the peer does not read what it is sent")
 }
@@ -446,3 +451,6 @@ impl fmt::Display for SendError {
 }
 
 impl std::error::Error for SendError {}
+
+#[cfg(test)]
+mod tests;

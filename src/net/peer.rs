@@ -12,10 +12,10 @@ use super::flood::say;
 use super::inbound::Inbound;
 use super::lateness::Lateness;
 use super::listener::{Connection, Serve, Work};
-use super::outbox::{Batching, Outbox, SendError};
+use super::outbox::{Batching, Outbox, Posted, SendError};
 use super::proof;
 use super::secret::Secret;
-use super::{WRITE_TIMEOUT, spawn};
+use super::spawn;
 use crate::observe::metrics::WIRE;
 use crate::packet::frame::FrameError;
 use crate::packet::{Answer, DELIMITER, Dialect, Failure, Head, Key, Reply, course};
@@ -25,9 +25,6 @@ const LINGER: Duration = Duration::from_secs(10);
 
 /// The longest that a request is taken to be waited for.
 const LONGEST_WAIT_MS: u64 = 3_600_000;
-
-/// How many bytes of answers may wait for others that leave in the same write.
-const HOLD_BYTES: usize = 256 * 1024;
 
 /// What is done with the packets that peers send.
 pub trait Answerer: Send + Sync + 'static {
@@ -58,17 +55,17 @@ pub enum Batch {
     Ends,
 }
 
-/// A batch that has begun. Dropping it ends it.
-struct OpenBatch<'a, A: Answerer>(&'a A);
+/// Ends the batch that it began when it is dropped.
+struct BatchGuard<'a, A: Answerer>(&'a A);
 
-impl<'a, A: Answerer> OpenBatch<'a, A> {
+impl<'a, A: Answerer> BatchGuard<'a, A> {
     fn begin(answerer: &'a A) -> Self {
         answerer.batch(Batch::Begins);
         Self(answerer)
     }
 }
 
-impl<A: Answerer> Drop for OpenBatch<'_, A> {
+impl<A: Answerer> Drop for BatchGuard<'_, A> {
     fn drop(&mut self) {
         self.0.batch(Batch::Ends);
     }
@@ -87,13 +84,15 @@ pub struct Peer {
     lateness: Lateness,
 }
 
-/// What a peer was answered.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Said {
+/// An answer that has been sent.
+#[derive(Debug, Default)]
+pub struct SentAnswer {
     /// 0 for success.
     pub errorcode: u16,
-    /// How long the packet was; 0 for the asker that wants none.
+    /// How long the packet was; 0 if the asker wants none.
     pub bytes: usize,
+    /// Dropping it wakes the writer thread, if that one writes the answer.
+    pub posted: Option<Posted>,
 }
 
 /// Serves packets on a port: reads them, checks them, and hands them to an [`Answerer`].
@@ -125,13 +124,13 @@ impl<A: Answerer> PacketServer<A> {
                 // From a node of ours, a raw `¶` is an error in this packet too.
                 course::before_raw_delimiter(frame).map_or(Ok(()), |before| self.parse(before).map(drop))?;
             }
-            log::debug!("{} → {}, {} bytes", peer.address(), Described(&head), wire_len(frame));
+            log::debug!("{} → {}, {} bytes", peer.address(), PacketSummary(&head), wire_len(frame));
             self.answerer.packet(peer, &head);
             if is_news {
                 inbound.set_dialect(Dialect::Pilcrow);
             }
             if inbound.has_frame() {
-                batch.get_or_insert_with(|| OpenBatch::begin(self.answerer.as_ref()));
+                batch.get_or_insert_with(|| BatchGuard::begin(self.answerer.as_ref()));
             } else {
                 batch = None;
                 // Answers to packets that came together leave together.
@@ -185,7 +184,6 @@ impl<A: Answerer> Serve for PacketServer<A> {
             peer.await_answers();
         }
         peer.outbox.finish();
-        peer.outbox.close();
         let _ = writer.join();
         if is_bad && dialect == Dialect::Course {
             self.answerer.course_connection_closed();
@@ -247,10 +245,14 @@ impl Peer {
     /// peer's own thread.
     ///
     /// `limit_bytes` is the longest answer that this asker can take. A longer one becomes a failure that says so.
-    /// Returned is what was said.
-    pub fn answer(&self, key: Option<&Key>, outcome: &Result<Reply, Failure>, limit_bytes: usize) -> Said {
+    pub fn answer(
+        &self,
+        key: Option<&Key>,
+        outcome: &Result<Reply, Failure>,
+        limit_bytes: usize,
+    ) -> SentAnswer {
         let errorcode = outcome.as_ref().err().map_or(0, |failure| failure.errorcode);
-        let mut said = Said { errorcode, bytes: 0 };
+        let mut sent = SentAnswer { errorcode, ..SentAnswer::default() };
         let limit = limit_bytes.min(self.max_frame_bytes);
         let answer = Answer { key, outcome, more: false };
         let frame = match answer.encode() {
@@ -260,49 +262,51 @@ impl Peer {
                 let why = format!(
                     "the answer has {size} bytes and the asker takes {limit} in one packet; ask for less"
                 );
-                self.instead(key, why, &mut said)
+                self.fail_instead(key, why, &mut sent)
             }
-            Err(error) => self.instead(key, format!("the answer has no JSON form: {error}"), &mut said),
+            Err(error) => self.fail_instead(key, format!("the answer has no JSON form: {error}"), &mut sent),
         };
-        said.bytes = frame.len();
-        self.log_answer(key, said);
-        if let Err(error) = self.send(&frame) {
-            log::debug!("{}: answer dropped: {error}", self.address());
-            if error == SendError::Full {
-                log::warn!("{} closed: {error}", self.address());
-                self.outbox.close();
-            }
+        sent.bytes = frame.len();
+        self.log_answer(key, &sent);
+        match self.send(&frame) {
+            Ok(posted) => sent.posted = posted,
+            Err(error) => self.drop_answer(error),
         }
-        said
+        sent
     }
 
-    fn send(&self, frame: &[u8]) -> Result<(), SendError> {
-        if thread::current().id() != self.reader {
-            return self.outbox.post(frame);
+    fn drop_answer(&self, error: SendError) {
+        log::debug!("{}: answer dropped: {error}", self.address());
+        if error == SendError::Full {
+            log::warn!("{} closed: {error}", self.address());
+            self.outbox.close();
         }
-        // Many long answers to requests that came together: those that wait leave first. Whoever asked for them
-        // waits for them here, and need not be taken for one who does not read.
-        if self.outbox.waiting_bytes() + frame.len() > HOLD_BYTES {
-            self.outbox.flush();
-            let _ = self.outbox.await_room(HOLD_BYTES, Instant::now() + WRITE_TIMEOUT);
-        }
-        self.outbox.hold(frame)
     }
 
-    fn instead(&self, key: Option<&Key>, message: String, said: &mut Said) -> Vec<u8> {
+    /// Queues an answer. The thread that reads this connection writes it later, together with others; other threads
+    /// leave it to the writer thread.
+    fn send(&self, frame: &[u8]) -> Result<Option<Posted>, SendError> {
+        if thread::current().id() == self.reader {
+            self.outbox.hold(frame).map(|()| None)
+        } else {
+            self.outbox.post(frame).map(Some)
+        }
+    }
+
+    fn fail_instead(&self, key: Option<&Key>, message: String, sent: &mut SentAnswer) -> Vec<u8> {
         log::warn!("{}: {message}", self.address());
-        said.errorcode = 500;
+        sent.errorcode = 500;
         let outcome = Err(Failure::new(500, message));
         Answer { key, outcome: &outcome, more: false }.encode().unwrap_or_default()
     }
 
-    fn log_answer(&self, key: Option<&Key>, said: Said) {
+    fn log_answer(&self, key: Option<&Key>, sent: &SentAnswer) {
         if !log::log_enabled!(log::Level::Debug) {
             return;
         }
         let key = key.map_or_else(|| "none".to_owned(), ToString::to_string);
-        let told = if said.errorcode == 0 { "success".to_owned() } else { said.errorcode.to_string() };
-        log::debug!("{} ← reply {told}, key {key}, {} bytes", self.address(), said.bytes);
+        let outcome = if sent.errorcode == 0 { "success".to_owned() } else { sent.errorcode.to_string() };
+        log::debug!("{} ← reply {outcome}, key {key}, {} bytes", self.address(), sent.bytes);
     }
 
     /// A peer that has sent all its requests (`printf … | nc` does so) still gets the answers.
@@ -319,10 +323,10 @@ pub(crate) fn wire_len(frame: &str) -> usize {
     frame.len() + DELIMITER.len()
 }
 
-/// A packet in the words of a log line. Its contents stay out: they may hold passwords.
-pub(crate) struct Described<'a>(pub(crate) &'a Head<'a>);
+/// What a log line says of a packet. Its contents stay out: they may hold passwords.
+pub(crate) struct PacketSummary<'a>(pub(crate) &'a Head<'a>);
 
-impl std::fmt::Display for Described<'_> {
+impl std::fmt::Display for PacketSummary<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let head = self.0;
         match (&head.method, &head.uri) {

@@ -7,7 +7,7 @@ use super::course::ReplyRules;
 use super::endpoints::RequestedRoute;
 use super::streams::{StreamSender, StreamTable};
 use crate::net::listener::Work;
-use crate::net::peer::{Peer, Said};
+use crate::net::peer::{Peer, SentAnswer};
 use crate::observe::access_log::ServiceLine;
 use crate::observe::metrics::SERVICE_IN_FLIGHT;
 use crate::packet::{Failure, Head, Key, Origin, Reply};
@@ -68,7 +68,7 @@ impl Responder {
         let Some(key) = self.key.clone().filter(|_| self.can_stream()) else { return Err(self) };
         match self.streams.open(&self.peer, key) {
             Some(stream) => {
-                self.record(Said { errorcode: 0, bytes: 0 });
+                self.record(&SentAnswer::default());
                 Ok(stream)
             }
             None => Err(self),
@@ -77,30 +77,39 @@ impl Responder {
 
     /// Answers the request. A notice is counted and logged, and gets no reply.
     pub fn answer(mut self, outcome: &Result<Reply, Failure>) {
-        self.send(outcome);
+        drop(self.send(outcome));
     }
 
-    fn send(&mut self, outcome: &Result<Reply, Failure>) {
-        let said = if self.is_notice {
-            Said { errorcode: outcome.as_ref().err().map_or(0, |failure| failure.errorcode), bytes: 0 }
+    /// Answers the request as one of many. A caller that keeps what is returned until it has answered all of them wakes
+    /// each connection once, and their answers leave in one write.
+    #[must_use]
+    pub fn answer_among_others(mut self, outcome: &Result<Reply, Failure>) -> SentAnswer {
+        self.send(outcome)
+    }
+
+    fn send(&mut self, outcome: &Result<Reply, Failure>) -> SentAnswer {
+        let sent = if self.is_notice {
+            let errorcode = outcome.as_ref().err().map_or(0, |failure| failure.errorcode);
+            SentAnswer { errorcode, ..SentAnswer::default() }
         } else {
             self.peer.answer(self.key.as_ref(), outcome, self.rules.limit_bytes)
         };
-        self.record(said);
+        self.record(&sent);
+        sent
     }
 
     /// Counts the request and writes its access line: it is answered, or its stream begins.
-    fn record(&mut self, said: Said) {
+    fn record(&mut self, sent: &SentAnswer) {
         self.is_answered = true;
         let took = self.began.elapsed();
-        self.requested.series.answered(said.errorcode, took);
+        self.requested.series.answered(sent.errorcode, took);
         ServiceLine {
             id: self.origin.as_ref().map(|origin| origin.request_id.as_str()),
             peer: self.peer.address(),
             method: &self.requested.method,
             uri: &self.requested.uri,
-            errorcode: said.errorcode,
-            bytes: said.bytes,
+            errorcode: sent.errorcode,
+            bytes: sent.bytes,
             took,
         }
         .write();
@@ -112,10 +121,10 @@ impl Drop for Responder {
     fn drop(&mut self) {
         SERVICE_IN_FLIGHT.dec();
         if !self.is_answered {
-            self.send(&Err(Failure::new(
+            drop(self.send(&Err(Failure::new(
                 500,
                 "the service failed to answer this request; its log says more",
-            )));
+            ))));
         }
     }
 }

@@ -112,7 +112,7 @@ impl StreamSender {
     #[must_use]
     pub fn send(&self, reply: &SharedReply) -> bool {
         let Some(peer) = self.stream.peer() else { return false };
-        if peer.outbox().waiting_bytes() > LAG_BYTES {
+        if !peer.outbox().await_room(LAG_BYTES, Instant::now()) {
             self.end(&Failure::new(
                 503,
                 "you do not keep up with this stream; ask for what comes after the last",

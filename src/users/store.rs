@@ -9,6 +9,7 @@
 //! In WAL mode a read that begins after a commit sees it, in this process and in every other on the same file:
 //! that is all there is to "read your writes".
 
+use std::any::Any;
 use std::cell::RefCell;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -26,7 +27,7 @@ use super::model;
 use crate::observe::metrics::STORE;
 use crate::packet::Failure;
 use crate::pool::no_thread;
-use crate::service::{Batch, answer_together};
+use crate::service::Batch;
 use crate::sync::lock;
 
 /// The migrations, in order: the first makes version 1 out of an empty file. Each one is applied once.
@@ -202,11 +203,13 @@ impl Store {
 
     /// Queues a write. `work` runs on the writer thread, inside a transaction; `done` is told how it ended, after
     /// the commit. A write whose `deadline` has passed before its turn is not begun.
-    pub fn write<T: Send + 'static>(
+    ///
+    /// What `done` returns is kept until all writes of the transaction have been reported, and then dropped.
+    pub fn write<T: Send + 'static, R: 'static>(
         &self,
         deadline: Option<Instant>,
         work: impl FnOnce(&Connection) -> Result<T, StoreError> + Send + 'static,
-        done: impl FnOnce(Result<T, StoreError>) + Send + 'static,
+        done: impl FnOnce(Result<T, StoreError>) -> R + Send + 'static,
     ) {
         let busy = Instant::now() + BUSY_TIMEOUT;
         let patience = deadline
@@ -357,8 +360,9 @@ trait Write: Send {
     fn refuse(self: Box<Self>, why: StoreError);
 }
 
-/// Reports how a write ended, once it is known whether the transaction was committed.
-type Completion = Box<dyn FnOnce(Result<(), StoreError>)>;
+/// Reports how a write ended, once it is known whether the transaction was committed. What it returns is dropped after
+/// all reports of the transaction.
+type Completion = Box<dyn FnOnce(Result<(), StoreError>) -> Box<dyn Any>>;
 
 struct Job<W, D> {
     /// Until when its asker waits.
@@ -368,11 +372,12 @@ struct Job<W, D> {
     done: D,
 }
 
-impl<T, W, D> Write for Job<W, D>
+impl<T, R, W, D> Write for Job<W, D>
 where
     T: 'static,
+    R: 'static,
     W: FnOnce(&Connection) -> Result<T, StoreError> + Send,
-    D: FnOnce(Result<T, StoreError>) + Send + 'static,
+    D: FnOnce(Result<T, StoreError>) -> R + Send + 'static,
 {
     fn patience(&self) -> Instant {
         self.patience
@@ -385,11 +390,11 @@ where
             _ => work(connection),
         };
         let ran = outcome.as_ref().map(|_| ()).map_err(StoreError::again);
-        (ran, Box::new(move |committed| done(committed.and(outcome))))
+        (ran, Box::new(move |committed| Box::new(done(committed.and(outcome)))))
     }
 
     fn refuse(self: Box<Self>, why: StoreError) {
-        (self.done)(Err(why));
+        drop((self.done)(Err(why)));
     }
 }
 
@@ -431,11 +436,10 @@ impl Writer {
             Ok(()) => {
                 let (completions, committed) = self.write_and_commit(batch);
                 self.note(committed.as_ref().err());
-                answer_together(|| {
-                    for completion in completions {
-                        report(|| completion(committed.as_ref().copied().map_err(StoreError::again)));
-                    }
-                });
+                let outcome = || committed.as_ref().copied().map_err(StoreError::again);
+                let reports = completions.into_iter().map(|completion| report(|| completion(outcome())));
+                // All are reported before the first of these is dropped, which may wake a connection.
+                drop(reports.collect::<Vec<_>>());
                 Vec::new()
             }
         }
@@ -511,10 +515,9 @@ fn refuse(jobs: impl IntoIterator<Item = Box<dyn Write>>, why: &StoreError) {
 }
 
 /// Tells one asker how its write ended. If that panics, the writer thread must live on: all others need it.
-fn report(tell: impl FnOnce()) {
-    if catch_unwind(AssertUnwindSafe(tell)).is_err() {
-        log::error!("the report of a write panicked");
-    }
+fn report<R>(tell: impl FnOnce() -> R) -> Option<R> {
+    let told = catch_unwind(AssertUnwindSafe(tell));
+    told.inspect_err(|_| log::error!("the report of a write panicked")).ok()
 }
 
 /// Runs one write so that, if it fails or panics, nothing of it remains and the others are not touched.
