@@ -57,12 +57,14 @@
 //! | [`metrics_page`] | the metrics over HTTP, on a port of its own | all binaries |
 //! | [`pool`] | a few threads behind a bounded queue | [`service`], [`users`] |
 //! | [`process`] | settings, log, signals, exit status | all binaries |
+//! | [`byte_reader`] | a buffered reader of bytes | [`packet`] |
 //! | [`sync`] | locks that survive a panic of their holder, permits that are given back | whoever locks or counts |
 //!
 //! The wire is described in `docs/protocol.md`, the design in `docs/architecture.md`, and the reasons for it in
 //! `docs/decisions.md`.
 
 pub mod address;
+pub mod byte_reader;
 pub mod clock;
 pub mod context;
 pub mod distributor;

@@ -16,9 +16,7 @@ pub const FRAME_TIMEOUT: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub struct Inbound {
     frames: FrameReader<Socket>,
-    stream: Arc<TcpStream>,
-    began: Option<Instant>,
-    armed: bool,
+    timer: FrameTimer,
 }
 
 /// The socket shared with the writing half: one descriptor for both.
@@ -31,12 +29,21 @@ impl Read for Socket {
     }
 }
 
+/// Limits the time of the frame that is being read.
+#[derive(Debug)]
+struct FrameTimer {
+    stream: Arc<TcpStream>,
+    began: Option<Instant>,
+    /// The socket has a read timeout.
+    is_armed: bool,
+}
+
 impl Inbound {
     /// Reads frames of up to `max_frame_bytes` from this connection, of which a node of this dialect has the other end.
     #[must_use]
     pub fn new(stream: Arc<TcpStream>, max_frame_bytes: usize, dialect: Dialect) -> Self {
         let frames = FrameReader::new(Socket(stream.clone()), max_frame_bytes, dialect);
-        Self { frames, stream, began: None, armed: false }
+        Self { frames, timer: FrameTimer { stream, began: None, is_armed: false } }
     }
 
     /// From the next frame on, the other side is a node of this dialect.
@@ -47,22 +54,11 @@ impl Inbound {
     /// The next frame, waiting as long as it takes; `None` when the peer closed between frames.
     ///
     /// # Errors
-    /// A frame that breaks the rules of the wire, and failures of the connection: it is to be closed.
+    /// A frame that breaks the rules of the wire, and failures of the connection. The caller then closes it.
     pub fn next_frame(&mut self) -> Result<Option<&str>, FrameError> {
-        loop {
-            if let Some(range) = self.frames.find_frame()? {
-                self.began = None;
-                return self.frames.text(range).map(Some);
-            }
-            if self.wait_for_bytes()? == 0 {
-                let mid_frame = self.frames.mid_frame();
-                return if mid_frame {
-                    Err(FrameError::Truncated(self.frames.unfinished()))
-                } else {
-                    Ok(None)
-                };
-            }
-        }
+        // The last frame has ended; the next one has all of its time.
+        self.timer.began = None;
+        self.frames.next_frame_with(|frames| self.timer.fill(frames))
     }
 
     /// Whether another whole frame is here already. While there is, answers may wait to be written together.
@@ -70,26 +66,28 @@ impl Inbound {
     pub fn has_frame(&mut self) -> bool {
         self.frames.has_frame()
     }
+}
 
-    fn wait_for_bytes(&mut self) -> Result<usize, FrameError> {
+impl FrameTimer {
+    fn fill(&mut self, frames: &mut FrameReader<Socket>) -> Result<usize, FrameError> {
         loop {
-            if self.frames.mid_frame() {
+            if frames.mid_frame() {
                 let began = *self.began.get_or_insert_with(Instant::now);
                 if began.elapsed() >= FRAME_TIMEOUT {
-                    return Err(FrameError::Stalled(self.frames.unfinished()));
+                    return Err(FrameError::Stalled(frames.unfinished()));
                 }
             }
             // Armed also for a connection that may have fallen idle: it then gives its buffer back.
-            if self.frames.holds_buffer() {
+            if frames.holds_buffer() {
                 self.arm(true)?;
             }
-            match self.frames.fill() {
+            match frames.fill() {
                 Ok(count) => return Ok(count),
-                Err(error) if is_timeout(&error) && self.frames.mid_frame() => {
-                    return Err(FrameError::Stalled(self.frames.unfinished()));
+                Err(error) if is_timeout(&error) && frames.mid_frame() => {
+                    return Err(FrameError::Stalled(frames.unfinished()));
                 }
                 Err(error) if is_timeout(&error) => {
-                    self.frames.release();
+                    frames.release();
                     self.arm(false)?;
                 }
                 Err(error) => return Err(FrameError::Io(error)),
@@ -97,12 +95,12 @@ impl Inbound {
         }
     }
 
-    /// Sets or clears the socket's time-out. It stays set over many frames and is cleared only once the
+    /// Sets or clears the read timeout of the socket. It stays set over many frames and is cleared only once the
     /// connection has been idle, so that a busy connection pays no system call for it.
-    fn arm(&mut self, armed: bool) -> Result<(), FrameError> {
-        if self.armed != armed {
-            self.stream.set_read_timeout(armed.then_some(FRAME_TIMEOUT)).map_err(FrameError::Io)?;
-            self.armed = armed;
+    fn arm(&mut self, is_armed: bool) -> Result<(), FrameError> {
+        if self.is_armed != is_armed {
+            self.stream.set_read_timeout(is_armed.then_some(FRAME_TIMEOUT)).map_err(FrameError::Io)?;
+            self.is_armed = is_armed;
         }
         Ok(())
     }

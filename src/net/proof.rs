@@ -163,27 +163,29 @@ impl<'a> Talk<'a> {
         Ok(write_by(self.stream, &frame, self.deadline)?)
     }
 
-    /// The next packet. What comes behind it stays in the socket: it is for those who read after us.
+    /// The next packet. What comes behind it stays in the socket, for those who read after this exchange.
     fn hear(&self) -> Result<Words, Unproven> {
         let mut heard = Vec::new();
-        let mut piece = [0; PROOF_MAX_BYTES];
         loop {
-            let count = self.peek(&mut piece)?;
-            // The delimiter may have been cut in two, so the last byte heard is looked at again.
-            let from = heard.len().saturating_sub(1);
-            let before = heard.len();
-            heard.extend_from_slice(&piece[..count]);
-            let end = memchr::memmem::find(&heard[from..], &DELIMITER).map(|at| from + at);
-            let taken = end.map_or(count, |end| end + DELIMITER.len() - before);
-            (&mut &*self.stream).read_exact(&mut piece[..taken])?;
-            match end {
-                Some(end) if end <= PROOF_MAX_BYTES => {
-                    return serde_json::from_slice(&heard[..end]).map_err(|_| Unproven::NoProof);
+            self.read_piece(&mut heard)?;
+            match heard.strip_suffix(&DELIMITER) {
+                Some(words) if words.len() <= PROOF_MAX_BYTES => {
+                    return serde_json::from_slice(words).map_err(|_| Unproven::NoProof);
                 }
                 None if heard.len() <= PROOF_MAX_BYTES => {}
                 _ => return Err(Unproven::TooLong),
             }
         }
+    }
+
+    /// Reads what has come, up to the first byte that can end a delimiter.
+    fn read_piece(&self, heard: &mut Vec<u8>) -> Result<(), Unproven> {
+        let mut piece = [0; PROOF_MAX_BYTES];
+        let count = self.peek(&mut piece)?;
+        let count = memchr::memchr(DELIMITER[1], &piece[..count]).map_or(count, |at| at + 1);
+        (&mut &*self.stream).read_exact(&mut piece[..count])?;
+        heard.extend_from_slice(&piece[..count]);
+        Ok(())
     }
 
     /// Waits for bytes and leaves them where they are.

@@ -24,14 +24,10 @@ struct Asker {
 impl Asker {
     /// The next packet: its method, its key, and its `after`; nothing at the end of the connection.
     fn next(&mut self) -> Option<(String, Value, Option<u64>)> {
-        loop {
-            if let Some(range) = self.frames.find_frame().unwrap() {
-                let packet: Value = serde_json::from_str(self.frames.text(range).unwrap()).unwrap();
-                let method = packet["method"].as_str().unwrap().to_owned();
-                return Some((method, packet["key"].clone(), packet["params"]["after"].as_u64()));
-            }
-            self.frames.fill().ok().filter(|count| *count > 0)?;
-        }
+        let frame = self.frames.next_frame().ok().flatten()?;
+        let packet: Value = serde_json::from_str(frame).unwrap();
+        let method = packet["method"].as_str().unwrap().to_owned();
+        Some((method, packet["key"].clone(), packet["params"]["after"].as_u64()))
     }
 
     /// The next request for a stream: its key and its `after`.
