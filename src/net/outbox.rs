@@ -58,6 +58,8 @@ struct Shared {
     state: Mutex<State>,
     /// Wakes the writer thread: something was posted, or the connection closed.
     wake: Condvar,
+    /// Wakes callers that wait for room: the connection closed. They must take no wake from the writer thread.
+    closed: Condvar,
 }
 
 #[derive(Debug, Default)]
@@ -101,8 +103,7 @@ impl Drop for Posted {
     fn drop(&mut self) {
         let is_news = std::mem::take(&mut lock(&self.0.0.state).has_news);
         if is_news {
-            // Not one: that could be a caller who waits for room, and the frame would stay here.
-            self.0.0.wake.notify_all();
+            self.0.0.wake.notify_one();
         }
     }
 }
@@ -130,8 +131,8 @@ impl Outbox {
     #[must_use]
     pub fn new(stream: Arc<TcpStream>, batching: Batching) -> Self {
         let one_by_one = AtomicBool::new(batching == Batching::OneByOne);
-        let (state, wake) = (Mutex::new(State::default()), Condvar::new());
-        Self(Arc::new(Shared { stream, one_by_one, state, wake }))
+        let (state, wake, closed) = (Mutex::new(State::default()), Condvar::new(), Condvar::new());
+        Self(Arc::new(Shared { stream, one_by_one, state, wake, closed }))
     }
 
     /// From now on each packet leaves in a write of its own. For peers that turn out to be course nodes.
@@ -205,7 +206,7 @@ impl Outbox {
     /// reader skips the lists that are out of date.
     pub fn post_latest(&self, frame: Arc<[u8]>) {
         lock(&self.0.state).latest = Some(frame);
-        self.0.wake.notify_all();
+        self.0.wake.notify_one();
     }
 
     /// Waits until no more than `bytes` wait to be written. For callers that send more than a peer may read at once.
@@ -218,7 +219,7 @@ impl Outbox {
                 return false;
             }
             // The writer wakes nobody when it is done: few wait here, and they look again soon.
-            let waited = self.0.wake.wait_timeout(state, Duration::from_millis(2));
+            let waited = self.0.closed.wait_timeout(state, Duration::from_millis(2));
             state = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
         !state.closed
@@ -266,6 +267,7 @@ impl Outbox {
             state.latest = None;
         }
         self.0.wake.notify_all();
+        self.0.closed.notify_all();
         // Dropping our handle would not wake the thread that reads from another one; this does.
         let _ = self.0.stream.shutdown(Shutdown::Both);
     }

@@ -149,7 +149,8 @@ impl<A: Answerer> Serve for PacketServer<A> {
     fn serve(&self, connection: Connection) {
         let address = connection.peer;
         // Before anything else: the answerer does not hear of whoever fails here.
-        if self.secret.as_ref().is_some_and(|secret| !proof::admits(secret, &connection.stream, address)) {
+        if self.secret.as_ref().is_some_and(|secret| !proof::is_admitted(secret, &connection.stream, address))
+        {
             return;
         }
         let outbox = Outbox::new(connection.stream.clone(), Batching::Together);

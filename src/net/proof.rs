@@ -1,4 +1,4 @@
-//! The first words on every packet connection of a cluster with a secret: both sides prove that they know it.
+//! The first packets on every connection of a cluster with a secret: both sides prove that they know it.
 //!
 //! ```text
 //! dialer                                                  acceptor
@@ -8,8 +8,8 @@
 //!   │  checked; only then: registration, requests             │
 //! ```
 //!
-//! Before it is proven, a connection costs a thread and a place among the connections, at most 1 KiB of what it
-//! sends, and [`PROOF_TIMEOUT`]. Afterwards it is as any other: the proof costs nothing per packet.
+//! An unproven connection costs a thread and a place among the connections, for at most [`PROOF_TIMEOUT`], and 1 KiB of
+//! what it sends is read. The proof costs nothing per packet afterwards.
 
 use std::fmt;
 use std::io::{self, Read};
@@ -25,7 +25,7 @@ use super::outbox::write_by;
 use super::secret::{Challenges, Role, Secret, is_challenge, new_challenge};
 use crate::packet::{DELIMITER, PROTO, encode};
 
-/// How long all three packets together may take. Whoever does not prove the secret is out within 2 s.
+/// How long all three packets together may take. A connection without a proof is closed within 2 s.
 pub const PROOF_TIMEOUT: Duration = Duration::from_millis(1500);
 
 /// The longest packet that is read before the other side has proven the secret, in bytes.
@@ -34,17 +34,17 @@ pub const PROOF_MAX_BYTES: usize = 1024;
 /// Why the other side has not proven the secret.
 #[derive(Debug)]
 pub enum Unproven {
-    /// It did not say enough in time.
+    /// It did not send enough in time.
     Late,
     /// It ended the connection.
     Ended,
-    /// It says more than a proof needs.
+    /// It sends more than a proof needs.
     TooLong,
-    /// It says something else.
+    /// It sends something else.
     NoProof,
-    /// An acceptor asks for no proof: it knows of no secret.
+    /// An acceptor asks for no proof: it has no secret.
     AsksNothing,
-    /// An acceptor does not take our proof.
+    /// An acceptor rejects our proof.
     RefusesOurs,
     /// Its proof is made with another secret, or for another connection.
     Wrong,
@@ -52,10 +52,10 @@ pub enum Unproven {
     Io(io::Error),
 }
 
-/// What is said in a proof. Fields that are not known mean nothing, as everywhere.
+/// One of the three packets. Unknown fields are ignored, as everywhere.
 #[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
-struct Words {
+struct ProofPacket {
     #[serde(skip_serializing_if = "Option::is_none")]
     proto: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -68,40 +68,40 @@ struct Words {
     errormessage: Option<String>,
 }
 
-/// The answering side: whether whoever has connected proves the secret. Waits no longer than [`PROOF_TIMEOUT`]. One who
-/// does not is told so, and is to be closed.
+/// The answering side: whether this peer proves the secret. Waits no longer than [`PROOF_TIMEOUT`]. A peer that does not
+/// is sent the reason, and the caller closes the connection.
 #[must_use]
-pub fn admits(secret: &Secret, stream: &TcpStream, peer: SocketAddr) -> bool {
-    let talk = Talk::begin(stream);
-    let Err(why) = talk.accept(secret) else { return true };
-    talk.refuse(&why);
-    let told = format_args!("{peer} closed: it does not prove the cluster secret ({why})");
-    say(Level::Warn, "unproven", peer.ip(), told);
+pub fn is_admitted(secret: &Secret, stream: &TcpStream, peer: SocketAddr) -> bool {
+    let exchange = Exchange::begin(stream);
+    let Err(why) = exchange.accept(secret) else { return true };
+    exchange.refuse(&why);
+    let message = format_args!("{peer} closed: it does not prove the cluster secret ({why})");
+    say(Level::Warn, "unproven", peer.ip(), message);
     false
 }
 
-/// The calling side: proves the secret to whoever has been dialled, and has it proven.
+/// The calling side: proves the secret to the acceptor, and lets the acceptor prove it too.
 ///
 /// # Errors
-/// Why the connection is not to be used.
+/// Why the connection must not be used.
 pub fn prove(secret: &Secret, stream: &TcpStream) -> Result<(), Unproven> {
-    Talk::begin(stream).dial(secret)
+    Exchange::begin(stream).dial(secret)
 }
 
 /// Whether an acceptor says, in its first packet, that it wants the secret proven.
 #[must_use]
 pub fn asks_for_proof(frame: &str) -> bool {
-    serde_json::from_str::<Words>(frame)
-        .is_ok_and(|words| words.challenge.as_deref().is_some_and(is_challenge))
+    serde_json::from_str::<ProofPacket>(frame)
+        .is_ok_and(|packet| packet.challenge.as_deref().is_some_and(is_challenge))
 }
 
 /// One exchange, with one deadline for all of it.
-struct Talk<'a> {
+struct Exchange<'a> {
     stream: &'a TcpStream,
     deadline: Instant,
 }
 
-impl<'a> Talk<'a> {
+impl<'a> Exchange<'a> {
     fn begin(stream: &'a TcpStream) -> Self {
         Self { stream, deadline: Instant::now() + PROOF_TIMEOUT }
     }
@@ -109,8 +109,8 @@ impl<'a> Talk<'a> {
     fn accept(&self, secret: &Secret) -> Result<(), Unproven> {
         let acceptor = new_challenge()?;
         let proto = Some(PROTO.to_owned());
-        self.say(&Words { proto, challenge: Some(acceptor.clone()), ..Words::default() })?;
-        let Words { challenge: Some(dialer), proof: Some(proof), .. } = self.hear()? else {
+        self.send(&ProofPacket { proto, challenge: Some(acceptor.clone()), ..ProofPacket::default() })?;
+        let ProofPacket { challenge: Some(dialer), proof: Some(proof), .. } = self.receive()? else {
             return Err(Unproven::NoProof);
         };
         if !is_challenge(&dialer) {
@@ -120,13 +120,16 @@ impl<'a> Talk<'a> {
         if !secret.is_proven(Role::Dialer, challenges, &proof) {
             return Err(Unproven::Wrong);
         }
-        self.say(&Words { proof: Some(secret.proof(Role::Acceptor, challenges)), ..Words::default() })?;
+        self.send(&ProofPacket {
+            proof: Some(secret.proof(Role::Acceptor, challenges)),
+            ..ProofPacket::default()
+        })?;
         self.end()
     }
 
     fn dial(&self, secret: &Secret) -> Result<(), Unproven> {
-        let acceptor = match self.hear() {
-            Ok(Words { challenge: Some(challenge), .. }) if is_challenge(&challenge) => challenge,
+        let acceptor = match self.receive() {
+            Ok(ProofPacket { challenge: Some(challenge), .. }) if is_challenge(&challenge) => challenge,
             // The list of a distributor without a secret, of whatever length.
             Ok(_) | Err(Unproven::TooLong | Unproven::NoProof) => return Err(Unproven::AsksNothing),
             Err(why) => return Err(why),
@@ -134,57 +137,67 @@ impl<'a> Talk<'a> {
         let dialer = new_challenge()?;
         let challenges = Challenges { acceptor: &acceptor, dialer: &dialer };
         let ours = secret.proof(Role::Dialer, challenges);
-        self.say(&Words { challenge: Some(dialer.clone()), proof: Some(ours), ..Words::default() })?;
-        match self.hear()? {
-            Words { proof: Some(theirs), .. } if secret.is_proven(Role::Acceptor, challenges, &theirs) => {
+        self.send(&ProofPacket {
+            challenge: Some(dialer.clone()),
+            proof: Some(ours),
+            ..ProofPacket::default()
+        })?;
+        match self.receive()? {
+            ProofPacket { proof: Some(theirs), .. }
+                if secret.is_proven(Role::Acceptor, challenges, &theirs) =>
+            {
                 self.end()
             }
-            Words { proof: Some(_), .. } => Err(Unproven::Wrong),
-            Words { errorcode: Some(_), .. } => Err(Unproven::RefusesOurs),
+            ProofPacket { proof: Some(_), .. } => Err(Unproven::Wrong),
+            ProofPacket { errorcode: Some(_), .. } => Err(Unproven::RefusesOurs),
             _ => Err(Unproven::NoProof),
         }
     }
 
-    /// From here on the connection may be silent as long as it likes.
+    /// From here on the connection may be silent without limit.
     fn end(&self) -> Result<(), Unproven> {
         Ok(self.stream.set_read_timeout(None)?)
     }
 
-    /// Words for whoever reads along, such as a learner who types packets by hand.
+    /// Sends the reason, for a learner who types packets by hand.
     fn refuse(&self, why: &Unproven) {
-        let told = format!("this cluster has a secret, and you have not proven it: {why}");
-        // Whoever is not there any more need not be told.
-        let _ = self.say(&Words { errorcode: Some(401), errormessage: Some(told), ..Words::default() });
+        let message = format!("this cluster has a secret, and you have not proven it: {why}");
+        // The peer may be gone already.
+        let _ = self.send(&ProofPacket {
+            errorcode: Some(401),
+            errormessage: Some(message),
+            ..ProofPacket::default()
+        });
     }
 
     /// A few bytes, the first on this connection: they fit into the socket's buffer, and nobody waits.
-    fn say(&self, words: &Words) -> Result<(), Unproven> {
-        let frame = encode(words).map_err(io::Error::from)?;
+    fn send(&self, packet: &ProofPacket) -> Result<(), Unproven> {
+        let frame = encode(packet).map_err(io::Error::from)?;
         Ok(write_by(self.stream, &frame, self.deadline)?)
     }
 
     /// The next packet. What comes behind it stays in the socket, for those who read after this exchange.
-    fn hear(&self) -> Result<Words, Unproven> {
-        let mut heard = Vec::new();
+    fn receive(&self) -> Result<ProofPacket, Unproven> {
+        let mut received = Vec::new();
         loop {
-            self.read_piece(&mut heard)?;
-            match heard.strip_suffix(&DELIMITER) {
+            self.read_piece(&mut received)?;
+            match received.strip_suffix(&DELIMITER) {
                 Some(words) if words.len() <= PROOF_MAX_BYTES => {
                     return serde_json::from_slice(words).map_err(|_| Unproven::NoProof);
                 }
-                None if heard.len() <= PROOF_MAX_BYTES => {}
+                None if received.len() <= PROOF_MAX_BYTES => {}
                 _ => return Err(Unproven::TooLong),
             }
         }
     }
 
     /// Reads what has come, up to the first byte that can end a delimiter.
-    fn read_piece(&self, heard: &mut Vec<u8>) -> Result<(), Unproven> {
+    fn read_piece(&self, received: &mut Vec<u8>) -> Result<(), Unproven> {
         let mut piece = [0; PROOF_MAX_BYTES];
         let count = self.peek(&mut piece)?;
         let count = memchr::memchr(DELIMITER[1], &piece[..count]).map_or(count, |at| at + 1);
         (&mut &*self.stream).read_exact(&mut piece[..count])?;
-        heard.extend_from_slice(&piece[..count]);
+        received.extend_from_slice(&piece[..count]);
         Ok(())
     }
 

@@ -5,16 +5,25 @@ use std::net::TcpListener;
 
 use super::*;
 
-/// An outbox with its writer thread, and the other end of the connection.
-fn outbox(batching: Batching) -> (Outbox, TcpStream) {
+/// An outbox without a writer thread, and the other end of its connection.
+fn unwritten(batching: Batching) -> (Outbox, TcpStream) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let stream = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
     let peer = listener.accept().unwrap().0;
     peer.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
-    let outbox = Outbox::new(Arc::new(stream), batching);
+    (Outbox::new(Arc::new(stream), batching), peer)
+}
+
+/// As [`unwritten`], with a writer thread.
+fn outbox(batching: Batching) -> (Outbox, TcpStream) {
+    let (outbox, peer) = unwritten(batching);
+    start_writer(&outbox);
+    (outbox, peer)
+}
+
+fn start_writer(outbox: &Outbox) {
     let writing = outbox.clone();
     spawn("write", move || writing.run()).unwrap();
-    (outbox, peer)
 }
 
 fn read(peer: &mut TcpStream, length: usize) -> String {
@@ -46,15 +55,17 @@ fn frames_of_all_methods_arrive_in_their_order() {
 }
 
 #[test]
-fn posted_frames_wait_for_the_last_of_them_and_leave_in_one_write() {
-    let (outbox, mut peer) = outbox(Batching::Together);
-    let posted: Vec<Posted> =
-        ["1¶", "2¶", "3¶"].map(|frame| outbox.post(frame.as_bytes()).unwrap()).into_iter().collect();
-    assert!(lock(&outbox.0.state).has_news, "the writer thread sleeps");
-    drop(posted);
+fn posted_frames_wake_the_writer_thread_once_and_leave_in_one_write() {
+    let (outbox, mut peer) = unwritten(Batching::Together);
+    let has_news = || lock(&outbox.0.state).has_news;
+    let [first, second, third] = ["1¶", "2¶", "3¶"].map(|frame| outbox.post(frame.as_bytes()).unwrap());
+    assert!(has_news());
+    drop(second);
+    assert!(!has_news(), "the others have nothing to tell");
+    drop((first, third));
+    start_writer(&outbox);
     let mut bytes = [0; 20];
     assert_eq!(peer.read(&mut bytes).unwrap(), 9, "one write");
-    assert!(!lock(&outbox.0.state).has_news);
     outbox.close();
 }
 

@@ -35,13 +35,13 @@ fn both<D: Send, A: Send>(
 }
 
 fn accept(secret: &Secret, stream: &TcpStream) -> Result<(), Unproven> {
-    let talk = Talk::begin(stream);
-    talk.accept(secret).inspect_err(|why| talk.refuse(why))
+    let exchange = Exchange::begin(stream);
+    exchange.accept(secret).inspect_err(|why| exchange.refuse(why))
 }
 
 /// The next packet, as it is.
-fn frame(stream: &TcpStream) -> Words {
-    Talk::begin(stream).hear().unwrap()
+fn frame(stream: &TcpStream) -> ProofPacket {
+    Exchange::begin(stream).receive().unwrap()
 }
 
 fn send(mut stream: &TcpStream, text: &str) {

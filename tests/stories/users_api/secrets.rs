@@ -129,9 +129,10 @@ fn broken_frames(secrets: &mut Secrets) -> Vec<Vec<u8>> {
     vec![
         wrap(login() + "}"),
         wrap(login().replace("\"params\"", "'params'")),
-        wrap(login().replace("-hush", "¶-hush")), // a raw ¶ in the password
-        wrap(json!(login()).to_string()),         // JSON in a JSON text
-        wrap(json!([login()]).to_string()),       // an array
+        // A raw ¶ in the password, from a node of ours.
+        wrap(login().replace("-hush", "¶-hush").replace("\"key\"", "\"deadline_ms\":5000,\"key\"")),
+        wrap(json!(login()).to_string()),   // JSON in a JSON text
+        wrap(json!([login()]).to_string()), // an array
         wrap(login().replace("kim@", &"k".repeat(5000))), // too long
         not_utf8,
         login().into_bytes(), // the connection ends before the ¶
