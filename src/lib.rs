@@ -59,6 +59,7 @@
 //! | [`process`] | settings, log, signals, exit status | all binaries |
 //! | [`byte_reader`] | a buffered reader of bytes | [`packet`] |
 //! | [`sync`] | locks that survive a panic of their holder, permits that are given back | whoever locks or counts |
+//! | [`thread`] | starts named threads | every layer that starts one |
 //!
 //! The wire is described in `docs/protocol.md`, the design in `docs/architecture.md`, and the reasons for it in
 //! `docs/decisions.md`.
@@ -83,4 +84,5 @@ pub mod routes;
 pub mod service;
 pub mod subscription;
 pub mod sync;
+pub mod thread;
 pub mod users;

@@ -32,10 +32,11 @@ pub mod secret;
 
 use std::io;
 use std::net::TcpStream;
-use std::thread;
 use std::time::Duration;
 
 use socket2::{SockRef, TcpKeepalive};
+
+pub(crate) use crate::thread::spawn;
 
 /// How long a peer may stay silent on the TCP level before its connection is given up. Course nodes answer no
 /// ping, so the kernel asks (`docs/protocol.md`, section 4).
@@ -43,9 +44,6 @@ const DEAD_AFTER: Duration = Duration::from_secs(10);
 
 /// How long one batch of bytes may take to leave. A peer that takes longer does not read.
 pub const WRITE_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// The stack of every thread that serves one connection, in bytes. Only what is touched costs memory.
-pub const CONNECTION_STACK_BYTES: usize = 256 * 1024;
 
 /// Prepares a connection: packets leave at once, a dead peer is noticed, and no write blocks for ever.
 pub(crate) fn tune(stream: &TcpStream) -> io::Result<()> {
@@ -59,13 +57,6 @@ pub(crate) fn tune(stream: &TcpStream) -> io::Result<()> {
     #[cfg(any(target_os = "linux", target_os = "android"))]
     socket.set_tcp_user_timeout(Some(DEAD_AFTER))?;
     Ok(())
-}
-
-/// Starts a named thread with the stack of a connection.
-pub(crate) fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> io::Result<thread::JoinHandle<()>> {
-    // Linux shows the first 15 bytes of a thread's name and refuses none; a NUL would be an error.
-    let name = name.replace('\0', "");
-    thread::Builder::new().name(name).stack_size(CONNECTION_STACK_BYTES).spawn(body)
 }
 
 /// Whether an error says only that a read or write ran into its time-out.

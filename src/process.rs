@@ -21,6 +21,7 @@ use crate::net::listener::{DEFAULT_MAX_CONNECTIONS, Listener};
 use crate::net::secret::Secret;
 use crate::observe::{access_log, log_writer, metrics};
 use crate::packet::DEFAULT_MAX_FRAME_BYTES;
+use crate::packet::frame::FrameError;
 use crate::pool::no_thread;
 
 /// Who a process is: what differs between the binaries before they do anything.
@@ -285,6 +286,7 @@ pub fn run<A: Parser>(identity: Identity, serve: impl FnOnce(A) -> Result<(), St
         return fail(identity, &no_thread(error), 1);
     }
     metrics::introduce(identity.name);
+    metrics::WIRE.show_reasons(&FrameError::REASONS);
     let served = serve(arguments);
     log_writer::finish(LOG_TIMEOUT);
     match served {

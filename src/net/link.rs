@@ -793,7 +793,7 @@ impl DialSession for Reader {
             Ok(()) => log::debug!("link {}: closed", shared.address),
             Err(FrameError::Io(error)) => log::info!("link {}: lost ({error})", shared.address),
             Err(error) => {
-                WIRE.rejected(&error);
+                WIRE.rejected(error.reason());
                 log::warn!("link {}: closed: {error}", shared.address);
             }
         }

@@ -208,7 +208,7 @@ impl Session for Follower {
             }
             Ok(()) => log::info!("distributor {} has ended; trying again every 3 s", self.address),
             Err(error) => {
-                WIRE.rejected(&error);
+                WIRE.rejected(error.reason());
                 log::warn!("distributor {} lost: {error}; trying again every 3 s", self.address);
             }
         }

@@ -175,7 +175,7 @@ impl<A: Answerer> Serve for PacketServer<A> {
             Ok(()) => {}
             Err(FrameError::Io(error)) => log::debug!("{address} lost: {error}"),
             Err(error) => {
-                WIRE.rejected(error);
+                WIRE.rejected(error.reason());
                 say(Level::Warn, "closed", address.ip(), format_args!("{address} closed: {error}"));
             }
         }

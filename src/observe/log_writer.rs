@@ -10,9 +10,9 @@ use std::sync::{Condvar, LazyLock, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::clock::{SECOND_BYTES, second_text, since_epoch, three_digits};
-use crate::net::spawn;
 use crate::observe::metrics::LOG;
 use crate::sync::lock;
+use crate::thread::spawn;
 
 /// How many bytes of lines may wait before access lines are dropped, and before others are: a flood of access lines
 /// leaves room for what went wrong.

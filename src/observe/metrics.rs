@@ -20,7 +20,6 @@ use prometheus::{
     TextEncoder,
 };
 
-use crate::packet::frame::FrameError;
 use crate::sync::{lock, read, write};
 
 /// What the text is called in HTTP.
@@ -101,10 +100,6 @@ pub static WIRE: LazyLock<Wire> = LazyLock::new(|| {
         "Frames that broke the rules of the wire, by reason; each closed its connection.",
         &["reason"],
     );
-    // Shown before the first: what rises from nothing is seen as a rise only from a nought.
-    for reason in FrameError::REASONS {
-        rejected.with_label_values(&[reason]).inc_by(0);
-    }
     let overflows = counter(
         "pilcrow_outbox_overflows_total",
         "Packets that were not sent, since their receiver does not read.",
@@ -184,9 +179,16 @@ pub struct LogLines {
 }
 
 impl Wire {
-    /// Counts a frame that broke a rule. A connection that was merely lost is none.
-    pub fn rejected(&self, error: &FrameError) {
-        if let Some(reason) = error.reason() {
+    /// Shows a series for each reason from the start: Prometheus sees the first rejection only as a rise from 0.
+    pub fn show_reasons(&self, reasons: &[&str]) {
+        for reason in reasons {
+            self.rejected.with_label_values(&[*reason]).inc_by(0);
+        }
+    }
+
+    /// Counts a rejected frame. A lost connection has no reason and is not counted.
+    pub fn rejected(&self, reason: Option<&str>) {
+        if let Some(reason) = reason {
             self.rejected.with_label_values(&[reason]).inc();
         }
     }
