@@ -12,6 +12,7 @@
 mod bad_frame;
 pub mod course;
 pub mod frame;
+pub mod masked;
 mod reply;
 
 use core::net::IpAddr;
