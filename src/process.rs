@@ -288,7 +288,7 @@ pub fn run<A: Parser>(identity: Identity, serve: impl FnOnce(A) -> Result<(), St
     metrics::introduce(identity.name);
     metrics::WIRE.show_reasons(&FrameError::REASONS);
     let served = serve(arguments);
-    log_writer::finish(LOG_TIMEOUT);
+    log_writer::flush(LOG_TIMEOUT);
     match served {
         Ok(()) => ExitCode::SUCCESS,
         Err(sentence) => fail(identity, &sentence, 1),

@@ -1,103 +1,101 @@
-//! The way of every log line to stderr.
+//! Writes every log line to stderr.
 //!
-//! Whoever reads stderr may be slow or hang, and then a write to it waits. No request waits for that: lines are
-//! appended to a bounded buffer under a short lock, and one thread, `log`, writes them, whole lines only. Access
-//! lines gather for a moment and are written many at a time; any other line is written at once, with those before
-//! it. When the buffer is full, lines are dropped, counted, and the loss is told as soon as there is room.
+//! The reader of stderr may be slow or hang, and then a write blocks. So no request writes: lines are appended to a
+//! bounded buffer under a short lock, and the thread `log` writes the buffer, whole lines only. Access lines are
+//! written in batches, any other line at once. When the buffer is full, lines are dropped and counted, and the next
+//! batch reports the loss.
 
 use std::io::{self, Write};
+use std::mem;
 use std::sync::{Condvar, LazyLock, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::clock::{SECOND_BYTES, second_text, since_epoch, three_digits};
 use crate::observe::metrics::LOG;
 use crate::sync::lock;
 use crate::thread::spawn;
 
-/// How many bytes of lines may wait before access lines are dropped, and before others are: a flood of access lines
-/// leaves room for what went wrong.
+/// How full the buffer may be before access lines are dropped, in bytes.
 const ACCESS_LIMIT_BYTES: usize = 1024 * 1024;
+
+/// How full the buffer may be before other lines are dropped. A flood of access lines leaves room for errors.
 const LIMIT_BYTES: usize = ACCESS_LIMIT_BYTES + 256 * 1024;
 
-/// With so many bytes waiting, access lines gather no longer.
-const HURRY_BYTES: usize = ACCESS_LIMIT_BYTES / 4;
+/// With so many bytes in the buffer, a batch is written early.
+const EARLY_BYTES: usize = ACCESS_LIMIT_BYTES / 4;
 
-/// How long access lines gather after a write.
-const GATHER: Duration = Duration::from_millis(10);
+/// How long access lines are collected after a write.
+const BATCH_TIME: Duration = Duration::from_millis(10);
 
-/// A buffer that grew beyond this is given back to the allocator.
-const KEEP_BYTES: usize = 2 * HURRY_BYTES;
+/// A larger buffer is returned to the allocator.
+const KEEP_BYTES: usize = 2 * EARLY_BYTES;
 
-static OUT: Out = Out { state: Mutex::new(State::new()), wake: Condvar::new(), written: Condvar::new() };
+static BUFFER: Buffer =
+    Buffer { state: Mutex::new(State::new()), appended: Condvar::new(), written: Condvar::new() };
 
-struct Out {
+struct Buffer {
     state: Mutex<State>,
-    /// Wakes the thread.
-    wake: Condvar,
-    /// Tells that all is written that had been taken.
+    /// Notified when the thread must wake.
+    appended: Condvar,
+    /// Notified after each write.
     written: Condvar,
 }
 
 struct State {
-    waiting: Vec<u8>,
-    thread: Doing,
-    /// What waits is to be written now.
-    hurry: bool,
-    /// From now on everything is.
-    ending: bool,
+    lines: Vec<u8>,
+    /// Whether the lines must be written without waiting for more.
+    is_urgent: bool,
+    thread: ThreadState,
     access_dropped: u64,
     other_dropped: u64,
-    /// The second that `stamp` tells of: within one, the time is written once.
+    /// The second that `second_text` shows. It is formatted once and kept.
     second: u64,
-    stamp: [u8; SECOND_BYTES],
+    second_text: [u8; SECOND_BYTES],
 }
 
-/// What the thread does.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Doing {
-    /// It waits for a first line.
-    Wait,
-    /// It has been woken, or lets lines gather.
-    Gather,
-    Write,
+/// What the thread does. `notify_one` makes a system call even when no thread waits, so we call it only when needed.
+#[derive(PartialEq, Eq)]
+enum ThreadState {
+    WaitsForAnyLine,
+    WaitsForUrgentLine,
+    /// It was notified, but does not have the lock yet.
+    Wakes,
+    Writes,
 }
 
 impl State {
     const fn new() -> Self {
         Self {
-            waiting: Vec::new(),
-            thread: Doing::Gather,
-            hurry: false,
-            ending: false,
+            lines: Vec::new(),
+            is_urgent: false,
+            thread: ThreadState::Wakes,
             access_dropped: 0,
             other_dropped: 0,
             second: u64::MAX,
-            stamp: [b'0'; SECOND_BYTES],
+            second_text: [b'0'; SECOND_BYTES],
         }
     }
 
-    fn push_stamp(&mut self, now: Duration) {
+    fn push_time(&mut self, now: Duration) {
         if self.second != now.as_secs() {
             self.second = now.as_secs();
-            self.stamp = second_text(self.second);
+            self.second_text = second_text(self.second);
         }
-        self.waiting.extend_from_slice(&self.stamp);
+        self.lines.extend_from_slice(&self.second_text);
         let [first, second, third] = three_digits(now.subsec_millis());
-        self.waiting.extend_from_slice(&[b'.', first, second, third, b'Z', b' ']);
+        self.lines.extend_from_slice(&[b'.', first, second, third, b'Z', b' ']);
     }
 
-    /// What was lost, in a line of its own.
-    fn tell_the_loss(&mut self) {
-        let (access, other) = (self.access_dropped, self.other_dropped);
+    fn report_loss(&mut self) {
+        let (access, other) = (mem::take(&mut self.access_dropped), mem::take(&mut self.other_dropped));
         if access + other == 0 {
             return;
         }
-        self.push_stamp(since_epoch());
-        let told = format!(
+        self.push_time(since_epoch());
+        let line = format!(
             "WARN  {access} access lines and {other} other log lines were dropped: stderr was not read fast enough\n"
         );
-        self.waiting.extend_from_slice(told.as_bytes());
-        (self.access_dropped, self.other_dropped) = (0, 0);
+        self.lines.extend_from_slice(line.as_bytes());
     }
 }
 
@@ -107,40 +105,38 @@ impl State {
 /// If the operating system starts no further thread.
 pub fn start() -> io::Result<()> {
     LazyLock::force(&LOG);
-    spawn("log", || OUT.run()).map(drop)
+    spawn("log", || BUFFER.write_batches()).map(drop)
 }
 
-/// Leaves an access line of at most `max_bytes`, which `append` writes, and which is given the time and its end here.
-/// Never waits for whoever reads stderr.
+/// Logs an access line of at most `max_bytes` without blocking. `append` writes its text, without time and line end.
 pub fn access_line(max_bytes: usize, append: impl FnOnce(&mut Vec<u8>)) {
     let now = since_epoch();
-    let mut state = lock(&OUT.state);
-    if state.waiting.len() + max_bytes > ACCESS_LIMIT_BYTES {
+    let mut state = lock(&BUFFER.state);
+    if state.lines.len() + max_bytes > ACCESS_LIMIT_BYTES {
         state.access_dropped += 1;
         LOG.access_dropped.inc();
         return;
     }
-    state.push_stamp(now);
-    append(&mut state.waiting);
-    state.waiting.push(b'\n');
-    let hurry = state.waiting.len() >= HURRY_BYTES;
-    OUT.appended(state, hurry);
+    state.push_time(now);
+    append(&mut state.lines);
+    state.lines.push(b'\n');
+    let is_urgent = state.lines.len() >= EARLY_BYTES;
+    BUFFER.wake_thread(state, is_urgent);
 }
 
-/// All other log lines, each in one write that is whole. Never waits for whoever reads stderr.
+/// The target of all other log lines. Each write is one or more whole lines and does not block.
 #[derive(Debug)]
 pub struct Lines;
 
 impl Write for Lines {
     fn write(&mut self, lines: &[u8]) -> io::Result<usize> {
-        let mut state = lock(&OUT.state);
-        let before = state.waiting.len();
-        if before + lines.len() > LIMIT_BYTES {
+        let mut state = lock(&BUFFER.state);
+        if state.lines.len() + lines.len() > LIMIT_BYTES {
             state.other_dropped += 1;
             LOG.other_dropped.inc();
         } else {
-            state.waiting.extend_from_slice(lines);
-            OUT.appended(state, true);
+            state.lines.extend_from_slice(lines);
+            BUFFER.wake_thread(state, true);
         }
         Ok(lines.len())
     }
@@ -150,62 +146,55 @@ impl Write for Lines {
     }
 }
 
-/// Waits until all lines are written, at most `limit`: for the end of a process.
-pub fn finish(limit: Duration) {
-    let deadline = Instant::now() + limit;
-    let mut state = lock(&OUT.state);
-    state.ending = true;
-    OUT.wake.notify_all();
-    while state.thread == Doing::Write || !state.waiting.is_empty() {
-        let left = deadline.saturating_duration_since(Instant::now());
-        if left.is_zero() {
-            return;
-        }
-        state = OUT.written.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
-    }
+/// Waits until all lines are written, at most `timeout`: for the end of a process.
+pub fn flush(timeout: Duration) {
+    let mut state = lock(&BUFFER.state);
+    state.is_urgent = true;
+    BUFFER.appended.notify_one();
+    let is_unwritten = |state: &mut State| state.thread == ThreadState::Writes || !state.lines.is_empty();
+    drop(BUFFER.written.wait_timeout_while(state, timeout, is_unwritten));
 }
 
-impl Out {
-    fn appended(&self, mut state: MutexGuard<'_, State>, hurry: bool) {
-        let wake = state.thread == Doing::Wait || (hurry && !state.hurry);
-        if state.thread == Doing::Wait {
-            state.thread = Doing::Gather; // woken once
-        }
-        state.hurry |= hurry;
-        drop(state);
-        if wake {
-            self.wake.notify_one();
+impl Buffer {
+    fn wake_thread(&self, mut state: MutexGuard<'_, State>, is_urgent: bool) {
+        state.is_urgent |= is_urgent;
+        let must_wake = match state.thread {
+            ThreadState::WaitsForAnyLine => true,
+            ThreadState::WaitsForUrgentLine => state.is_urgent,
+            ThreadState::Wakes | ThreadState::Writes => false,
+        };
+        if must_wake {
+            state.thread = ThreadState::Wakes;
+            drop(state);
+            self.appended.notify_one();
         }
     }
 
-    fn run(&self) {
+    fn write_batches(&self) {
         let mut batch = Vec::new();
         loop {
-            let mut state = lock(&self.state);
-            while state.waiting.is_empty() {
-                state.thread = Doing::Wait;
-                state = self.wake.wait(state).unwrap_or_else(PoisonError::into_inner);
-            }
-            state.hurry = false;
-            state.thread = Doing::Write;
-            state.tell_the_loss();
-            std::mem::swap(&mut batch, &mut state.waiting);
-            drop(state); // never hold the lock during I/O: others go on appending
-            // Where it cannot be written, there is nobody to be told.
+            let mut state = self.await_batch();
+            state.thread = ThreadState::Writes;
+            state.is_urgent = false;
+            state.report_loss();
+            mem::swap(&mut batch, &mut state.lines);
+            drop(state); // never hold the lock during I/O
+            // If stderr is gone, there is nowhere to report it.
             let _ = io::stderr().lock().write_all(&batch);
             batch.clear();
             batch.shrink_to(KEEP_BYTES);
-            let mut state = lock(&self.state);
-            state.thread = Doing::Gather;
-            self.written.notify_all();
-            let deadline = Instant::now() + GATHER;
-            while !state.ending && !state.hurry {
-                let left = deadline.saturating_duration_since(Instant::now());
-                if left.is_zero() {
-                    break;
-                }
-                state = self.wake.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
-            }
         }
+    }
+
+    /// Waits until the time for a batch is over or a line is urgent, and then for a first line if there is none.
+    fn await_batch(&self) -> MutexGuard<'_, State> {
+        let mut state = lock(&self.state);
+        state.thread = ThreadState::WaitsForUrgentLine;
+        self.written.notify_all();
+        let waited = self.appended.wait_timeout_while(state, BATCH_TIME, |state| !state.is_urgent);
+        let mut state = waited.unwrap_or_else(PoisonError::into_inner).0;
+        state.thread = ThreadState::WaitsForAnyLine;
+        let waited = self.appended.wait_while(state, |state| state.lines.is_empty());
+        waited.unwrap_or_else(PoisonError::into_inner)
     }
 }
