@@ -62,7 +62,7 @@ fn serve(args: &Args) -> Result<(), String> {
     let serving = listener.serve("http", args.common.max_connections, Arc::new(server)).map_err(no_thread)?;
     process::ready(LIMIT.name, address);
     let _ = stop.recv();
-    serving.drain(Duration::ZERO, args.common.drain_limit());
+    serving.drain(args.common.drain_limit());
     Ok(())
 }
 

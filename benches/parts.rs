@@ -166,7 +166,7 @@ fn calls(criterion: &mut Criterion) {
     });
     group.finish();
     drop(link);
-    serving.drain(Duration::ZERO, Duration::from_secs(5));
+    serving.drain(Duration::from_secs(5));
 }
 
 /// An answering port, and a link to it that is up.

@@ -32,8 +32,6 @@ use crate::packet::{Dialect, Failure, Head, Reply};
 use crate::registry::Rejection;
 use crate::sync::lock;
 
-/// How long connections have, at the end, for packets that are on their way.
-const SETTLE: Duration = Duration::from_millis(50);
 
 /// A running distributor.
 #[derive(Debug)]
@@ -75,7 +73,7 @@ impl Distributor {
 
     /// Stops it. Every node keeps its links and registers again with the next distributor.
     pub fn stop(self, limit: Duration) {
-        self.serving.drain(SETTLE, limit);
+        self.serving.drain(limit);
     }
 }
 

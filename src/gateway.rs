@@ -52,9 +52,6 @@ use request_record::RequestRecord;
 /// The process that speaks HTTP.
 pub const GATEWAY: Identity = Identity { name: "gateway", port: 8000, port_variable: "GATE_PORT" };
 
-/// How long a gateway that shuts down still reads its idle connections, since requests may be on their way.
-pub const SETTLE: Duration = Duration::from_millis(300);
-
 /// The longest request id that a client may choose, in characters.
 const MAX_REQUEST_ID_CHARS: usize = 64;
 

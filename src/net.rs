@@ -2,7 +2,8 @@
 //!
 //! | module | what it owns |
 //! | --- | --- |
-//! | [`listener`] | a port: accepts, one thread per connection, limits, drain; for packets and HTTP alike |
+//! | [`listener`] | a port: accepts connections, one thread for each, within limits; for packets and HTTP alike |
+//! | [`drain`] | the open connections of a port, and how they end |
 //! | [`peer`] | the answering side of a packet connection |
 //! | [`link`] | the calling side: requests out, replies back to whoever waits |
 //! | [`membership`] | staying registered at the distributors and following their lists |
@@ -17,6 +18,7 @@
 //! *Invariant:* of all URIs, this module knows `/distributes` alone.
 
 pub mod dial;
+pub mod drain;
 pub mod flood;
 pub mod health;
 pub mod inbound;

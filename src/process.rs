@@ -131,34 +131,43 @@ impl Common {
         self.secret().is_some()
     }
 
-    /// Takes the port that `--listen` names, and says in the log which mode this process is in. From here on, requests
-    /// are told in the log, unless that is switched off.
+    /// Binds the port that `--listen` names, or takes the one that a service manager has passed on. Logs the mode of
+    /// this process and switches the access log on or off.
     ///
     /// # Errors
-    /// A sentence that says why it cannot be had and what to do.
+    /// A sentence that says why this fails and what to do.
     pub fn bind(&self) -> Result<Listener, String> {
-        let listener = self.bind_to(&self.listen, "--listen")?;
+        let listener = match self.inherit()? {
+            Some(listener) => listener,
+            None => self.bind_to(&self.listen, "--listen")?,
+        };
         self.cluster.announce();
         access_log::set(self.access_log == Switch::On);
         Ok(listener)
     }
 
-    /// Takes the port at `address`, which `flag` has named. In development mode that must be a loopback address.
+    fn inherit(&self) -> Result<Option<Listener>, String> {
+        let inherited = Listener::inherit().map_err(|error| {
+            format!("cannot use the socket in LISTEN_FDS: {error}; pass on one listening TCP socket, or none")
+        })?;
+        let Some(listener) = inherited else { return Ok(None) };
+        let address = listener.address();
+        self.check_loopback(&address.to_string(), &[address])?;
+        log::info!("using the listening socket that was passed on, at {address}, instead of --listen");
+        Ok(Some(listener))
+    }
+
+    /// Binds the port at `address`, the value of `flag`. In development mode that must be a loopback address.
     ///
     /// # Errors
-    /// A sentence that says why it cannot be had and what to do.
+    /// A sentence that says why this fails and what to do.
     pub fn bind_to(&self, address: &str, flag: &str) -> Result<Listener, String> {
         let refused = |error: io::Error| {
             format!("cannot listen on {address}: {error}; choose another address with {flag}")
         };
-        // Looked up once: what is checked is what is taken.
+        // One lookup: the checked addresses are those that are bound.
         let candidates: Vec<SocketAddr> = address.to_socket_addrs().map_err(refused)?.collect();
-        if !self.secured() && !candidates.iter().all(|one| canonical(one.ip()).is_loopback()) {
-            return Err(format!(
-                "cannot listen on {address} in development mode, which is for loopback addresses such as 127.0.0.1 \
-                 only; set PILCROW_SECRET or --secret-file on every process to listen on other addresses"
-            ));
-        }
+        self.check_loopback(address, &candidates)?;
         Listener::bind(&candidates[..]).map_err(|error| match error.kind() {
             io::ErrorKind::AddrInUse => format!(
                 "cannot listen on {address}: the port is in use; end the process that has it, or choose another \
@@ -166,6 +175,16 @@ impl Common {
             ),
             _ => refused(error),
         })
+    }
+
+    fn check_loopback(&self, name: &str, addresses: &[SocketAddr]) -> Result<(), String> {
+        if self.secured() || addresses.iter().all(|one| canonical(one.ip()).is_loopback()) {
+            return Ok(());
+        }
+        Err(format!(
+            "cannot listen on {name} in development mode, which is for loopback addresses such as 127.0.0.1 only; set \
+             PILCROW_SECRET or --secret-file on every process to listen on other addresses"
+        ))
     }
 }
 

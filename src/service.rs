@@ -66,9 +66,6 @@ const MAX_WAITING: usize = 1024;
 /// The URI under which every service answers with its metrics.
 const METRICS: &str = "/metrics";
 
-/// How long requests that are on their way may still arrive after this service has said that it leaves.
-const SETTLE: Duration = Duration::from_millis(300);
-
 /// A service before it runs: its name and its routes.
 pub struct Service {
     identity: Identity,
@@ -241,7 +238,7 @@ impl Running {
         self.dispatcher.askers.announce_leaving(self.membership.notice());
         let why = Failure::new(503, "this instance is ending; ask another for what comes after");
         self.dispatcher.streams.end_all(&why);
-        self.serving.drain(SETTLE, limit);
+        self.serving.drain(limit);
         if let Some(mesh) = self.mesh {
             mesh.close_streams();
         }

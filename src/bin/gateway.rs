@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use clap::{Parser, ValueEnum};
 use pilcrow::address::canonical;
-use pilcrow::gateway::{GATEWAY, Gateway, SETTLE, Settings, tiny_front};
+use pilcrow::gateway::{GATEWAY, Gateway, Settings, tiny_front};
 use pilcrow::http::HttpServer;
 use pilcrow::mesh::Mesh;
 use pilcrow::metrics_page;
@@ -92,7 +92,7 @@ fn serve(args: &Args) -> Result<(), String> {
             let _ = stop.recv();
             log::info!("gateway: asked to end; finishing what is in progress");
             gateway.leave();
-            serving.drain(SETTLE, args.common.drain_limit());
+            serving.drain(args.common.drain_limit());
         }
         FrontKind::TinyHttp => {
             let server = tiny_front::start(listener.into_socket(), &gateway)?;

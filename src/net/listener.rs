@@ -1,24 +1,22 @@
-//! A port and the threads behind it: one thread per connection, for packets and for HTTP alike.
+//! A port: accepts connections and starts one thread for each, for packets and HTTP alike.
 //!
-//! Everything that a server on a port must never get wrong stands here once: how many connections it takes, what
-//! it tells the one too many, what happens when descriptors run out, and how it ends without cutting off an
-//! answer. Binding and serving are two steps, so that whoever binds port 0 learns the port.
+//! All servers share these rules: how many connections are accepted, how the next one is rejected, what happens when
+//! descriptors run out, and how accepting ends. [`super::drain`] ends the connections. Binding and serving are two steps,
+//! so that a caller that binds port 0 learns the port.
 
-use std::collections::HashMap;
 use std::io;
-use std::net::{Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
+use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
+use crossbeam_channel::{Receiver, Sender, bounded};
 use log::Level;
 use prometheus::IntCounter;
-#[cfg(target_os = "linux")]
-use socket2::SockRef;
 use socket2::{Domain, Protocol, Socket, Type};
 
+use super::drain::Connections;
+pub use super::drain::{Connection, Work};
 use super::flood::say;
 use super::{spawn, tune};
 use crate::observe::metrics::{self, Gauge};
@@ -33,95 +31,50 @@ const BACKLOG: i32 = 4096;
 /// How long to wait after a failed `accept`, such as one without a free descriptor, before the next.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// How long `accept` must not have failed for the trouble to be over. At the descriptor limit each connection
-/// that ends lets another one in, and the next fails again: that is one trouble, said once.
+/// How long `accept` must succeed before the log says that it works again. At the descriptor limit each connection that
+/// ends lets another one in, and the next one fails: the log reports that once.
 const ACCEPT_CALM: Duration = Duration::from_secs(1);
 
-/// How many connections may wait to be turned away with words; the next is closed without.
+/// How many connections may wait for a rejection in words. The next one is closed without.
 const REFUSALS_WAITING: usize = 64;
 
-/// How long a peer that was asked to end its connection gets for that, from the beginning of a drain.
-pub const PARTING: Duration = Duration::from_secs(3);
-
-/// How long, at the end, connections that wait in the kernel are still taken in, and how often it is looked whether
-/// one more has come.
+/// How long, at the end, connections from the kernel's backlog are accepted.
 const BACKLOG_LIMIT: Duration = Duration::from_secs(1);
+
+/// How long to wait, at the end, after an `accept` that failed for lack of descriptors.
 const BACKLOG_PAUSE: Duration = Duration::from_millis(10);
 
-/// What is done with connections.
+/// A protocol on accepted connections.
 pub trait Serve: Send + Sync + 'static {
     /// Serves one connection until it ends; it is closed afterwards.
     fn serve(&self, connection: Connection);
 
-    /// Turns away a connection beyond the limit, in words if the protocol has some. Must not take long.
+    /// Rejects a connection beyond the limit, in words if the protocol has some. Must not take long.
     fn refuse(&self, stream: &TcpStream, peer: SocketAddr);
 }
 
-/// A bound port on which nobody serves yet.
+/// A bound port that is not served yet.
 #[derive(Debug)]
 pub struct Listener {
     socket: TcpListener,
     address: SocketAddr,
+    is_inherited: bool,
 }
 
-/// A port that is served. Dropping it stops accepting; [`Serving::drain`] ends it with care.
+/// A port that is served. Dropping it stops accepting; [`Serving::drain`] also ends its connections.
 #[derive(Debug)]
 pub struct Serving {
     address: SocketAddr,
-    table: Arc<Table>,
+    connections: Arc<Connections>,
+    waker: Waker,
     accepting: Option<JoinHandle<()>>,
 }
 
-/// One accepted connection.
-#[derive(Debug)]
-pub struct Connection {
-    /// The socket, shared with whoever else must be able to write to it or to shut it down.
-    pub stream: Arc<TcpStream>,
-    /// Who is at the other end, in canonical form.
-    pub peer: SocketAddr,
-    id: u64,
-    /// How many requests of this connection are being worked on.
-    working: Arc<AtomicUsize>,
-    /// Whether the peer was asked to end this connection by itself.
-    parting: Arc<AtomicBool>,
-    table: Arc<Table>,
-}
-
-/// Says that a request is being worked on, so that a drain waits for it. Dropping it says that it is done.
-#[derive(Debug)]
-pub struct Work {
-    working: Arc<AtomicUsize>,
-    table: Arc<Table>,
-}
-
-/// What a drain needs to know of a connection.
-#[derive(Debug)]
-struct Open {
-    stream: Arc<TcpStream>,
-    working: Arc<AtomicUsize>,
-    parting: Arc<AtomicBool>,
-}
-
-impl Open {
-    /// Whether a drain may end it: nothing is being worked on, and nothing is expected to come any more.
-    fn is_over(&self, elapsed: Duration) -> bool {
-        let patience = if self.parting.load(Ordering::SeqCst) { PARTING } else { Duration::ZERO };
-        elapsed >= patience && self.working.load(Ordering::SeqCst) == 0
-    }
-}
-
-#[derive(Debug)]
-struct Table {
-    open: Mutex<HashMap<u64, Open>>,
-    /// Told when a connection has ended, and during a drain when one has become idle.
-    changed: Condvar,
-    draining: AtomicBool,
-    /// Where the connection comes from that wakes the accept thread at the end: nobody to be served.
-    waker: Mutex<Option<SocketAddr>>,
-}
+/// The local address of the connection that wakes the accept thread at the end. It is not served.
+type Waker = Arc<Mutex<Option<SocketAddr>>>;
 
 impl Listener {
-    /// Takes a port; of several addresses, the first that can be had. Port 0 takes a free one.
+    /// Binds the first address that is free. Port 0 takes a free port.
     ///
     /// # Errors
     /// If the address has no meaning or the port is in use.
@@ -146,7 +99,29 @@ impl Listener {
         socket.listen(BACKLOG)?;
         let socket = TcpListener::from(socket);
         let address = socket.local_addr()?;
-        Ok(Self { socket, address })
+        Ok(Self { socket, address, is_inherited: false })
+    }
+
+    /// Takes the listening socket that a service manager such as systemd has passed on (`LISTEN_FDS`), if there is one.
+    /// The service manager keeps the port open, so a restart of this process rejects no connection.
+    ///
+    /// # Errors
+    /// If what was passed on is no TCP socket.
+    #[cfg(unix)]
+    pub fn inherit() -> io::Result<Option<Self>> {
+        let Some(socket) = listenfd::ListenFd::from_env().take_tcp_listener(0)? else { return Ok(None) };
+        let address = socket.local_addr()?;
+        socket.set_nonblocking(false)?;
+        Ok(Some(Self { socket, address, is_inherited: true }))
+    }
+
+    /// There is no such socket on this system.
+    ///
+    /// # Errors
+    /// None.
+    #[cfg(not(unix))]
+    pub fn inherit() -> io::Result<Option<Self>> {
+        Ok(None)
     }
 
     /// The address with the real port.
@@ -171,38 +146,35 @@ impl Listener {
         max_connections: usize,
         service: Arc<dyn Serve>,
     ) -> io::Result<Serving> {
-        let table = Arc::new(Table {
-            open: Mutex::new(HashMap::new()),
-            changed: Condvar::new(),
-            draining: AtomicBool::new(false),
-            waker: Mutex::new(None),
-        });
-        let counted = Arc::downgrade(&table);
-        metrics::watch(Gauge::Connections(name), move || Some(lock(&counted.upgrade()?.open).len()));
+        let connections = Arc::new(Connections::default());
+        let counted = Arc::downgrade(&connections);
+        metrics::watch(Gauge::Connections(name), move || Some(counted.upgrade()?.count()));
         let (refused, to_refuse) = bounded(REFUSALS_WAITING);
         let refusing = service.clone();
         spawn(&format!("{name} refuse"), move || refuse_politely(&to_refuse, refusing.as_ref()))?;
-        let address = self.address;
+        let (address, waker) = (self.address, Waker::default());
         let acceptor = Acceptor {
-            socket: self.socket,
+            listener: self,
             name,
             max_connections,
             service,
-            table: table.clone(),
+            connections: connections.clone(),
+            waker: waker.clone(),
             refused,
             turned_away: metrics::connections_refused(name),
         };
         let accepting = spawn(&format!("{name} accept"), move || acceptor.run())?;
-        Ok(Serving { address, table, accepting: Some(accepting) })
+        Ok(Serving { address, connections, waker, accepting: Some(accepting) })
     }
 }
 
 struct Acceptor {
-    socket: TcpListener,
+    listener: Listener,
     name: &'static str,
     max_connections: usize,
     service: Arc<dyn Serve>,
-    table: Arc<Table>,
+    connections: Arc<Connections>,
+    waker: Waker,
     refused: Sender<(TcpStream, SocketAddr)>,
     turned_away: IntCounter,
 }
@@ -212,8 +184,8 @@ impl Acceptor {
         let mut failed: Option<Instant> = None;
         let mut next_id = 0;
         loop {
-            let accepted = self.socket.accept();
-            let draining = self.table.draining.load(Ordering::SeqCst);
+            let accepted = self.listener.socket.accept();
+            let is_draining = self.connections.is_draining();
             match accepted {
                 Ok((stream, peer)) => {
                     if failed.is_some_and(|last| last.elapsed() >= ACCEPT_CALM) {
@@ -222,54 +194,48 @@ impl Acceptor {
                     }
                     self.take(stream, peer, &mut next_id);
                 }
-                Err(error) if is_the_peers_fault(&error) || draining => {}
+                Err(error) if is_the_peers_fault(&error) || is_draining => {}
                 Err(error) => {
-                    // Without a free descriptor `accept` fails at once, again and again: say it once and wait
-                    // for connections to end. Those that come meanwhile wait in the kernel's backlog.
+                    // Without a free descriptor `accept` fails at once, again and again. So wait for a connection to
+                    // end; new ones wait in the kernel's backlog.
                     if failed.is_none() {
-                        log::warn!("{}: cannot accept connections now ({error}); trying on", self.name);
+                        log::warn!("{}: cannot accept connections now ({error}); retrying", self.name);
                     }
                     failed = Some(Instant::now());
-                    let open = lock(&self.table.open);
-                    drop(self.table.changed.wait_timeout(open, ACCEPT_PAUSE));
+                    self.connections.await_change(ACCEPT_PAUSE);
                 }
             }
-            if draining {
+            if is_draining {
                 return self.empty_backlog(&mut next_id);
             }
         }
     }
 
-    /// Takes in those who wait in the kernel: they have been told that they are connected, and may have sent their
-    /// request already. Giving the port back would reset them.
+    /// Accepts the connections in the kernel's backlog: their clients are connected and may have sent a request, and
+    /// closing the port would reset them. An inherited port stays open, so our successor accepts them.
     fn empty_backlog(&self, next_id: &mut u64) {
-        let began = Instant::now();
-        let turned_off = turn_newcomers_off(&self.socket).is_ok();
-        let mut was_empty = false;
-        while self.socket.set_nonblocking(true).is_ok() && began.elapsed() < BACKLOG_LIMIT {
-            match self.socket.accept() {
+        let socket = &self.listener.socket;
+        if self.listener.is_inherited || socket.set_nonblocking(true).is_err() {
+            return;
+        }
+        let deadline = Instant::now() + BACKLOG_LIMIT;
+        while Instant::now() < deadline {
+            match socket.accept() {
                 Ok((stream, peer)) => {
-                    was_empty = false;
-                    // Some systems hand it down that the listening socket does not wait.
+                    // On some systems the stream inherits this setting from the port.
                     if stream.set_nonblocking(false).is_ok() {
                         self.take(stream, peer, next_id);
                     }
                 }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
                 Err(error) if is_the_peers_fault(&error) => {}
-                // Where newcomers are kept away, the last ones may still be on their way in.
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock && (was_empty || !turned_off) => {
-                    return;
-                }
-                Err(error) => {
-                    was_empty = error.kind() == io::ErrorKind::WouldBlock;
-                    thread::sleep(BACKLOG_PAUSE);
-                }
+                Err(_) => thread::sleep(BACKLOG_PAUSE),
             }
         }
     }
 
     fn take(&self, stream: TcpStream, peer: SocketAddr, next_id: &mut u64) {
-        if *lock(&self.table.waker) == Some(peer) {
+        if *lock(&self.waker) == Some(peer) {
             return;
         }
         *next_id += 1;
@@ -278,73 +244,29 @@ impl Acceptor {
 
     fn admit(&self, stream: TcpStream, peer: SocketAddr, id: u64) {
         if let Err(error) = tune(&stream) {
-            log::debug!("{}: {peer} was gone before it could be served ({error})", self.name);
+            log::debug!("{}: {peer} disconnected before it was served ({error})", self.name);
             return;
         }
-        let stream = Arc::new(stream);
-        let (working, parting) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
-        let admitted = {
-            let mut open = lock(&self.table.open);
-            let admitted = open.len() < self.max_connections;
-            if admitted {
-                let (stream, working, parting) = (stream.clone(), working.clone(), parting.clone());
-                open.insert(id, Open { stream, working, parting });
-            }
-            admitted
+        let connection = match self.connections.add(stream, peer, id, self.max_connections) {
+            Ok(connection) => connection,
+            Err(stream) => return self.turn_away(stream, peer),
         };
-        if !admitted {
-            let told = format_args!(
-                "{}: {peer} turned away: {} connections are open",
-                self.name, self.max_connections
-            );
-            say(Level::Warn, "turned away", peer.ip(), told);
-            self.turned_away.inc();
-            if let Some(stream) = Arc::into_inner(stream) {
-                self.turn_away(stream, peer);
-            }
-            return;
-        }
-        let connection = Connection { stream, peer, id, working, parting, table: self.table.clone() };
         let service = self.service.clone();
-        // A thread that cannot be started drops the connection, and with it its place in the table.
+        // If no thread starts, the connection is dropped, which closes it.
         let started = spawn(&format!("{} {}", self.name, peer.port()), move || service.serve(connection));
         if let Err(error) = started {
-            log::warn!("{}: {peer} turned away: no further thread ({error})", self.name);
+            log::warn!("{}: {peer} turned away: cannot start a thread ({error})", self.name);
         }
     }
 
     fn turn_away(&self, stream: TcpStream, peer: SocketAddr) {
-        match self.refused.try_send((stream, peer)) {
-            Ok(()) | Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => {}
-        }
+        let (name, limit) = (self.name, self.max_connections);
+        let line = format_args!("{name}: {peer} turned away: {limit} connections are open");
+        say(Level::Warn, "turned away", peer.ip(), line);
+        self.turned_away.inc();
+        // A full queue drops the stream, which closes it.
+        let _ = self.refused.try_send((stream, peer));
     }
-}
-
-/// Lets the kernel drop what would open a further connection to this port, while those that are being opened come
-/// through. Whoever is dropped asks again a second later, and is then refused, or served by our successor.
-#[cfg(target_os = "linux")]
-fn turn_newcomers_off(socket: &TcpListener) -> io::Result<()> {
-    use socket2::SockFilter;
-    const LOAD_BYTE: u16 = 0x30;
-    const AND: u16 = 0x54;
-    const JUMP_IF_EQUAL: u16 = 0x15;
-    const RETURN: u16 = 0x06;
-    /// Where the flags stand in a TCP header, and the two that tell the first packet of a connection.
-    const FLAGS: u32 = 13;
-    const SYN: u32 = 0x02;
-    const ACK: u32 = 0x10;
-    SockRef::from(socket).attach_filter(&[
-        SockFilter::new(LOAD_BYTE, 0, 0, FLAGS),
-        SockFilter::new(AND, 0, 0, SYN | ACK),
-        SockFilter::new(JUMP_IF_EQUAL, 0, 1, SYN),
-        SockFilter::new(RETURN, 0, 0, 0),
-        SockFilter::new(RETURN, 0, 0, u32::MAX),
-    ])
-}
-
-#[cfg(not(target_os = "linux"))]
-fn turn_newcomers_off(_socket: &TcpListener) -> io::Result<()> {
-    Err(io::ErrorKind::Unsupported.into())
 }
 
 fn refuse_politely(to_refuse: &Receiver<(TcpStream, SocketAddr)>, service: &dyn Serve) {
@@ -369,55 +291,27 @@ impl Serving {
     /// How many connections are open.
     #[must_use]
     pub fn connections(&self) -> usize {
-        lock(&self.table.open).len()
+        self.connections.count()
     }
 
-    /// Ends the service: refuses new connections, gives each open one `settle` for requests that are on their
-    /// way, closes those on which nothing is being worked on (where the peer was asked to do that, it gets
-    /// [`PARTING`] for it), waits for the others until `limit` is over, and closes what is left. True if nothing had to be cut off.
-    pub fn drain(mut self, settle: Duration, limit: Duration) -> bool {
+    /// Stops accepting, closes each connection once its requests are answered, and cuts off at `limit` what is left.
+    pub fn drain(mut self, limit: Duration) {
         let began = Instant::now();
         self.stop_accepting();
-        // Also for those who were the last to be let in.
-        let settle = settle + began.elapsed();
-        let mut open = lock(&self.table.open);
-        loop {
-            if open.is_empty() {
-                return true;
-            }
-            let elapsed = began.elapsed();
-            if elapsed >= limit {
-                break;
-            }
-            if elapsed >= settle {
-                // Their threads read the end of the stream; what they had read before, they still answer.
-                for idle in open.values().filter(|one| one.is_over(elapsed)) {
-                    let _ = idle.stream.shutdown(Shutdown::Read);
-                }
-            }
-            let next = if elapsed < settle { settle } else { limit };
-            let pause = next.saturating_sub(elapsed);
-            let waited = self.table.changed.wait_timeout(open, pause.min(Duration::from_millis(50)));
-            open = waited.unwrap_or_else(PoisonError::into_inner).0;
-        }
-        for late in open.values() {
-            let _ = late.stream.shutdown(Shutdown::Both);
-        }
-        false
+        self.connections.drain(began, limit);
     }
 
-    /// Takes in who has connected already, then gives the port back. Open connections live on.
+    /// Accepts the connections in the kernel's backlog, then closes the port. Open connections live on.
     pub fn stop_accepting(&mut self) {
         let Some(accepting) = self.accepting.take() else { return };
-        // A thread that waits in `accept` is woken by a connection, and by nothing else everywhere.
-        let waker = self.waker();
-        *lock(&self.table.waker) =
-            waker.as_ref().ok().and_then(|socket| socket.local_addr().ok()?.as_socket());
-        self.table.draining.store(true, Ordering::SeqCst);
-        let woken = waker.and_then(|socket| {
+        // Only a connection wakes a thread that waits in `accept` on every system.
+        let socket = self.waking_socket();
+        *lock(&self.waker) = socket.as_ref().ok().and_then(|socket| socket.local_addr().ok()?.as_socket());
+        self.connections.start_draining();
+        let woken = socket.and_then(|socket| {
             socket.connect_timeout(&self.reachable_address().into(), BACKLOG_LIMIT).map(|()| socket)
         });
-        // One that finds no free descriptor is not waiting in `accept`: it tries again and again.
+        // A thread that finds no free descriptor does not wait in `accept`: it retries until it sees the flag.
         let deadline = Instant::now() + 2 * BACKLOG_LIMIT;
         while !accepting.is_finished() && Instant::now() < deadline {
             thread::sleep(Duration::from_millis(1));
@@ -425,15 +319,15 @@ impl Serving {
         drop(woken);
     }
 
-    /// A socket that has its address already, so that the accept thread knows its connection.
-    fn waker(&self) -> io::Result<Socket> {
+    /// A socket that is bound before it connects, so that the accept thread knows its address.
+    fn waking_socket(&self) -> io::Result<Socket> {
         let address = self.reachable_address();
         let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
         socket.bind(&SocketAddr::new(address.ip(), 0).into())?;
         Ok(socket)
     }
 
-    /// Where this port is reached from this machine.
+    /// The address of this port as seen from this machine.
     fn reachable_address(&self) -> SocketAddr {
         let port = self.address.port();
         match self.address {
@@ -447,58 +341,5 @@ impl Serving {
 impl Drop for Serving {
     fn drop(&mut self) {
         self.stop_accepting();
-    }
-}
-
-impl Connection {
-    /// A number that no other connection of this port has had.
-    #[must_use]
-    pub fn id(&self) -> u64 {
-        self.id
-    }
-
-    /// Says that a request has begun; a drain waits until the returned value is dropped.
-    #[must_use]
-    pub fn work(&self) -> Work {
-        self.working.fetch_add(1, Ordering::SeqCst);
-        Work { working: self.working.clone(), table: self.table.clone() }
-    }
-
-    /// How many requests of this connection are being worked on.
-    #[must_use]
-    pub fn working(&self) -> usize {
-        self.working.load(Ordering::SeqCst)
-    }
-
-    /// The peer has been asked to end this connection as soon as nothing is pending on it: a drain leaves that to it.
-    pub fn part(&self) {
-        self.parting.store(true, Ordering::SeqCst);
-    }
-
-    /// Waits until something has changed on this port, at most `limit`.
-    pub(crate) fn await_change(&self, limit: Duration) {
-        drop(self.table.changed.wait_timeout(lock(&self.table.open), limit));
-    }
-
-    /// Whether the process is ending: finish what has begun, begin nothing new.
-    #[must_use]
-    pub fn draining(&self) -> bool {
-        self.table.draining.load(Ordering::SeqCst)
-    }
-}
-
-impl Drop for Connection {
-    fn drop(&mut self) {
-        lock(&self.table.open).remove(&self.id);
-        self.table.changed.notify_all();
-        let _ = self.stream.shutdown(Shutdown::Both);
-    }
-}
-
-impl Drop for Work {
-    fn drop(&mut self) {
-        if self.working.fetch_sub(1, Ordering::SeqCst) == 1 && self.table.draining.load(Ordering::SeqCst) {
-            self.table.changed.notify_all();
-        }
     }
 }

@@ -1,7 +1,9 @@
 //! Real processes, ended by their ids.
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
+#[cfg(unix)]
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
@@ -127,6 +129,19 @@ impl Process {
         let mut all = vec!["-c".to_owned(), script.to_owned(), limit.to_string(), program.to_owned()];
         all.extend_from_slice(arguments);
         Self::start("/bin/sh", &all, &[])
+    }
+
+    /// A gateway that inherits this listening socket, as systemd passes it on.
+    #[cfg(unix)]
+    pub fn gateway_on(socket: &TcpListener, distributor: &Process) -> Self {
+        // The shell moves the socket to the descriptor that the protocol wants, and becomes the program.
+        let script = "exec 3<&0 </dev/null; LISTEN_FDS=1 LISTEN_PID=$$ exec \"$0\" \"$@\"";
+        let joined = distributor.address().to_string();
+        let all = ["-c", script, env!("CARGO_BIN_EXE_gateway"), "--distributor", &joined].map(str::to_owned);
+        let stdin = Stdio::from(OwnedFd::from(socket.try_clone().unwrap()));
+        let directory = Path::new(env!("CARGO_TARGET_TMPDIR"));
+        let child = spawn_reading(stdin, directory, "/bin/sh", &all, &[("RUST_LOG", "debug")]);
+        Self::await_ready(child, "gateway", &all)
     }
 
     /// Runs a program that is expected to end by itself: its exit status, stdout and stderr.
