@@ -196,7 +196,7 @@ fn the_courses_variables_may_stand_in_a_file_called_env_in_the_working_directory
 #[test]
 fn everything_may_run_on_ipv6() {
     if TcpListener::bind("[::1]:0").is_err() {
-        println!("skipped: this machine has no IPv6");
+        crate::harness::skip("IPv6", "this machine has no IPv6");
         return;
     }
     let (scratch, ports) = (Scratch::new(), Ports::free());

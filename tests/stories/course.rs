@@ -52,7 +52,7 @@ fn links(gateway: &Process, port: u16) -> usize {
 pub fn course_js(arguments: &[&str]) -> Option<Process> {
     let silent = |command: &mut Command| command.stdout(Stdio::null()).stderr(Stdio::null()).status();
     if !silent(Command::new("node").arg("--version")).is_ok_and(|status| status.success()) {
-        println!("skipped: there is no `node` on the PATH");
+        crate::harness::skip("node", "there is no such program on the PATH");
         return None;
     }
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/stories/node/course.js");

@@ -97,7 +97,7 @@ fn an_advertised_host_replaces_the_host_that_the_distributor_sees() {
 #[test]
 fn an_ipv4_address_has_one_spelling_also_when_it_arrives_as_ipv6() {
     if TcpListener::bind("[::1]:0").is_err() {
-        return println!("skipped: there is no IPv6 here");
+        return crate::harness::skip("IPv6", "this machine has no IPv6");
     }
     let distributor = Process::distributor_with(&["--listen", "[::]:0"], &[("PILCROW_SECRET", SECRET)]);
     let mut local = Packets::proven(SocketAddr::from(([127, 0, 0, 1], distributor.port())), SECRET);
@@ -112,7 +112,7 @@ fn an_ipv4_address_has_one_spelling_also_when_it_arrives_as_ipv6() {
 #[test]
 fn a_service_on_ipv6_is_found_and_reached() {
     if TcpListener::bind("[::1]:0").is_err() {
-        return println!("skipped: there is no IPv6 here");
+        return crate::harness::skip("IPv6", "this machine has no IPv6");
     }
     let scratch = Scratch::new();
     let distributor = Process::distributor(&["--listen", "[::1]:0"]);

@@ -145,7 +145,7 @@ fn with_own_mounts() -> Option<Vec<&'static str>> {
         tried.is_ok_and(|tried| tried.status.success())
     });
     if way.is_none() {
-        println!("skipped: this user may not mount a disk of its own (unshare -m)");
+        crate::harness::skip("unshare -m", "this user may not mount a disk of its own");
     }
     way
 }
@@ -331,7 +331,7 @@ impl Frozen {
         if Self::change("+i", &frozen.0) && fs::OpenOptions::new().append(true).open(&files[0]).is_err() {
             return Some(frozen);
         }
-        println!("skipped: this user may not freeze files on this file system (chattr +i)");
+        crate::harness::skip("chattr +i", "this user may not freeze files on this file system");
         None
     }
 

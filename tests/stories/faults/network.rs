@@ -43,7 +43,7 @@ impl FarSide {
         if steps.iter().all(|step| ip(step)) {
             return Some(side);
         }
-        println!("skipped: this user may not build a network of its own (ip netns, ip link add … type veth)");
+        crate::harness::skip("ip netns", "this user may not build a network of its own");
         None
     }
 

@@ -8,6 +8,7 @@ mod packets;
 mod process;
 mod random;
 mod secrets;
+mod skipped;
 mod sse;
 
 use std::fs;
@@ -25,6 +26,7 @@ pub use packets::{Frames, Packets};
 pub use process::{Process, Watched};
 pub use random::Random;
 use serde_json::Value;
+pub use skipped::skip;
 pub use sse::{Event, Events, Piece};
 
 /// How long anything may take before a story is called broken. Far more than it needs: the machine may be busy.

@@ -243,7 +243,7 @@ impl Foreign {
         let mut version = Command::new(self.interpreter);
         let version = version.arg("--version").stdout(Stdio::null()).stderr(Stdio::null());
         if !version.status().is_ok_and(|status| status.success()) {
-            println!("skipped: there is no `{}` on the PATH", self.interpreter);
+            crate::harness::skip(self.interpreter, "there is no such program on the PATH");
             return None;
         }
         let arguments = [self.script, "0"].map(str::to_owned);

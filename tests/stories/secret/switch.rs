@@ -68,7 +68,7 @@ fn without_a_secret_every_loopback_address_may_be_listened_on() {
             .to_socket_addrs()
             .is_ok_and(|all| all.into_iter().all(|one| std::net::TcpListener::bind(one).is_ok()));
         if !able {
-            println!("skipped: {listen} is not to be had on this machine");
+            crate::harness::skip(listen, "this machine does not have this address");
             continue;
         }
         let process = start(&scratch, ALL[0], &["--listen", listen], &[]);

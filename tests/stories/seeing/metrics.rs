@@ -95,7 +95,7 @@ fn promtool_accepts_the_metrics() {
             .stderr(Stdio::piped())
             .spawn();
         let Ok(mut promtool) = promtool else {
-            println!("skipped: promtool is not installed (Debian's package prometheus has it)");
+            crate::harness::skip("promtool", "there is no such program; Debian's package prometheus has it");
             return;
         };
         promtool.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
