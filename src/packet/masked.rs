@@ -6,6 +6,8 @@
 
 use std::fmt::{self, Display, Formatter, Write};
 
+use super::DELIMITER;
+
 /// The longest part of a packet that is shown, in characters.
 const MAX_SHOWN_CHARS: usize = 1000;
 
@@ -15,11 +17,13 @@ const MASK: &str = "\"***\"";
 /// A field is secret if its name contains one of these, in any case.
 const SECRET_NAMES: [&str; 4] = ["password", "token", "authorization", "secret"];
 
-/// This packet text for a log line: each value of a secret field is `"***"`, whatever its type. At most about 1,000
-/// characters are shown; the length of a longer text follows.
+/// A packet for a log line, with or without its delimiter: each value of a secret field is `"***"`, whatever its type. At
+/// most about 1,000 characters are shown; the length of a longer text follows.
 #[must_use]
-pub fn masked(packet_text: &str) -> impl Display {
-    Masked(packet_text)
+pub fn masked<T: AsRef<[u8]> + ?Sized>(packet: &T) -> impl Display {
+    let packet = packet.as_ref();
+    let text = packet.strip_suffix(&DELIMITER).unwrap_or(packet);
+    Masked(str::from_utf8(text).unwrap_or("not UTF-8"))
 }
 
 struct Masked<'a>(&'a str);
@@ -177,6 +181,12 @@ mod tests {
         ] {
             assert!(!shown(text).contains("correct-horse"), "{}", shown(text));
         }
+    }
+
+    #[test]
+    fn a_frame_is_shown_without_its_delimiter() {
+        assert_eq!(shown("{\"key\":1}\u{b6}"), "{\"key\":1}");
+        assert_eq!(masked(&[0xff]).to_string(), "not UTF-8");
     }
 
     #[test]
