@@ -1,5 +1,4 @@
-//! How a process begins and ends: settings, log, the ready line, signals, exit status. The same for all three
-//! binaries and for every service.
+//! How a process starts and ends: settings, log, ready line, signals, exit status. All binaries and services share this.
 //!
 //! A setting comes from its flag, else from its environment variable, else from the `.env` file in the working
 //! directory, else from the course's variables (`HOST` and the port's own), else from its default.
@@ -24,21 +23,21 @@ use crate::packet::DEFAULT_MAX_FRAME_BYTES;
 use crate::packet::frame::FrameError;
 use crate::pool::no_thread;
 
-/// Who a process is: what differs between the binaries before they do anything.
+/// What differs between the binaries at their start.
 #[derive(Debug, Clone, Copy)]
 pub struct Identity {
     /// Its name, as in its ready line.
     pub name: &'static str,
-    /// The port it listens on unless told otherwise.
+    /// The port that it listens on by default.
     pub port: u16,
     /// The course's environment variable for that port, such as `GATE_PORT`.
     pub port_variable: &'static str,
 }
 
-/// The distributor, whose address every other process must know as well.
+/// The distributor. Every other process knows its default address.
 pub const DISTRIBUTOR: Identity = Identity { name: "distributor", port: 9000, port_variable: "DIS_PORT" };
 
-/// How long the end of a process waits for whoever reads its log.
+/// How long the end of a process waits for the reader of its log.
 const LOG_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Settings that every process has.
@@ -48,12 +47,12 @@ pub struct Common {
     #[arg(long, value_name = "HOST:PORT", value_parser = host_port)]
     pub listen: String,
 
-    /// How many connections to take; the next is turned away
+    /// How many connections to accept; the next one is rejected
     #[arg(long, env = "PILCROW_MAX_CONNECTIONS", value_name = "N", default_value_t = DEFAULT_MAX_CONNECTIONS)]
     #[arg(value_parser = at_least_one)]
     pub max_connections: usize,
 
-    /// The longest packet to take, in bytes
+    /// The longest packet to accept, in bytes
     #[arg(long, env = "PILCROW_MAX_FRAME", value_name = "BYTES", default_value_t = DEFAULT_MAX_FRAME_BYTES)]
     #[arg(value_parser = at_least_one)]
     pub max_frame: usize,
@@ -77,12 +76,12 @@ pub struct Common {
 
 /// The one switch between development and production: whether a cluster secret is set.
 ///
-/// It is read and checked together with the flags. The secret itself is no flag, since everybody on a machine can see
-/// the command lines of all processes.
+/// It is read and checked together with the flags. The secret itself is not a flag, since every user of a machine can read
+/// all command lines.
 #[derive(Debug, Clone, Default)]
 pub struct Cluster {
     secret: Option<Secret>,
-    /// What is to be said of where it came from, once there is a log.
+    /// A warning about the secret file, for the log.
     warning: Option<String>,
 }
 
@@ -97,13 +96,13 @@ struct SecretFile {
 /// A setting that is on or off.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Switch {
-    /// It is.
+    /// Switched on.
     On,
-    /// It is not.
+    /// Switched off.
     Off,
 }
 
-/// The setting of those who join a distributor.
+/// The setting of a process that joins distributors.
 #[derive(Debug, Clone, Args)]
 pub struct Join {
     /// Where the distributor listens; several, separated by commas, are all joined
@@ -125,7 +124,7 @@ impl Common {
         self.cluster.secret()
     }
 
-    /// Whether a cluster secret is set, and so everybody has to show who they are.
+    /// Whether a cluster secret is set: then every node must prove it, and changes need a login.
     #[must_use]
     pub fn secured(&self) -> bool {
         self.secret().is_some()
@@ -141,7 +140,7 @@ impl Common {
             Some(listener) => listener,
             None => self.bind_to(&self.listen, "--listen")?,
         };
-        self.cluster.announce();
+        self.cluster.log_mode();
         access_log::set(self.access_log == Switch::On);
         Ok(listener)
     }
@@ -212,10 +211,10 @@ impl Cluster {
             );
         }
         let secret = from_file.or(from_variable);
-        Ok(Self { secret, warning: file.and_then(open_to_others) })
+        Ok(Self { secret, warning: file.and_then(permission_warning) })
     }
 
-    fn announce(&self) {
+    fn log_mode(&self) {
         if let Some(warning) = &self.warning {
             log::warn!("{warning}");
         }
@@ -228,7 +227,7 @@ impl Cluster {
 }
 
 #[cfg(unix)]
-fn open_to_others(file: &Path) -> Option<String> {
+fn permission_warning(file: &Path) -> Option<String> {
     use std::os::unix::fs::PermissionsExt;
     let mode = std::fs::metadata(file).ok()?.permissions().mode() & 0o777;
     (mode & 0o006 != 0).then(|| {
@@ -238,11 +237,11 @@ fn open_to_others(file: &Path) -> Option<String> {
 }
 
 #[cfg(not(unix))]
-fn open_to_others(_file: &Path) -> Option<String> {
+fn permission_warning(_file: &Path) -> Option<String> {
     None
 }
 
-/// Its flag is as any other; what is made of it is the secret.
+/// The flag names a file; the value is the secret in it.
 impl Args for Cluster {
     fn augment_args(command: Command) -> Command {
         SecretFile::augment_args(command)
@@ -266,7 +265,7 @@ impl FromArgMatches for Cluster {
     }
 }
 
-/// An address as it is written: whether there is such a host shows later, and may change.
+/// Checks the form of an address only. The host is looked up later, and its address may change.
 fn host_port(text: &str) -> Result<String, String> {
     let text = text.trim();
     match text.rsplit_once(':') {
@@ -275,13 +274,13 @@ fn host_port(text: &str) -> Result<String, String> {
     }
 }
 
-/// A limit that lets something through.
+/// Parses a limit. 0 would let nothing through.
 pub fn at_least_one(text: &str) -> Result<usize, String> {
     text.parse().ok().filter(|number| *number > 0).ok_or_else(|| "must be an integer from 1 up".to_owned())
 }
 
-/// The whole life of a process: reads its settings, starts its log, runs `serve`, and turns a bad start into
-/// one sentence on stderr and exit status 1 (2 for a flag that makes no sense).
+/// Reads the settings, starts the log and runs `serve`. An error becomes one sentence on stderr and exit status 1, or 2 for
+/// a bad setting.
 pub fn run<A: Parser>(identity: Identity, serve: impl FnOnce(A) -> Result<(), String>) -> ExitCode {
     if let Err(sentence) = read_env_file() {
         return fail(identity, &sentence, 2);
@@ -289,13 +288,13 @@ pub fn run<A: Parser>(identity: Identity, serve: impl FnOnce(A) -> Result<(), St
     let arguments = match parse::<A>(identity) {
         Ok(arguments) => arguments,
         Err(error) if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) => {
-            // Nobody may be reading; that is no reason to fail.
+            // A reader that is gone is no reason to fail.
             let _ = write!(io::stdout(), "{error}");
             return ExitCode::SUCCESS;
         }
         Err(error) => {
-            let told = error.to_string();
-            let what: Vec<&str> = told.lines().map(str::trim).take_while(|line| !line.is_empty()).collect();
+            let text = error.to_string();
+            let what: Vec<&str> = text.lines().map(str::trim).take_while(|line| !line.is_empty()).collect();
             let what = what.join(" ");
             let what = what.trim_start_matches("error: ");
             return fail(identity, &format!("{what}; see {} --help", identity.name), 2);
@@ -324,23 +323,23 @@ fn read_env_file() -> Result<(), String> {
         Ok(()) => Ok(()),
         Err(dotenvy::Error::Io(error)) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         Err(dotenvy::Error::LineParse(part, _)) => Err(format!(
-            "the file .env in this directory is not to be understood{}: each line must be NAME=value, and a value \
+            "the file .env in this directory is malformed{}: each line must be NAME=value, and a value \
              with spaces needs quotes",
-            place_of(&part)
+            line_of(&part)
         )),
         Err(error) => Err(format!("the file .env in this directory cannot be read: {error}")),
     }
 }
 
-/// Which line of the file that was. Its words are not shown: it may be the one with the secret.
-fn place_of(part: &str) -> String {
+/// The number of the bad line in the file. Its text is not shown, since it may contain the secret.
+fn line_of(part: &str) -> String {
     let part = part.lines().map(str::trim).find(|line| !line.is_empty());
     let text = std::fs::read_to_string(".env").unwrap_or_default();
     let at = part.and_then(|part| text.lines().position(|line| line.contains(part)));
     at.map_or_else(String::new, |at| format!(", line {}", at + 1))
 }
 
-/// The flags of `A`, with the defaults that depend on who the process is and on the course's variables.
+/// Parses the flags of `A`. Some defaults depend on the process and on the variables of the course.
 fn parse<A: Parser>(identity: Identity) -> Result<A, clap::Error> {
     let mut command = A::command().name(identity.name).mut_arg("listen", |argument| {
         let variable = format!("{}_LISTEN", identity.name.to_uppercase());
@@ -355,7 +354,7 @@ fn parse<A: Parser>(identity: Identity) -> Result<A, clap::Error> {
     A::from_arg_matches(&matches)
 }
 
-/// `HOST` and the course's port variable, where they are set; else this machine alone and the usual port.
+/// The address in `HOST` and the port variable of the course. By default, loopback and the usual port.
 fn course_address(identity: Identity) -> String {
     let set = |name| env::var(name).ok().filter(|value| !value.is_empty());
     let host = set("HOST").unwrap_or_else(|| "127.0.0.1".to_owned());
@@ -378,44 +377,44 @@ fn start_log() -> io::Result<()> {
         .format(|line, record| {
             let level = record.level();
             let style = line.default_level_style(level);
-            let told = on_one_line(record.args().to_string());
-            writeln!(line, "{} {style}{level:5}{style:#} {told}", line.timestamp_millis())
+            let text = on_one_line(record.args().to_string());
+            writeln!(line, "{} {style}{level:5}{style:#} {text}", line.timestamp_millis())
         })
         .init();
     Ok(())
 }
 
-/// What peers call themselves and ask for stands in the log. It must not begin a line of its own there.
-fn on_one_line(told: String) -> String {
-    if !told.contains(char::is_control) {
-        return told;
+/// Log lines contain text from peers. Control characters are escaped, so that this text cannot start a line of its own.
+fn on_one_line(text: String) -> String {
+    if !text.contains(char::is_control) {
+        return text;
     }
     let escaped = |c: char| if c.is_control() { c.escape_default().to_string() } else { c.to_string() };
-    told.chars().map(escaped).collect()
+    text.chars().map(escaped).collect()
 }
 
-/// Says on stdout that the process serves: one line that people read and programs wait for.
+/// Prints the ready line on stdout. Programs wait for it.
 pub fn ready(name: &str, address: SocketAddr) {
     let mut out = io::stdout().lock();
-    // Nobody may be reading; that is no reason to stop serving.
+    // A reader that is gone is no reason to stop serving.
     let _ = writeln!(out, "{name} listening on {address}").and_then(|()| out.flush());
 }
 
-/// A channel on which a message comes when the process is asked to end (`SIGINT`, `SIGTERM`, Ctrl-C).
+/// A channel that receives a message when the process is asked to stop (`SIGINT`, `SIGTERM`, Ctrl-C).
 ///
 /// # Errors
 /// A sentence, if the operating system refuses.
 pub fn stop_signal() -> Result<Receiver<()>, String> {
     let (asked, stop) = bounded(1);
     let handler = move || {
-        // A second signal while the first is being obeyed changes nothing.
+        // Further signals change nothing.
         let _ = asked.try_send(());
     };
     ctrlc::set_handler(handler).map_err(|error| format!("cannot wait for signals: {error}"))?;
     Ok(stop)
 }
 
-/// An id that no other run of any process has, for our own registrations.
+/// A random id for the registration of this run of the process.
 ///
 /// # Errors
 /// A sentence, if the operating system has no randomness.

@@ -72,7 +72,7 @@ fn cargo() -> Command {
 fn failure(events: &Receiver<Event>) -> Stop {
     match events.recv_timeout(SAME_MOMENT) {
         Ok(Event::Interrupt) => Stop::Interrupted,
-        _ => Stop::Failed("the build failed; cargo says above why".to_owned()),
+        _ => Stop::Failed("the build failed; see the messages of cargo above".to_owned()),
     }
 }
 

@@ -1,6 +1,6 @@
 //! The processes that run together: started one after the other, watched, and stopped in reverse.
 //!
-//! *Invariant:* the end of one is the end of all. Nobody is restarted; a process that fails is to be seen.
+//! *Invariant:* when one process ends, all are stopped. None is restarted, so that a failure is visible.
 
 use std::collections::VecDeque;
 use std::env;
@@ -14,11 +14,10 @@ use crate::event::{Event, SAME_MOMENT, Source, Stop};
 use crate::process::Process;
 use crate::screen::Screen;
 
-/// How long the whole crew may take until everybody serves.
+/// How long the start of all processes may take.
 const READY_WITHIN: Duration = Duration::from_secs(30);
 
-/// How long those of one name may take to end before they are killed. A little more than a service gives its
-/// own pending work.
+/// How long processes of one name may take to stop before they are killed: a little more than their own drain.
 const STOP_WITHIN: Duration = Duration::from_secs(12);
 
 /// How many of its last lines explain the end of a process.
@@ -76,7 +75,7 @@ enum State {
 }
 
 impl Crew {
-    /// Nobody yet.
+    /// A crew without processes.
     pub fn new(sender: Sender<Event>, events: Receiver<Event>, screen: Screen) -> Self {
         Self {
             members: Vec::new(),
@@ -89,8 +88,8 @@ impl Crew {
         }
     }
 
-    /// Starts the parts in order, each when the one before it serves, so that nobody has to dial twice. Returns
-    /// where they serve, in the same order.
+    /// Starts the parts in order, each when the one before it is ready, so that no process has to reconnect. Returns their
+    /// addresses in the same order.
     pub fn start(&mut self, parts: Vec<Part>) -> Result<Vec<SocketAddr>, Stop> {
         let deadline = Instant::now() + self.ready_within;
         let mut addresses = Vec::new();
@@ -116,8 +115,8 @@ impl Crew {
         }
     }
 
-    /// Stops those who still run, last started first: the gateway takes no more requests while the services
-    /// that answer the pending ones live, and the distributor sees everybody off.
+    /// Stops the running processes, last started first. So the services still answer the last requests of the gateway, and
+    /// the distributor stops last.
     pub fn stop(&mut self) {
         let mut rest = self.members.len();
         while let Some(last) = self.members[..rest].last() {
@@ -129,7 +128,7 @@ impl Crew {
         }
     }
 
-    /// Shows words that no process said.
+    /// Shows a text of our own.
     pub fn say(&mut self, text: &str) {
         self.screen.say(text);
     }
@@ -160,8 +159,8 @@ impl Crew {
             if let State::Serving(address) = self.members[id].state {
                 return Ok(address);
             }
-            if !self.heard_before(deadline) {
-                return Err(Stop::Failed(self.members[id].story("did not serve in time")));
+            if !self.note_event_before(deadline) {
+                return Err(Stop::Failed(self.members[id].describe_end("was not ready in time")));
             }
         }
     }
@@ -172,9 +171,9 @@ impl Crew {
             member.process.terminate();
         }
         let deadline = Instant::now() + self.stop_within;
-        while self.members[first..end].iter().any(Member::runs) && self.heard_before(deadline) {}
+        while self.members[first..end].iter().any(Member::runs) && self.note_event_before(deadline) {}
         for member in self.members[first..end].iter().filter(|member| member.runs()) {
-            self.screen.say(&format!("{} does not end; killing it", member.label));
+            self.screen.say(&format!("{} does not stop; killing it", member.label));
             member.process.kill();
         }
     }
@@ -184,17 +183,17 @@ impl Crew {
         let ended = self.members.iter().position(|member| !member.runs());
         if ended.is_some() {
             let deadline = Instant::now() + SAME_MOMENT;
-            while !self.interrupted && self.heard_before(deadline) {}
+            while !self.interrupted && self.note_event_before(deadline) {}
         }
         if self.interrupted {
             return Some(Stop::Interrupted);
         }
-        ended.map(|id| Stop::Failed(self.members[id].story("ended by itself")))
+        ended.map(|id| Stop::Failed(self.members[id].describe_end("ended by itself")))
     }
 
     /// Takes in one event. `false` once the deadline has passed, however many events still wait: a process
     /// that never stops writing must not keep us from stopping it.
-    fn heard_before(&mut self, deadline: Instant) -> bool {
+    fn note_event_before(&mut self, deadline: Instant) -> bool {
         if Instant::now() >= deadline {
             return false;
         }
@@ -243,8 +242,8 @@ impl Member {
         self.last_lines.push_back(line);
     }
 
-    /// `users ended by itself (exit status: 1). Its last words:` and then these.
-    fn story(&self, what: &str) -> String {
+    /// `users ended by itself (exit status: 1). Its last log lines:` and then these.
+    fn describe_end(&self, what: &str) -> String {
         let status = match self.state {
             State::Ended(Some(status)) => format!(" ({status})"),
             State::Ended(None) => " (exit status unknown)".to_owned(),
@@ -254,7 +253,7 @@ impl Member {
         if words.is_empty() {
             return format!("{} {what}{status} and logged nothing.", self.label);
         }
-        format!("{} {what}{status}. Its last words:{words}", self.label)
+        format!("{} {what}{status}. Its last log lines:{words}", self.label)
     }
 }
 
@@ -337,7 +336,7 @@ mod tests {
         assert_eq!(
             reason.as_deref(),
             Some(
-                "users ended by itself (exit status: 7). Its last words:\n    starting\n    the address is in use"
+                "users ended by itself (exit status: 7). Its last log lines:\n    starting\n    the address is in use"
             )
         );
         crew.stop();
@@ -385,7 +384,7 @@ mod tests {
         let reason = started.err().map(reason);
         assert_eq!(
             reason.as_deref(),
-            Some("users did not serve in time. Its last words:\n    waiting for nothing")
+            Some("users was not ready in time. Its last log lines:\n    waiting for nothing")
         );
     }
 

@@ -47,13 +47,13 @@ fn main() -> ExitCode {
     }
 }
 
-/// The whole story; it ends with the reason why everything stopped.
+/// Builds, starts and watches the processes. Returns the reason why they stopped.
 fn run(options: &Options) -> Stop {
     let (sender, events) = crossbeam_channel::bounded(WAITING_EVENTS);
     let interrupt = sender.clone();
     // Before the first child exists: from here on no signal ends this process behind its children's back.
     if let Err(error) = ctrlc::set_handler(move || drop(interrupt.send(Event::Interrupt))) {
-        return Stop::Failed(format!("cannot listen for Ctrl-C: {error}"));
+        return Stop::Failed(format!("cannot handle Ctrl-C: {error}"));
     }
     let binaries = match build::build(&sender, &events) {
         Ok(binaries) => binaries,
@@ -72,8 +72,7 @@ fn run(options: &Options) -> Stop {
     stop
 }
 
-/// What runs, in the order of starting. Nobody is given a flag that repeats a default, so that the user's
-/// environment and `.env` file keep their say.
+/// The processes in the order of their start. No flag repeats a default, so that the environment and `.env` still count.
 fn plan(binaries: &Binaries, users: u16) -> Vec<Part> {
     let mut parts = vec![Part {
         name: "distributor",
@@ -113,14 +112,14 @@ fn command(binaries: &Binaries, name: &str) -> Command {
 fn welcome(gateway: SocketAddr, secured: bool) -> String {
     let url = reachable(gateway);
     let logins = if secured {
-        "\nThere is a cluster secret, so PATCH and DELETE are for who has logged in: add\n\n  \
-         -H 'Authorization: Bearer TOKEN'\n\nto them, with the token that the login has answered.\n"
+        "\nA cluster secret is set, so PATCH and DELETE need a login: add\n\n  \
+         -H 'Authorization: Bearer TOKEN'\n\nto them, with the token from the login.\n"
     } else {
         ""
     };
     format!(
         "
-Pilcrow is up. Try, in another terminal:
+Pilcrow is up. Try in another terminal:
 
   curl {url}/users -d name=Kim -d email=kim@example.com -d password=correct-horse
   curl {url}/users
@@ -130,7 +129,7 @@ Pilcrow is up. Try, in another terminal:
   curl {url}/users/1 -X DELETE
   curl {url}/routes
 {logins}
-and, in a third one, to see every change as it happens:
+and in a third one, to see every change as it happens:
 
   curl -N -H 'Accept: text/event-stream' {url}/users/changes
 

@@ -13,15 +13,14 @@ use crossbeam_channel::{Receiver, Sender};
 
 use crate::event::{Event, Source};
 
-/// A longer line is shown in pieces, so that no child can fill our memory.
+/// A longer line is shown in pieces, so that a child cannot use up our memory.
 const LINE_BYTES: u64 = 1024 * 1024;
 
-/// How often a running child is asked whether it still runs. Waiting without asking would keep the lock that
-/// [`Process::terminate`] needs, and there is no other way that is the same on every system.
-const ASK_EVERY: Duration = Duration::from_millis(50);
+/// How often we check whether a child still runs. A blocking wait would hold the lock that [`Process::terminate`] needs.
+const CHECK_EVERY: Duration = Duration::from_millis(50);
 
-/// How long an ended child's outputs may stay open (a process of its own may hold them) before its end is told.
-const LAST_WORDS: Duration = Duration::from_millis(500);
+/// How long the outputs of an ended child may stay open before its end is reported. A process of its own may hold them.
+const OUTPUT_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// Owns a running child. Dropping it kills the child, so none outlives this program, however that ends.
 pub struct Process {
@@ -102,12 +101,12 @@ fn wait(child: &Mutex<Child>, outputs_closed: &Receiver<Infallible>) -> Option<E
     let status = loop {
         let answer = lock(child).try_wait();
         match answer {
-            Ok(None) => thread::sleep(ASK_EVERY),
+            Ok(None) => thread::sleep(CHECK_EVERY),
             Ok(Some(status)) => break Some(status),
             Err(_) => break None,
         }
     };
-    let _ = outputs_closed.recv_timeout(LAST_WORDS);
+    let _ = outputs_closed.recv_timeout(OUTPUT_TIMEOUT);
     status
 }
 
