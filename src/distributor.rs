@@ -32,7 +32,6 @@ use crate::packet::{Dialect, Failure, Head, Reply};
 use crate::registry::Rejection;
 use crate::sync::lock;
 
-
 /// A running distributor.
 #[derive(Debug)]
 pub struct Distributor {
@@ -89,7 +88,7 @@ impl Answerer for Registrar {
     fn connected(&self, peer: &Arc<Peer>) {
         log_limited(Level::Info, "connected", peer, format_args!("{} connected", peer.address()));
         let frame = lock(&self.members).list_frame();
-        log_list(peer, frame.len());
+        log_list(peer, &frame);
         let _ = peer.outbox().send(&frame);
     }
 

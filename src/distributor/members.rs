@@ -12,6 +12,7 @@ use crate::net::peer::Peer;
 use crate::node::Node;
 use crate::observe::metrics::LISTS_PUSHED;
 use crate::packet::encode;
+use crate::packet::masked::masked;
 use crate::registry::{Conflict, Registry, Rejection};
 use crate::sync::lock;
 
@@ -81,8 +82,8 @@ impl Members {
     }
 }
 
-pub(super) fn log_list(peer: &Peer, size: usize) {
-    log::debug!("{} ← list, key 0, {size} bytes", peer.address());
+pub(super) fn log_list(peer: &Peer, frame: &[u8]) {
+    log::debug!("{} ← list, key 0, {} bytes: {}", peer.address(), frame.len(), masked(frame));
 }
 
 /// The push thread: sends the list to every registered node when it has changed. Ends when the last sender of `wake`
@@ -96,7 +97,7 @@ pub(super) fn push_changes(wake: &Receiver<()>, members: &Mutex<Members>) {
         let (frame, peers) = lock(members).take_push(&last);
         last = frame.into();
         for peer in &peers {
-            log_list(peer, last.len());
+            log_list(peer, &last);
             peer.outbox().post_latest(last.clone());
             LISTS_PUSHED.inc();
         }

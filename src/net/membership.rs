@@ -21,6 +21,7 @@ use super::secret::Secret;
 use crate::node::{Node, NodeList};
 use crate::observe::metrics::WIRE;
 use crate::packet::frame::FrameError;
+use crate::packet::masked::masked;
 use crate::packet::{Dialect, Head, encode};
 use crate::sync::lock;
 
@@ -169,9 +170,14 @@ impl<'a> Register<'a> {
 }
 
 fn register(outbox: &Outbox, node: &Node, address: &str) {
-    match encode(&Register::of(node)).map(|frame| outbox.send(&frame).map(|()| frame.len())) {
-        Ok(Ok(size)) => log::debug!("{address} ← request POST /distributes, key 0, {size} bytes"),
-        _ => log::debug!("{address}: registration not sent; the next connection sends it again"),
+    let frame = encode(&Register::of(node)).unwrap_or_default();
+    match outbox.send(&frame) {
+        Ok(()) => log::debug!(
+            "{address} ← request POST /distributes, key 0, {} bytes: {}",
+            frame.len(),
+            masked(&frame)
+        ),
+        Err(_) => log::debug!("{address}: registration not sent; the next connection sends it again"),
     }
 }
 
@@ -236,10 +242,11 @@ impl Follower {
             match list_in(frame) {
                 Some(NodeList { nodes, skipped }) => {
                     log::debug!(
-                        "{} → list of {} nodes, {} bytes",
+                        "{} → list of {} nodes, {} bytes: {}",
                         self.address,
                         nodes.len(),
-                        wire_len(frame)
+                        wire_len(frame),
+                        masked(frame)
                     );
                     self.log_registered(&nodes);
                     self.log_skipped(skipped);

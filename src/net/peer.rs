@@ -18,6 +18,7 @@ use super::secret::Secret;
 use super::spawn;
 use crate::observe::metrics::WIRE;
 use crate::packet::frame::FrameError;
+use crate::packet::masked::masked;
 use crate::packet::{Answer, DELIMITER, Dialect, Failure, Head, Key, Reply, course};
 
 /// How long answers that are still being worked out are waited for after the asker has stopped sending.
@@ -124,7 +125,13 @@ impl<A: Answerer> PacketServer<A> {
                 // From a node of ours, a raw `¶` is an error in this packet too.
                 course::before_raw_delimiter(frame).map_or(Ok(()), |before| self.parse(before).map(drop))?;
             }
-            log::debug!("{} → {}, {} bytes", peer.address(), PacketSummary(&head), wire_len(frame));
+            log::debug!(
+                "{} → {}, {} bytes: {}",
+                peer.address(),
+                PacketSummary(&head),
+                wire_len(frame),
+                masked(frame)
+            );
             self.answerer.packet(peer, &head);
             if is_news {
                 inbound.set_dialect(Dialect::Pilcrow);
@@ -268,7 +275,7 @@ impl Peer {
             Err(error) => self.fail_instead(key, format!("the answer has no JSON form: {error}"), &mut sent),
         };
         sent.bytes = frame.len();
-        self.log_answer(key, &sent);
+        self.log_answer(key, &sent, &frame);
         match self.send(&frame) {
             Ok(posted) => sent.posted = posted,
             Err(error) => self.drop_answer(error),
@@ -301,13 +308,18 @@ impl Peer {
         Answer { key, outcome: &outcome, more: false }.encode().unwrap_or_default()
     }
 
-    fn log_answer(&self, key: Option<&Key>, sent: &SentAnswer) {
+    fn log_answer(&self, key: Option<&Key>, sent: &SentAnswer, frame: &[u8]) {
         if !log::log_enabled!(log::Level::Debug) {
             return;
         }
         let key = key.map_or_else(|| "none".to_owned(), ToString::to_string);
         let outcome = if sent.errorcode == 0 { "success".to_owned() } else { sent.errorcode.to_string() };
-        log::debug!("{} ← reply {outcome}, key {key}, {} bytes", self.address(), sent.bytes);
+        log::debug!(
+            "{} ← reply {outcome}, key {key}, {} bytes: {}",
+            self.address(),
+            sent.bytes,
+            masked(frame)
+        );
     }
 
     /// A peer that has sent all its requests (`printf … | nc` does so) still gets the answers.
