@@ -3,9 +3,9 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, OnceLock};
 
-use super::course::is_from_pilcrow;
 use crate::net::peer::Peer;
 use crate::packet::Head;
+use crate::packet::course::is_from_pilcrow;
 use crate::sync::lock;
 
 /// The connected peers. When the service ends, it notifies each of them directly: the list may come late or never, and

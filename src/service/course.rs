@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::net::peer::Peer;
 use crate::node::Node;
+use crate::packet::course::is_from_pilcrow;
 use crate::packet::{COURSE_MAX_BYTES, Dialect, Head};
 use crate::sync::lock;
 
@@ -49,11 +50,6 @@ impl CourseNodes {
         peer.outbox().set_one_by_one();
         ReplyRules { limit_bytes: COURSE_MAX_BYTES, allows_streams: false }
     }
-}
-
-/// Whether the sender of this request follows all of the protocol: only our own nodes say how long they wait.
-pub(super) fn is_from_pilcrow(head: &Head<'_>) -> bool {
-    head.deadline_ms.is_some()
 }
 
 /// Whether `params.key` is the key of the packet, and no argument. The book's gateway writes its key there and nowhere
