@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::{COURSE_MAX_BYTES, assert_alive, await_success, course_js, port_of};
-use crate::harness::{Asked, Echo, Packets, Process, System, await_instances};
+use crate::harness::{Packets, Process, System, await_instances};
 
 /// What a program of ours with far too many routes says to the distributor.
 fn register_long(packets: &mut Packets) -> Value {
@@ -12,30 +12,27 @@ fn register_long(packets: &mut Packets) -> Value {
     packets.call("POST", "/distributes", &params, 1)
 }
 
-/// A service and a gateway of each dialect.
-fn start_nodes(distributor: &Process) -> Option<[Process; 4]> {
-    let port = port_of(distributor);
-    let service = |dialect: &str| {
-        let urls = format!("GET/{dialect}");
-        course_js(&["service", &port, "--dialect", dialect, "--name", dialect, "--urls", &urls])
-    };
-    let gate = |dialect| course_js(&["gate", &port, "--dialect", dialect]);
-    Some([service("template")?, service("book")?, gate("template")?, gate("book")?])
+/// A service of this dialect at `/<name>`.
+fn start_service(distributor: &Process, dialect: &str, name: &str) -> Option<Process> {
+    let urls = format!("GET/{name}");
+    let flags = ["--dialect", dialect, "--name", name, "--urls", &urls];
+    course_js(&[&["service", &port_of(distributor)], &flags[..]].concat())
 }
 
-fn await_all_success(gate: &Process, paths: &[&str]) {
-    for path in paths {
-        await_success(gate, path);
-    }
+/// A service and a gateway of each dialect: two services, then two gateways.
+fn start_nodes(distributor: &Process) -> Option<[Process; 4]> {
+    let gate = |dialect| course_js(&["gate", &port_of(distributor), "--dialect", dialect]);
+    let [template, book] = ["template", "book"].map(|dialect| start_service(distributor, dialect, dialect));
+    Some([template?, book?, gate("template")?, gate("book")?])
 }
 
 #[test]
 fn a_registration_that_would_kill_all_course_nodes_is_413() {
     let distributor = Process::distributor(&[]);
     let Some(mut nodes) = start_nodes(&distributor) else { return };
-    for gate in &nodes[2..] {
-        await_all_success(gate, &["/template", "/book"]);
-    }
+    // A course gateway can ask only services of its own dialect.
+    await_success(&nodes[2], "/template");
+    await_success(&nodes[3], "/book");
     let reply = register_long(&mut distributor.packets());
     let words = reply["errormessage"].as_str().unwrap().to_owned();
     assert_eq!(reply["errorcode"], 413, "{words}");
@@ -44,10 +41,10 @@ fn a_registration_that_would_kill_all_course_nodes_is_413() {
     assert!(numbers.contains(&COURSE_MAX_BYTES), "{words}");
     assert!(numbers.iter().any(|number| (700 * 95..2 * 700 * 95).contains(number)), "{words}");
     // The next list reaches everybody.
-    let _late = Echo::course(&distributor, "late", &["GET/late"], Asked::echo);
-    for gate in &nodes[2..] {
-        await_all_success(gate, &["/template", "/book", "/late"]);
-    }
+    let _late =
+        ["template", "book"].map(|dialect| start_service(&distributor, dialect, &format!("late-{dialect}")));
+    await_success(&nodes[2], "/late-template");
+    await_success(&nodes[3], "/late-book");
     nodes.iter_mut().for_each(assert_alive);
 }
 
