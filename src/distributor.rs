@@ -28,7 +28,7 @@ use crate::net::secret::Secret;
 use crate::net::spawn;
 use crate::node::Node;
 use crate::observe::metrics::{self, Gauge, LISTS_PUSHED};
-use crate::packet::{Dialect, Failure, Head, Reply};
+use crate::packet::{COURSE_MAX_BYTES, Dialect, Failure, Head, Reply};
 use crate::registry::Rejection;
 use crate::sync::lock;
 
@@ -84,10 +84,15 @@ struct Registrar {
 }
 
 impl Answerer for Registrar {
-    /// Everybody who connects is sent the list at once.
+    /// Everybody who connects is sent the list at once, if a course node could read it.
     fn connected(&self, peer: &Arc<Peer>) {
         log_limited(Level::Info, "connected", peer, format_args!("{} connected", peer.address()));
         let frame = lock(&self.members).list_frame();
+        // A course node dies of a longer list, and a peer does not say what it is before it registers.
+        // A node of ours gets the list when it has registered.
+        if frame.len() > COURSE_MAX_BYTES {
+            return;
+        }
         log_list(peer, &frame);
         let _ = peer.outbox().send(&frame);
     }
