@@ -30,15 +30,17 @@ fn the_first_request_of_a_course_gate_is_answered() {
 fn a_course_service_that_calls_ours_with_key_0_is_answered() {
     let system = System::start();
     system.create_user("kim@example.com", "김 ¶ 철수");
+    system.create_user("lee@example.com", "이영희");
     let port = port_of(&system.distributor);
     for (dialect, payload, _) in DIALECTS {
         let urls = format!("GET/{dialect}");
         let flags = ["--dialect", dialect, "--name", dialect, "--urls", &urls, "--calls", "/users"];
         let Some(mut service) = course_js(&[&["service", &port], &flags[..]].concat()) else { return };
-        let mut gate = course_js(&["gate", &port]).unwrap();
-        let path = format!("/{dialect}?id=1");
-        for gateway in [&system.gateway, &gate] {
-            // Until it has heard of users, it asks nobody.
+        let mut gate = course_js(&["gate", &port, "--dialect", dialect]).unwrap();
+        // The service passes the name on with a raw ¶, of which the course gate would die.
+        for (gateway, id, name) in [(&system.gateway, 1, "김 ¶ 철수"), (&gate, 2, "이영희")] {
+            let path = format!("/{dialect}?id={id}");
+            // Until the service has heard of users, it asks nobody.
             let called = eventually("the course service has called users", || {
                 let answer = gateway.http().get(&path);
                 if answer.status != 200 {
@@ -47,7 +49,7 @@ fn a_course_service_that_calls_ours_with_key_0_is_answered() {
                 Some(answer.reply()[payload].clone()).filter(|called| !called.is_null())
             });
             assert_eq!((&called["key"], &called["errorcode"]), (&json!(0), &json!(0)), "{called}");
-            assert_eq!(called["results"]["name"], "김 ¶ 철수");
+            assert_eq!(called["results"]["name"], name);
         }
         // So is a call that fails.
         let failed = system.http().get(&format!("/{dialect}?id=99")).reply()[payload].clone();
