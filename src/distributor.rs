@@ -168,7 +168,6 @@ impl Registrar {
         }
         if !stays {
             peer.outbox().finish();
-            peer.outbox().close();
         }
     }
 }

@@ -194,6 +194,21 @@ fn a_bad_frame_of_a_course_node_makes_the_service_register_again_once_a_second_a
 }
 
 #[test]
+fn a_course_gateway_hears_a_list_after_a_service_has_closed_its_connection() {
+    let system = System::start();
+    let mut gate = system.distributor.packets();
+    gate.register("gate", 9, &[], &json!({}));
+    gate.await_list(|list| list.iter().any(|entry| entry["port"] == 9));
+    for _ in 0..3 {
+        let mut link = system.users[0].packets();
+        link.send_raw("{\"uri\":\"/users\",\"method\":}¶".as_bytes());
+        await_closed(&system.users[0], &mut link);
+        let port = system.users[0].port();
+        gate.await_list(|list| list.iter().any(|entry| entry["port"] == port));
+    }
+}
+
+#[test]
 fn a_frame_without_an_end_is_closed_at_the_limits_with_words_that_help() {
     let distributor = Process::distributor(&[]);
     let scratch = Scratch::new();
