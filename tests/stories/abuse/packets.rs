@@ -136,16 +136,15 @@ fn ask_users(users: SocketAddr, over: &AtomicBool, asked: &AtomicUsize) {
     }
 }
 
-/// Registered, and so sent every change: there is none.
+/// Registered, and so sent every list. No node comes or goes; users only registers again.
 fn ask_distributor(distributor: SocketAddr, over: &AtomicBool, asked: &AtomicUsize) {
     let mut packets = Packets::to(distributor);
     packets.register("bystander", 9, &[], &json!({}));
     packets.await_list(|list| list.len() == 3);
     for key in 1.. {
-        packets.send(&json!({ "uri": "/distributes", "method": "GET", "key": key, "params": {} }));
-        let reply = packets.receive().expect("an answer");
+        let reply = packets.call("GET", "/distributes", &json!({}), key);
         let names: Vec<&Value> =
-            reply["results"].as_array().expect("a reply, no news").iter().map(|one| &one["name"]).collect();
+            reply["results"].as_array().expect("a list").iter().map(|one| &one["name"]).collect();
         assert_eq!(names.len(), 3, "{reply}");
         asked.fetch_add(1, Ordering::SeqCst);
         if over.load(Ordering::SeqCst) {
