@@ -17,6 +17,8 @@ mod course_registry;
 mod course_service;
 mod deploy;
 mod distributor;
+#[cfg(target_os = "linux")]
+mod documents;
 #[cfg(unix)]
 mod faults;
 mod feed;

@@ -1,0 +1,103 @@
+//! The blocks of a document, with what the comments before them say.
+
+/// A fenced block, or a comment that is an order to the reader.
+pub struct Block {
+    /// The line of its fence, counted from 1.
+    pub line: usize,
+    pub how: How,
+    pub text: Vec<String>,
+    /// Whether it shows commands: by its language or its prompts.
+    pub has_commands: bool,
+}
+
+/// What is done with a block.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum How {
+    /// Its commands are run in this terminal, and its other lines are expected there.
+    Terminal(String),
+    /// Its text is typed into this terminal.
+    Type(String),
+    /// Ctrl-C in this terminal.
+    Stop(String),
+    /// All programs are stopped, and the database is removed.
+    Fresh,
+    /// It is not run, for this reason.
+    NotRun(String),
+    /// It shows no command and belongs to no terminal.
+    Shown,
+}
+
+/// The terminal of blocks that name none.
+pub const FIRST_TERMINAL: &str = "first";
+
+impl Block {
+    /// Whether one of its commands calls this program.
+    pub fn runs_program(&self, program: &str) -> bool {
+        let runs = matches!(self.how, How::Terminal(_));
+        let is_word = |character: char| character.is_alphanumeric() || "-_./".contains(character);
+        runs && self
+            .commands()
+            .any(|command| command.split(|character| !is_word(character)).any(|word| word == program))
+    }
+
+    /// Its commands, without their prompts.
+    pub fn commands(&self) -> impl Iterator<Item = &str> {
+        self.text.iter().filter_map(|line| line.strip_prefix("$ "))
+    }
+}
+
+/// All blocks of a document, in order.
+pub fn blocks_of(markdown: &str) -> Vec<Block> {
+    let mut blocks = Vec::new();
+    let mut comment = None;
+    let mut lines = markdown.lines().enumerate();
+    while let Some((number, line)) = lines.next() {
+        if let Some(order) = line.trim().strip_prefix("<!--").and_then(|rest| rest.strip_suffix("-->")) {
+            match how_of(order.trim()) {
+                Some(how @ (How::Stop(_) | How::Fresh)) => {
+                    blocks.push(Block { line: number + 1, how, text: Vec::new(), has_commands: false });
+                }
+                how => comment = how.or(comment),
+            }
+        } else if let Some(language) = line.strip_prefix("```") {
+            let text: Vec<String> = lines
+                .by_ref()
+                .map(|(_, line)| line)
+                .take_while(|line| *line != "```")
+                .map(str::to_owned)
+                .collect();
+            let text = if language == "sh" || language == "bash" { with_prompts(text) } else { text };
+            let has_commands = text.iter().any(|line| line.starts_with("$ "));
+            let unmarked = if has_commands { How::Terminal(FIRST_TERMINAL.to_owned()) } else { How::Shown };
+            blocks.push(Block {
+                line: number + 1,
+                how: comment.take().unwrap_or(unmarked),
+                text,
+                has_commands,
+            });
+        } else if !line.trim().is_empty() {
+            comment = None;
+        }
+    }
+    blocks
+}
+
+/// A block in the language of the shell has commands only. It is one command, since it may have loops and functions.
+fn with_prompts(text: Vec<String>) -> Vec<String> {
+    vec![format!("$ {}", text.join("\n"))]
+}
+
+fn how_of(order: &str) -> Option<How> {
+    if order == "fresh" {
+        return Some(How::Fresh);
+    }
+    let (word, rest) = order.split_once(':')?;
+    let rest = rest.trim().to_owned();
+    match word {
+        "terminal" => Some(How::Terminal(rest)),
+        "type" => Some(How::Type(rest)),
+        "stop" => Some(How::Stop(rest)),
+        "not run" => Some(How::NotRun(rest)),
+        _ => None,
+    }
+}

@@ -1,0 +1,134 @@
+//! Runs the console blocks of the documents, in order, as a reader would type them.
+//!
+//! Each document is run in a network namespace of its own, so its ports are the documented ones, and in a
+//! directory that looks like a fresh clone. A comment before a block says more:
+//!
+//! - `<!-- terminal: NAME -->`: the block belongs to this terminal. Its last command may go on running. A block without
+//!   a command shows what the terminal prints meanwhile.
+//! - `<!-- type: NAME -->`: the text of the block is typed into this terminal.
+//! - `<!-- stop: NAME -->`: Ctrl-C in this terminal.
+//! - `<!-- fresh -->`: all programs are stopped and the database is removed.
+//! - `<!-- not run: REASON -->`: the block is not run.
+//!
+//! In what a document shows, `…` stands for anything; times, ids, tokens and temporary ports match any other.
+
+mod blocks;
+mod output;
+mod reader;
+
+use std::env;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use blocks::{Block, How, blocks_of};
+use reader::Reader;
+
+/// Set for the process that runs inside the network namespace.
+const INSIDE: &str = "PILCROW_DOCUMENT_NAMESPACE";
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// Every document with console blocks, as a path below the root.
+fn documents() -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for folder in ["", "docs", "bench", "deploy", "fuzz"] {
+        let entries = fs::read_dir(root().join(folder)).unwrap();
+        let names = entries.map(|entry| Path::new(folder).join(entry.unwrap().file_name()));
+        found.extend(names.filter(|name| name.extension().is_some_and(|end| end == "md")));
+    }
+    found.sort();
+    found
+}
+
+fn read_blocks(document: &Path) -> Vec<Block> {
+    blocks_of(&fs::read_to_string(root().join(document)).unwrap())
+}
+
+/// Runs the blocks of one document inside a network namespace; says so if that cannot be had here.
+fn run_document(test: &str, document: &str) {
+    if env::var_os(INSIDE).is_some() {
+        return Reader::new(root()).read(document, &read_blocks(Path::new(document)));
+    }
+    let namespace = ["--net", "--map-root-user"];
+    let can_separate =
+        Command::new("unshare").args(namespace).args(["ip", "link", "set", "lo", "up"]).output();
+    if !can_separate.is_ok_and(|output| output.status.success()) {
+        return println!("skipped: this machine gives no network namespace (unshare, ip)");
+    }
+    let missing: Vec<&str> = ["bash", "curl", "nc", "openssl", "python3", "node"]
+        .into_iter()
+        .filter(|program| read_blocks(Path::new(document)).iter().any(|block| block.runs_program(program)))
+        .filter(|program| {
+            Command::new("which").arg(program).output().is_ok_and(|found| !found.status.success())
+        })
+        .collect();
+    if !missing.is_empty() {
+        return println!("skipped: there is no {} on this machine", missing.join(", "));
+    }
+    let inside = "ip link set lo up && exec \"$0\" --exact \"$1\" --nocapture";
+    let output = Command::new("unshare")
+        .args(namespace)
+        .args(["bash", "-c", inside])
+        .arg(env::current_exe().unwrap())
+        .arg(test)
+        .env(INSIDE, "1")
+        .output()
+        .unwrap();
+    let told = [output.stdout, output.stderr].concat();
+    assert!(output.status.success(), "{document}:\n{}", String::from_utf8_lossy(&told));
+}
+
+#[test]
+fn the_readme_shows_what_happens() {
+    run_document("documents::the_readme_shows_what_happens", "README.md");
+}
+
+#[test]
+fn the_protocol_document_shows_what_happens() {
+    run_document("documents::the_protocol_document_shows_what_happens", "docs/protocol.md");
+}
+
+#[test]
+fn the_document_about_watching_shows_what_happens() {
+    run_document("documents::the_document_about_watching_shows_what_happens", "docs/seeing.md");
+}
+
+#[test]
+fn the_document_of_decisions_shows_what_happens() {
+    run_document("documents::the_document_of_decisions_shows_what_happens", "docs/decisions.md");
+}
+
+#[test]
+fn the_document_about_deployment_shows_what_happens() {
+    run_document("documents::the_document_about_deployment_shows_what_happens", "docs/deployment.md");
+}
+
+/// The documents that have a test of their own above.
+const RUN: [&str; 5] =
+    ["README.md", "docs/protocol.md", "docs/seeing.md", "docs/decisions.md", "docs/deployment.md"];
+
+#[test]
+fn every_command_in_a_document_is_run_or_has_a_reason() {
+    let mut without_reason = Vec::new();
+    for document in documents() {
+        let is_run = RUN.iter().any(|run| Path::new(run) == document);
+        for block in read_blocks(&document) {
+            let has_reason =
+                matches!(&block.how, How::NotRun(reason) if reason.split_whitespace().count() >= 3);
+            if block.has_commands && !has_reason && !is_run {
+                without_reason.push(format!("{}:{}", document.display(), block.line));
+            }
+            if matches!(&block.how, How::NotRun(_)) && !has_reason {
+                without_reason.push(format!(
+                    "{}:{}: the reason is too short",
+                    document.display(),
+                    block.line
+                ));
+            }
+        }
+    }
+    assert_eq!(without_reason, [""; 0], "blocks that are neither run nor marked `not run: REASON`");
+}

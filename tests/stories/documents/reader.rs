@@ -1,0 +1,258 @@
+//! One who reads a document and types what it says.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::{Arc, Mutex};
+use std::thread;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use super::blocks::{Block, FIRST_TERMINAL, How};
+use super::output::is_as_shown;
+use crate::harness::{Scratch, eventually};
+
+/// What a terminal prints when a command has ended.
+const DONE: &str = "--the command has ended--";
+
+/// Types the blocks of a document into terminals and compares what they print.
+pub struct Reader {
+    scratch: Scratch,
+    terminals: BTreeMap<String, Terminal>,
+}
+
+impl Reader {
+    /// A reader in a directory that looks like a fresh clone of `root` after a build.
+    pub fn new(root: &Path) -> Self {
+        let scratch = Scratch::in_memory();
+        let release = scratch.file("target/release");
+        fs::create_dir_all(&release).unwrap();
+        fs::create_dir_all(scratch.file("bin")).unwrap();
+        for program in binaries() {
+            symlink(&program, release.join(program.file_name().unwrap())).unwrap();
+        }
+        for folder in ["examples", "deploy", "docs", "bench"] {
+            symlink(root.join(folder), scratch.file(folder)).unwrap();
+        }
+        let cargo = scratch.file("bin/cargo");
+        fs::write(&cargo, cargo_script(root)).unwrap();
+        fs::set_permissions(&cargo, fs::Permissions::from_mode(0o755)).unwrap();
+        let mut reader = Self { scratch, terminals: BTreeMap::new() };
+        reader.begin_afresh();
+        reader
+    }
+
+    /// Types one block after the other.
+    pub fn read(&mut self, document: &str, blocks: &[Block]) {
+        for block in blocks {
+            let place = format!("{document}:{}", block.line);
+            match &block.how {
+                How::Fresh => self.begin_afresh(),
+                How::Stop(name) => self.terminal(name).interrupt(&place),
+                How::Type(name) => self.terminal(name).type_line(&block.text.join("\n")),
+                How::Terminal(name) => self.terminal(name).run(&place, block, name != FIRST_TERMINAL),
+                How::NotRun(_) | How::Shown => {}
+            }
+        }
+    }
+
+    fn begin_afresh(&mut self) {
+        self.terminals.clear();
+        let data = self.scratch.file("data");
+        let _ = fs::remove_dir_all(&data);
+        fs::create_dir_all(&data).unwrap();
+    }
+
+    fn terminal(&mut self, name: &str) -> &mut Terminal {
+        let directory = self.scratch.path();
+        self.terminals.entry(name.to_owned()).or_insert_with(|| Terminal::open(directory))
+    }
+}
+
+fn binaries() -> [PathBuf; 3] {
+    [env!("CARGO_BIN_EXE_gateway"), env!("CARGO_BIN_EXE_distributor"), env!("CARGO_BIN_EXE_users")]
+        .map(PathBuf::from)
+}
+
+/// Plays cargo: what the documents have it build is built already, without optimisation, by the cargo of this test.
+fn cargo_script(root: &Path) -> String {
+    let [gateway, distributor, users] = binaries();
+    let built = gateway.parent().unwrap().display().to_string();
+    let message = |name: &str, path: &Path| {
+        format!(r#"echo '{{"target":{{"name":"{name}"}},"executable":"{}"}}'"#, path.display())
+    };
+    format!(
+        r#"#!/usr/bin/env bash
+set -e
+case "$*" in
+  up*)
+    shift
+    "{cargo}" build --quiet --offline --manifest-path "{root}/Cargo.toml" --package pilcrow-up --target-dir "{target}"
+    USERS_DATABASE="$PWD/data/users.db" CARGO="$0" exec "{built}/pilcrow-up" "$@" ;;
+  *--message-format*) {distributor}; {users}; {gateway} ;;
+  build*) ;;
+  "run --example "*) exec "{built}/examples/$3" "${{@:5}}" ;;
+  *) echo "the test plays no cargo $*" >&2; exit 1 ;;
+esac
+"#,
+        cargo = env!("CARGO"),
+        root = root.display(),
+        target = Path::new(&built).parent().unwrap().display(),
+        distributor = message("distributor", &distributor),
+        users = message("users", &users),
+        gateway = message("gateway", &gateway),
+    )
+}
+
+/// A shell, what is typed into it and what it prints.
+struct Terminal {
+    shell: Child,
+    keyboard: ChildStdin,
+    printed: Arc<Mutex<Vec<String>>>,
+    /// How many of the printed lines have been compared.
+    compared: usize,
+}
+
+impl Terminal {
+    fn open(directory: &Path) -> Self {
+        let path =
+            format!("{}:{}", directory.join("bin").display(), std::env::var("PATH").unwrap_or_default());
+        let mut shell = Command::new("bash")
+            .args(["--norc", "--noprofile", "-c", "exec 2>&1; exec bash --norc --noprofile"])
+            .current_dir(directory)
+            .env("PATH", path)
+            .env("LC_ALL", "C.UTF-8")
+            .env_remove("RUST_LOG")
+            .env_remove("RUST_BACKTRACE")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let (keyboard, screen) = (shell.stdin.take().unwrap(), shell.stdout.take().unwrap());
+        let printed: Arc<Mutex<Vec<String>>> = Arc::default();
+        let lines = printed.clone();
+        thread::spawn(move || {
+            let mut screen = BufReader::new(screen);
+            let mut line = Vec::new();
+            while screen.read_until(b'\n', &mut line).is_ok_and(|count| count > 0) {
+                lines.lock().unwrap().push(String::from_utf8_lossy(&line).trim_end_matches('\n').to_owned());
+                line.clear();
+            }
+        });
+        Self { shell, keyboard, printed, compared: 0 }
+    }
+
+    fn type_line(&mut self, text: &str) {
+        writeln!(self.keyboard, "{text}").unwrap();
+        self.keyboard.flush().unwrap();
+    }
+
+    /// Runs the commands of a block, each with the lines that the document shows behind it.
+    fn run(&mut self, place: &str, block: &Block, may_go_on: bool) {
+        let mut shown = block.text.as_slice();
+        let commands = block.text.iter().filter(|line| line.starts_with("$ ")).count();
+        let (before, _) = split_at_command(shown);
+        if commands == 0 {
+            return self.expect_among(place, before);
+        }
+        for number in 1..=commands {
+            let command = shown[0].strip_prefix("$ ").unwrap();
+            let (expected, rest) = split_at_command(&shown[1..]);
+            shown = rest;
+            self.compared = self.printed.lock().unwrap().len();
+            // `printf` begins a line of its own: not every program ends its last line.
+            self.type_line(&format!("{command}\nprintf '\\n%s\\n' '{DONE}'"));
+            if may_go_on && number == commands {
+                self.expect_among(&format!("{place}: {command}"), expected);
+            } else {
+                self.expect_exactly(&format!("{place}: {command}"), expected);
+            }
+        }
+    }
+
+    /// Waits until the command has ended, and compares all that it printed.
+    fn expect_exactly(&mut self, place: &str, expected: &[String]) {
+        let mut printed =
+            eventually(&format!("{place} has ended; it printed {:#?}", self.printed.lock().unwrap()), || {
+                let lines = self.printed.lock().unwrap();
+                let end = lines[self.compared..].iter().position(|line| line == DONE)?;
+                Some(lines[self.compared..self.compared + end].to_vec())
+            });
+        if printed.last().is_some_and(String::is_empty) {
+            printed.pop();
+        }
+        // A document may leave out what does not matter: it then shows nothing at all.
+        if expected.is_empty() {
+            return;
+        }
+        let is_same = expected.len() == printed.len()
+            && expected.iter().zip(&printed).all(|(shown, printed)| is_as_shown(shown, printed));
+        assert!(
+            is_same,
+            "{place}\nthe document shows:\n{}\nprinted was:\n{}",
+            expected.join("\n"),
+            printed.join("\n")
+        );
+    }
+
+    /// Waits until the terminal has printed these lines in this order, with others between them.
+    fn expect_among(&mut self, place: &str, expected: &[String]) {
+        for shown in expected.iter().filter(|line| !line.is_empty()) {
+            let from = self.compared;
+            let printed = self.printed.clone();
+            let found = eventually(
+                &format!("{place} shows `{shown}`; it printed {:#?}", printed.lock().unwrap()),
+                || printed.lock().unwrap()[from..].iter().position(|line| is_as_shown(shown, line)),
+            );
+            self.compared = from + found + 1;
+        }
+    }
+
+    /// Ctrl-C: the signal goes to what the shell runs, and the shell goes on.
+    fn interrupt(&mut self, place: &str) {
+        let running = children_of(self.shell.id());
+        assert!(!running.is_empty(), "{place}: nothing runs in this terminal");
+        signal(&running, Signal::SIGINT);
+        eventually("the program has ended", || children_of(self.shell.id()).is_empty().then_some(()));
+    }
+}
+
+impl Drop for Terminal {
+    fn drop(&mut self) {
+        let running = children_of(self.shell.id());
+        let _ = self.shell.kill();
+        signal(&running, Signal::SIGTERM);
+        let _ = self.shell.wait();
+        let is_alive = |process: &u32| Path::new(&format!("/proc/{process}")).exists();
+        let ended = (0..2000).any(|_| {
+            let alive = running.iter().any(is_alive);
+            if alive {
+                thread::sleep(std::time::Duration::from_millis(5));
+            }
+            !alive
+        });
+        if !ended {
+            signal(&running, Signal::SIGKILL);
+        }
+    }
+}
+
+fn split_at_command(lines: &[String]) -> (&[String], &[String]) {
+    let at = lines.iter().position(|line| line.starts_with("$ ")).unwrap_or(lines.len());
+    lines.split_at(at)
+}
+
+fn children_of(process: u32) -> Vec<u32> {
+    let children = fs::read_to_string(format!("/proc/{process}/task/{process}/children")).unwrap_or_default();
+    children.split_whitespace().filter_map(|one| one.parse().ok()).collect()
+}
+
+fn signal(processes: &[u32], signal: Signal) {
+    for process in processes {
+        let _ = kill(Pid::from_raw(i32::try_from(*process).unwrap()), signal);
+    }
+}
