@@ -97,18 +97,18 @@ fn the_document_about_watching_shows_what_happens() {
 }
 
 #[test]
+fn the_document_about_the_secret_shows_what_happens() {
+    run_document("documents::the_document_about_the_secret_shows_what_happens", "docs/secret.md");
+}
+
+#[test]
 fn the_document_of_decisions_shows_what_happens() {
     run_document("documents::the_document_of_decisions_shows_what_happens", "docs/decisions.md");
 }
 
-#[test]
-fn the_document_about_deployment_shows_what_happens() {
-    run_document("documents::the_document_about_deployment_shows_what_happens", "docs/deployment.md");
-}
-
 /// The documents that have a test of their own above.
 const RUN: [&str; 5] =
-    ["README.md", "docs/protocol.md", "docs/seeing.md", "docs/decisions.md", "docs/deployment.md"];
+    ["README.md", "docs/decisions.md", "docs/protocol.md", "docs/secret.md", "docs/seeing.md"];
 
 #[test]
 fn every_command_in_a_document_is_run_or_has_a_reason() {

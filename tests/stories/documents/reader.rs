@@ -38,6 +38,8 @@ impl Reader {
         for folder in ["examples", "deploy", "docs", "bench"] {
             symlink(root.join(folder), scratch.file(folder)).unwrap();
         }
+        // On a terminal curl shows no progress beside an answer; here it must be told so.
+        fs::write(scratch.file("bin/.curlrc"), "silent\nshow-error\n").unwrap();
         let cargo = scratch.file("bin/cargo");
         fs::write(&cargo, cargo_script(root)).unwrap();
         fs::set_permissions(&cargo, fs::Permissions::from_mode(0o755)).unwrap();
@@ -125,6 +127,7 @@ impl Terminal {
             .args(["--norc", "--noprofile", "-c", "exec 2>&1; exec bash --norc --noprofile"])
             .current_dir(directory)
             .env("PATH", path)
+            .env("CURL_HOME", directory.join("bin"))
             .env("LC_ALL", "C.UTF-8")
             .env_remove("RUST_LOG")
             .env_remove("RUST_BACKTRACE")
