@@ -59,11 +59,11 @@ pub fn blocks_of(markdown: &str) -> Vec<Block> {
                 }
                 how => comment = how.or(comment),
             }
-        } else if let Some(language) = line.strip_prefix("```") {
+        } else if let Some(language) = line.trim_start().strip_prefix("```") {
             let text: Vec<String> = lines
                 .by_ref()
                 .map(|(_, line)| line)
-                .take_while(|line| *line != "```")
+                .take_while(|line| line.trim_start() != "```")
                 .map(str::to_owned)
                 .collect();
             let text = if language == "sh" || language == "bash" { with_prompts(text) } else { text };
