@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from parts.machine import free_ports
 from parts.processes import Processes
-from parts.settings import BENCH, BUILD, RELEASE, ROOT, Unusable, say
+from parts.settings import BEFORE, BENCH, BUILD, RELEASE, ROOT, Unusable, say
 
 RUST_PEERS = BUILD / "rust" / "release"
 PRODUCTION = {"NODE_ENV": "production"}
@@ -35,32 +35,41 @@ def build_ours():
     cargo("bench", "--locked", "--no-run", "--bench", "feed_latency")
 
 
-def start_distributor(processes):
+def start_distributor(processes, release=RELEASE):
     """The address of a new distributor."""
     (port,) = free_ports(1)
-    processes.start(RELEASE / "distributor", "--listen", f"127.0.0.1:{port}")
+    processes.start(release / "distributor", "--listen", f"127.0.0.1:{port}")
     return f"127.0.0.1:{port}"
 
 
-def start_users(processes, distributor):
+def start_users(processes, distributor, release=RELEASE):
     """An instance of users; all of them share one database."""
     (port,) = free_ports(1)
     joined = ["--listen", f"127.0.0.1:{port}", "--distributor", distributor]
-    return processes.start(RELEASE / "users", *joined, "--database", "users.db")
+    return processes.start(release / "users", *joined, "--database", "users.db")
 
 
-def start_gateway(processes, distributor, *flags):
+def start_gateway(processes, distributor, *flags, release=RELEASE):
     """The port of a new gateway."""
     (port,) = free_ports(1)
     joined = ["--listen", f"127.0.0.1:{port}", "--distributor", distributor]
-    processes.start(RELEASE / "gateway", *joined, *flags)
+    processes.start(release / "gateway", *joined, *flags)
     return port
 
 
-def start_ours(processes, *flags):
-    distributor = start_distributor(processes)
-    start_users(processes, distributor)
-    return start_gateway(processes, distributor, *flags)
+def start_ours(processes, *flags, release=RELEASE):
+    distributor = start_distributor(processes, release)
+    start_users(processes, distributor, release)
+    return start_gateway(processes, distributor, *flags, release=release)
+
+
+def find_before():
+    if not (BEFORE / "gateway").is_file():
+        raise Unusable("BEFORE must name a folder with another build's gateway, distributor and users")
+
+
+def start_before(processes):
+    return start_ours(processes, release=BEFORE)
 
 
 def start_tiny_http(processes):
@@ -154,6 +163,7 @@ def node(name):
 
 ALL = [
     Contender("ours", "gateway, distributor and users, as they start by default", build_ours, start_ours, can_patch=True),
+    Contender("before", "control: another build of ours, from the folder `BEFORE`", find_before, start_before, can_patch=True),
     Contender("limit", "control: our HTTP front and our store in one process, no hop", build_ours, start_limit, can_patch=True),
     Contender("ours-tiny-http", "control: ours with `--front tiny-http`", build_ours, start_tiny_http, can_patch=True),
     Contender("axum-nats", "axum, NATS request/reply, rusqlite", rust("axum-nats"), start_axum_nats, is_peer=True),
@@ -162,7 +172,7 @@ ALL = [
     Contender("moleculer", "moleculer-web, Moleculer's TCP transporter, better-sqlite3", node("moleculer"), start_moleculer, is_peer=True),
     Contender("tiny-monolith", "control: tiny_http and rusqlite in one process, no hop", rust("tiny-monolith"), start_tiny_monolith),
 ]
-USUAL = [one.name for one in ALL if one.name != "tiny-monolith"]
+USUAL = [one.name for one in ALL if one.name not in ("before", "tiny-monolith")]
 
 
 def chosen(names):

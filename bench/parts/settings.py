@@ -9,6 +9,7 @@ BENCH = ROOT / "bench"
 BUILD = ROOT / "target" / "bench"  # the peers, and the databases of each round: nothing that is kept
 RELEASE = ROOT / "target" / "release"
 RESULTS = BENCH / "results"
+BEFORE = pathlib.Path(os.environ.get("BEFORE", ""))  # the binaries of another build, for the contender of that name
 
 
 def number(name, otherwise):
