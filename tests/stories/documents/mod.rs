@@ -34,7 +34,7 @@ fn root() -> &'static Path {
 /// Every document with console blocks, as a path below the root.
 fn documents() -> Vec<PathBuf> {
     let mut found = Vec::new();
-    for folder in ["", "docs", "bench", "deploy", "fuzz"] {
+    for folder in ["", "bench", "deploy", "docs", "examples", "examples/node", "fuzz"] {
         let entries = fs::read_dir(root().join(folder)).unwrap();
         let names = entries.map(|entry| Path::new(folder).join(entry.unwrap().file_name()));
         found.extend(names.filter(|name| name.extension().is_some_and(|end| end == "md")));
