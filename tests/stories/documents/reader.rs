@@ -2,19 +2,20 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::{BufRead, BufReader, Write};
+use std::io::{Read, Write};
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::thread;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use super::blocks::{Block, FIRST_TERMINAL, How};
 use super::output::is_as_shown;
-use crate::harness::{Scratch, eventually};
+use crate::harness::{PATIENCE, Scratch, eventually};
 
 /// What a terminal prints when a command has ended.
 const DONE: &str = "--the command has ended--";
@@ -110,11 +111,38 @@ esac
     )
 }
 
+/// What a terminal has printed.
+#[derive(Default)]
+struct Printed {
+    lines: Vec<String>,
+    /// The last line, while it has no end: a packet has none.
+    unfinished: Vec<u8>,
+}
+
+impl Printed {
+    fn add(&mut self, bytes: &[u8]) {
+        for piece in bytes.split_inclusive(|byte| *byte == b'\n') {
+            self.unfinished.extend_from_slice(piece);
+            if piece.ends_with(b"\n") {
+                let line = std::mem::take(&mut self.unfinished);
+                self.lines.push(String::from_utf8_lossy(&line).trim_end_matches('\n').to_owned());
+            }
+        }
+    }
+
+    /// The lines from this one on, the unfinished one included.
+    fn from(&self, first: usize) -> Vec<String> {
+        let unfinished = Some(String::from_utf8_lossy(&self.unfinished).into_owned());
+        let unfinished = unfinished.filter(|line| !line.is_empty());
+        self.lines.iter().cloned().chain(unfinished).skip(first).collect()
+    }
+}
+
 /// A shell, what is typed into it and what it prints.
 struct Terminal {
     shell: Child,
     keyboard: ChildStdin,
-    printed: Arc<Mutex<Vec<String>>>,
+    printed: Arc<Mutex<Printed>>,
     /// How many of the printed lines have been compared.
     compared: usize,
 }
@@ -135,15 +163,13 @@ impl Terminal {
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();
-        let (keyboard, screen) = (shell.stdin.take().unwrap(), shell.stdout.take().unwrap());
-        let printed: Arc<Mutex<Vec<String>>> = Arc::default();
-        let lines = printed.clone();
+        let (keyboard, mut screen) = (shell.stdin.take().unwrap(), shell.stdout.take().unwrap());
+        let printed: Arc<Mutex<Printed>> = Arc::default();
+        let shared = printed.clone();
         thread::spawn(move || {
-            let mut screen = BufReader::new(screen);
-            let mut line = Vec::new();
-            while screen.read_until(b'\n', &mut line).is_ok_and(|count| count > 0) {
-                lines.lock().unwrap().push(String::from_utf8_lossy(&line).trim_end_matches('\n').to_owned());
-                line.clear();
+            let mut piece = [0; 4096];
+            while let Ok(count @ 1..) = screen.read(&mut piece) {
+                shared.lock().unwrap().add(&piece[..count]);
             }
         });
         Self { shell, keyboard, printed, compared: 0 }
@@ -166,7 +192,7 @@ impl Terminal {
             let command = shown[0].strip_prefix("$ ").unwrap();
             let (expected, rest) = split_at_command(&shown[1..]);
             shown = rest;
-            self.compared = self.printed.lock().unwrap().len();
+            self.compared = self.printed.lock().unwrap().lines.len();
             // `printf` begins a line of its own: not every program ends its last line.
             self.type_line(&format!("{command}\nprintf '\\n%s\\n' '{DONE}'"));
             if may_go_on && number == commands {
@@ -179,12 +205,10 @@ impl Terminal {
 
     /// Waits until the command has ended, and compares all that it printed.
     fn expect_exactly(&mut self, place: &str, expected: &[String]) {
-        let mut printed =
-            eventually(&format!("{place} has ended; it printed {:#?}", self.printed.lock().unwrap()), || {
-                let lines = self.printed.lock().unwrap();
-                let end = lines[self.compared..].iter().position(|line| line == DONE)?;
-                Some(lines[self.compared..self.compared + end].to_vec())
-            });
+        let mut printed = self.wait_for(&format!("{place} has ended"), |lines| {
+            let end = lines.iter().position(|line| line == DONE)?;
+            Some(lines[..end].to_vec())
+        });
         if printed.last().is_some_and(String::is_empty) {
             printed.pop();
         }
@@ -194,24 +218,30 @@ impl Terminal {
         }
         let is_same = expected.len() == printed.len()
             && expected.iter().zip(&printed).all(|(shown, printed)| is_as_shown(shown, printed));
-        assert!(
-            is_same,
-            "{place}\nthe document shows:\n{}\nprinted was:\n{}",
-            expected.join("\n"),
-            printed.join("\n")
-        );
+        let (shown, printed) = (expected.join("\n"), printed.join("\n"));
+        assert!(is_same, "{place}\nthe document shows:\n{shown}\nprinted was:\n{printed}");
     }
 
     /// Waits until the terminal has printed these lines in this order, with others between them.
     fn expect_among(&mut self, place: &str, expected: &[String]) {
         for shown in expected.iter().filter(|line| !line.is_empty()) {
-            let from = self.compared;
-            let printed = self.printed.clone();
-            let found = eventually(
-                &format!("{place} shows `{shown}`; it printed {:#?}", printed.lock().unwrap()),
-                || printed.lock().unwrap()[from..].iter().position(|line| is_as_shown(shown, line)),
-            );
-            self.compared = from + found + 1;
+            let found = self.wait_for(&format!("{place} shows `{shown}`"), |lines| {
+                lines.iter().position(|line| is_as_shown(shown, line))
+            });
+            self.compared += found + 1;
+        }
+    }
+
+    /// Looks at what the terminal has printed since the last comparison, until `look` has found what it wants.
+    fn wait_for<T>(&self, what: &str, look: impl Fn(&[String]) -> Option<T>) -> T {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let lines = self.printed.lock().unwrap().from(self.compared);
+            if let Some(found) = look(&lines) {
+                return found;
+            }
+            assert!(Instant::now() < deadline, "waited until {what}; printed was:\n{}", lines.join("\n"));
+            thread::sleep(Duration::from_millis(5));
         }
     }
 
@@ -234,7 +264,7 @@ impl Drop for Terminal {
         let ended = (0..2000).any(|_| {
             let alive = running.iter().any(is_alive);
             if alive {
-                thread::sleep(std::time::Duration::from_millis(5));
+                thread::sleep(Duration::from_millis(5));
             }
             !alive
         });
