@@ -193,11 +193,13 @@ impl Terminal {
             let (expected, rest) = split_at_command(&shown[1..]);
             shown = rest;
             self.compared = self.printed.lock().unwrap().lines.len();
-            // `printf` begins a line of its own: not every program ends its last line.
-            self.type_line(&format!("{command}\nprintf '\\n%s\\n' '{DONE}'"));
             if may_go_on && number == commands {
+                // Nothing more is typed: a program that goes on would read it.
+                self.type_line(command);
                 self.expect_among(&format!("{place}: {command}"), expected);
             } else {
+                // `printf` begins a new line: not every program ends its last one.
+                self.type_line(&format!("{command}\nprintf '\\n%s\\n' '{DONE}'"));
                 self.expect_exactly(&format!("{place}: {command}"), expected);
             }
         }
