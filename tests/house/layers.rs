@@ -12,7 +12,7 @@ const fn layer(name: &'static str, modules: &'static [&'static str]) -> Layer {
 }
 
 pub const LAYERS: [Layer; 7] = [
-    layer("values", &["clock", "context", "node", "packet", "registry", "routes", "sync"]),
+    layer("values", &["address", "clock", "context", "node", "packet", "registry", "routes", "sync"]),
     layer("observe", &["observe"]),
     layer("net", &["net"]),
     layer("http", &["http"]),

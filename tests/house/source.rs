@@ -3,7 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
 
+use crate::layers;
 use proc_macro2::{TokenStream, TokenTree};
 use syn::visit::{self, Visit};
 use syn::{Attribute, Item, ItemMod, ItemUse, Macro, UseTree, Visibility};
@@ -17,6 +19,7 @@ pub struct Module {
     /// The modules that its code names.
     pub uses: BTreeSet<String>,
     pub types: Vec<TypeName>,
+    exports: Exports,
 }
 
 pub struct TypeName {
@@ -29,31 +32,53 @@ pub fn root() -> &'static Path {
 }
 
 /// All modules of the library and the binaries by name, such as `net::link` and `bin::users`. Tests are left out.
-pub fn modules() -> BTreeMap<String, Module> {
-    let mut files = BTreeMap::new();
-    let lib = root().join("src/lib.rs");
-    collect_children(&lib, "", &mut files);
+pub fn modules() -> &'static BTreeMap<String, Module> {
+    static MODULES: LazyLock<BTreeMap<String, Module>> = LazyLock::new(read_modules);
+    &MODULES
+}
+
+fn read_modules() -> BTreeMap<String, Module> {
+    let mut sources = BTreeMap::new();
+    collect_children(&Source::read("src/lib.rs"), "", &mut sources);
     for binary in ["distributor", "gateway", "users"] {
-        files.insert(format!("bin::{binary}"), root().join(format!("src/bin/{binary}.rs")));
+        sources.insert(format!("bin::{binary}"), Source::read(&format!("src/bin/{binary}.rs")));
     }
-    let names: BTreeSet<String> = files.keys().cloned().collect();
-    files.into_iter().map(|(name, file)| (name.clone(), read_module(&name, file, &names))).collect()
+    let names: BTreeSet<String> = sources.keys().cloned().collect();
+    let mut exports = Exports::new();
+    for (name, source) in &sources {
+        exports.extend(read_module(name, source, &names, &Exports::new()).exports);
+    }
+    sources.iter().map(|(name, source)| (name.clone(), read_module(name, source, &names, &exports))).collect()
 }
 
-fn parse(file: &Path) -> (String, syn::File) {
-    let text = fs::read_to_string(file).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
-    let parsed = syn::parse_file(&text).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
-    (text, parsed)
+/// One file, parsed once.
+struct Source {
+    file: PathBuf,
+    text: String,
+    parsed: syn::File,
 }
 
-/// Finds the files of the modules that `file` declares, and theirs.
-fn collect_children(file: &Path, parent: &str, found: &mut BTreeMap<String, PathBuf>) {
-    for child in declared_modules(&parse(file).1) {
-        let name = if parent.is_empty() { child } else { format!("{parent}::{child}") };
-        let path = root().join("src").join(name.replace("::", "/")).with_extension("rs");
-        if path.is_file() {
-            found.insert(name.clone(), path.clone());
-            collect_children(&path, &name, found);
+impl Source {
+    fn read(file: &str) -> Self {
+        let text = fs::read_to_string(root().join(file)).unwrap_or_else(|error| panic!("{file}: {error}"));
+        let parsed = syn::parse_file(&text).unwrap_or_else(|error| panic!("{file}: {error}"));
+        Self { file: file.into(), text, parsed }
+    }
+}
+
+/// Where a name that a module passes on (`pub use child::Name`) is defined. Such a line is no dependency of its own: it
+/// is one of whoever uses the name.
+type Exports = HashMap<(String, String), String>;
+
+/// Reads the modules that `parent` declares, and theirs.
+fn collect_children(parent: &Source, parent_name: &str, found: &mut BTreeMap<String, Source>) {
+    for child in declared_modules(&parent.parsed) {
+        let name = if parent_name.is_empty() { child } else { format!("{parent_name}::{child}") };
+        let file = format!("src/{}.rs", name.replace("::", "/"));
+        if root().join(&file).is_file() {
+            let source = Source::read(&file);
+            collect_children(&source, &name, found);
+            found.insert(name, source);
         }
     }
 }
@@ -75,26 +100,28 @@ fn is_test(attributes: &[Attribute]) -> bool {
     })
 }
 
-fn read_module(name: &str, file: PathBuf, names: &BTreeSet<String>) -> Module {
-    let (text, parsed) = parse(&file);
+fn read_module(name: &str, source: &Source, names: &BTreeSet<String>, exports: &Exports) -> Module {
+    let Source { file, text, parsed } = source;
     let mut reader = PathReader {
         module: name.split("::").map(str::to_owned).collect(),
         in_library: !name.starts_with("bin::"),
-        children: declared_modules(&parsed),
+        children: declared_modules(parsed),
         names,
+        exports,
+        own_exports: Exports::new(),
+        passes_on: false,
         aliases: HashMap::new(),
         uses: BTreeSet::new(),
         types: Vec::new(),
     };
     // Twice: code may use a name above the line that imports it.
-    reader.visit_file(&parsed);
+    reader.visit_file(parsed);
     reader.types.clear();
-    reader.visit_file(&parsed);
-    let PathReader { mut uses, types, .. } = reader;
+    reader.visit_file(parsed);
+    let PathReader { mut uses, types, own_exports, .. } = reader;
     uses.remove(name);
     let head = text.lines().take(40).collect::<Vec<_>>().join("\n");
-    let file = file.strip_prefix(root()).map_or(file.clone(), Path::to_owned);
-    Module { file, lines: text.lines().count(), head, uses, types }
+    Module { file: file.clone(), lines: text.lines().count(), head, uses, types, exports: own_exports }
 }
 
 /// Collects the modules that one file names.
@@ -103,6 +130,10 @@ struct PathReader<'a> {
     in_library: bool,
     children: Vec<String>,
     names: &'a BTreeSet<String>,
+    exports: &'a Exports,
+    own_exports: Exports,
+    /// Whether the line that is being read is a `pub use`.
+    passes_on: bool,
     /// Modules under the names by which this file imports them.
     aliases: HashMap<String, Vec<String>>,
     uses: BTreeSet<String>,
@@ -135,13 +166,20 @@ impl PathReader<'_> {
         Some(base)
     }
 
-    /// Records the deepest module that the path leads through.
+    /// Records the module in which the end of the path is defined.
     fn record(&mut self, path: &[String]) {
-        let Some(full) = self.resolve(path) else { return };
-        let deepest = (1..=full.len()).rev().map(|length| full[..length].join("::"));
-        if let Some(module) = deepest.into_iter().find(|name| self.names.contains(name)) {
+        if let Some(module) = self.definer(path) {
             self.uses.insert(module);
         }
+    }
+
+    /// The deepest module that the path leads through, or the one from which that module passes the next name on.
+    fn definer(&self, path: &[String]) -> Option<String> {
+        let full = self.resolve(path)?;
+        let depth = (1..=full.len()).rev().find(|depth| self.names.contains(&full[..*depth].join("::")))?;
+        let module = full[..depth].join("::");
+        let passed_on = full.get(depth).and_then(|name| self.exports.get(&(module.clone(), name.clone())));
+        Some(passed_on.cloned().unwrap_or(module))
     }
 
     fn record_use(&mut self, tree: &UseTree, prefix: &mut Vec<String>) {
@@ -158,7 +196,7 @@ impl PathReader<'_> {
             }
             UseTree::Glob(_) => self.record(prefix),
             UseTree::Name(name) => {
-                self.record_import(prefix, &name.ident.to_string(), &name.ident.to_string())
+                self.record_import(prefix, &name.ident.to_string(), &name.ident.to_string());
             }
             UseTree::Rename(rename) => {
                 self.record_import(prefix, &rename.ident.to_string(), &rename.rename.to_string());
@@ -171,7 +209,13 @@ impl PathReader<'_> {
         if name != "self" {
             path.push(name.to_owned());
         }
-        self.record(&path);
+        let module = self.module.join("::");
+        match self.definer(&path) {
+            Some(definer) if self.passes_on && layers::is_within(&definer, &module) => {
+                self.own_exports.insert((module, alias.to_owned()), definer);
+            }
+            definer => self.uses.extend(definer),
+        }
         let alias = if name == "self" && alias == "self" {
             prefix.last().cloned().unwrap_or_default()
         } else {
@@ -243,6 +287,7 @@ impl<'ast> Visit<'ast> for PathReader<'_> {
     }
 
     fn visit_item_use(&mut self, item: &'ast ItemUse) {
+        self.passes_on = !matches!(item.vis, Visibility::Inherited);
         self.record_use(&item.tree, &mut Vec::new());
     }
 
