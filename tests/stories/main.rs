@@ -12,6 +12,7 @@ mod access;
 mod chaos;
 mod cli;
 mod course;
+mod course_frames;
 mod course_registry;
 mod course_service;
 mod deploy;
