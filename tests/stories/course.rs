@@ -140,7 +140,7 @@ fn the_replies_of_course_services_pass_through_as_they_are() {
     await_instances(&gateway, "GET", "/goods", 1);
     for (key, reply) in (1..).zip(replies) {
         let answer = gateway.http().get("/goods");
-        assert_eq!((answer.status, answer.text()), (200, reply.replace("KEY", &key.to_string())));
+        assert_eq!((answer.status, answer.text()), (200, reply.replace("KEY", &key.to_string()) + "\n"));
         assert_eq!(answer.header("Content-Type"), Some("application/json"));
     }
 }
