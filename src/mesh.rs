@@ -9,7 +9,7 @@
 use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::io;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, LazyLock, OnceLock, RwLock, Weak};
 use std::time::Instant;
 
@@ -22,25 +22,19 @@ use crate::net::health::Intent;
 use crate::net::link::{
     Call, DEFAULT_TIMEOUT, Link, LinkLimits, LinkState, Outcome, Refusal, ReplyFrame, ReplyStream,
 };
-use crate::net::mailbox::Answered;
 use crate::net::membership::{Membership, OnList};
 use crate::net::secret::Secret;
 use crate::node::Node;
 use crate::observe::metrics::{self, CALLS, Gauge};
 use crate::packet::{Dialect, Failure, Outgoing};
 use crate::routes::{Resolved, Routes, Row};
-use crate::sync::{Permit, read, write};
-
-/// How many reads may wait for two instances at a time.
-const MAX_HEDGES: usize = 256;
+use crate::sync::{read, write};
 
 /// A process's view of all services, and its links to them.
 pub struct Mesh {
     limits: LinkLimits,
     table: RwLock<Table>,
     closing: AtomicBool,
-    /// How many reads wait for a second instance as well.
-    hedges: AtomicUsize,
     /// What its links prove, once it belongs to a cluster.
     secret: OnceLock<Option<Secret>>,
 }
@@ -68,8 +62,7 @@ impl Mesh {
     #[must_use]
     pub fn new(limits: LinkLimits) -> Arc<Self> {
         let (table, closing) = (RwLock::new(Table::default()), AtomicBool::new(false));
-        let mesh =
-            Arc::new(Self { limits, table, closing, hedges: AtomicUsize::new(0), secret: OnceLock::new() });
+        let mesh = Arc::new(Self { limits, table, closing, secret: OnceLock::new() });
         mesh.show_links();
         mesh
     }
@@ -160,80 +153,82 @@ impl Mesh {
         self.pick(method, path, None).map(|link| link.dialect())
     }
 
-    /// Calls a route and waits for the reply until `deadline`. A call that never left is tried once more on another
-    /// instance. So is a read whose link was lost, and one that has got no reply in half of its time: the first of
-    /// the two replies is taken.
+    /// Calls a route and waits for the reply until `deadline`.
+    ///
+    /// A request that was not sent is tried once more, on another instance. So is a read whose link was lost, or
+    /// that has no reply after half of its time.
     pub fn exchange(&self, request: &Outgoing<'_>, deadline: Instant) -> Exchange {
         if Context::current().hops > MAX_HOPS {
             return Exchange { asked: None, outcome: Err(Outcome::Refused(Refusal::Ring)) };
         }
+        // Pick.
         let Some(first) = self.pick(request.method, request.uri, None) else {
             return Exchange { asked: None, outcome: Err(Outcome::Refused(Refusal::Down)) };
         };
-        let outcome = match first.begin(request, deadline) {
-            Err(refused @ Outcome::Refused(Refusal::Down | Refusal::Busy)) => {
-                return self.elsewhere(request, deadline, &first, refused);
-            }
-            Err(refused) => Err(refused),
-            // Whatever becomes of a write, it may have been carried out already.
-            Ok(call) if intent(request.method) == Intent::Write => call.wait(),
-            Ok(mut call) => match call.wait_half() {
-                None => return self.hedge(request, deadline, &first, call),
-                Some(Err(Outcome::LinkLost)) => {
-                    drop(call);
-                    return self.elsewhere(request, deadline, &first, Outcome::LinkLost);
-                }
-                Some(outcome) => outcome,
-            },
+        // Send.
+        let mut call = match first.begin(request, deadline) {
+            Ok(call) => call,
+            Err(refused) => return self.fail_or_retry(request, deadline, &first, refused),
         };
-        Exchange { asked: Some(first), outcome }
+        // Wait.
+        let patience = match intent(request.method) {
+            Intent::Read => call.halfway(),
+            Intent::Write => deadline,
+        };
+        let why = match call.wait_until(patience) {
+            Some(Ok(reply)) => return Exchange { asked: Some(first.clone()), outcome: Ok(reply) },
+            Some(Err(why)) => why,
+            None => return self.replace(request, deadline, &first, call),
+        };
+        // The failure cases.
+        drop(call);
+        self.fail_or_retry(request, deadline, &first, why)
     }
 
-    /// Calls another instance after `failed`: reading twice does no harm, and what never left has not been carried
-    /// out.
+    /// Asks another instance instead, if the request may be sent again: it never left, or it is a read whose link was
+    /// lost.
     #[cold]
-    fn elsewhere(
+    fn fail_or_retry(
         &self,
         request: &Outgoing<'_>,
         deadline: Instant,
         failed: &Arc<Link>,
         why: Outcome,
     ) -> Exchange {
-        match self.pick(request.method, request.uri, Some(failed.address())) {
-            Some(second) => {
-                log_retry(request, failed, &why, &second);
-                let outcome = second.call(request, deadline);
-                Exchange { asked: Some(second), outcome }
-            }
-            None => Exchange { asked: Some(failed.clone()), outcome: Err(why) },
-        }
+        let may_retry = match why {
+            Outcome::Refused(Refusal::Down | Refusal::Busy) => true,
+            Outcome::LinkLost => intent(request.method) == Intent::Read,
+            _ => false,
+        };
+        let second =
+            if may_retry { self.pick(request.method, request.uri, Some(failed.address())) } else { None };
+        let Some(second) = second else { return Exchange { asked: Some(failed.clone()), outcome: Err(why) } };
+        log_retry(request, failed, &why, &second);
+        let outcome = second.call(request, deadline);
+        Exchange { asked: Some(second), outcome }
     }
 
-    /// Asks another instance as well when the first has been silent for long. There are not many such second
-    /// requests at a time: where everything is slow they would only add to it.
+    /// Asks another instance in the place of one that has been silent for half of the time of a read, if there is one
+    /// that takes the request and has not been set aside itself.
     #[cold]
-    fn hedge(
+    fn replace(
         &self,
         request: &Outgoing<'_>,
         deadline: Instant,
         first: &Arc<Link>,
-        call: Call<'_>,
+        silent: Call<'_>,
     ) -> Exchange {
         let second = self.pick(request.method, request.uri, Some(first.address()));
         let second = second.filter(|second| !second.is_aside());
-        let permit = second.as_ref().and_then(|_| Permit::take(&self.hedges, MAX_HEDGES));
-        let other = second.as_ref().filter(|_| permit.is_some()).and_then(|second| {
-            log_retry(request, first, &"no reply yet", second);
-            second.begin(request, deadline).ok()
-        });
-        let (asked, outcome) = match other {
-            Some(other) => match call.wait_for_either(other) {
-                (Answered::First, outcome) => (Some(first.clone()), outcome),
-                (Answered::Second, outcome) => (second.clone(), outcome),
-            },
-            None => (Some(first.clone()), call.wait()),
+        let Some((second, call)) =
+            second.as_ref().and_then(|second| Some((second, second.begin(request, deadline).ok()?)))
+        else {
+            return Exchange { asked: Some(first.clone()), outcome: silent.wait() };
         };
-        Exchange { asked, outcome }
+        log_retry(request, first, &"no reply yet", second);
+        silent.abandon();
+        let outcome = call.wait();
+        Exchange { asked: Some(second.clone()), outcome }
     }
 
     /// Sends a request whose reply may be a stream to one instance of its route.

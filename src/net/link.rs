@@ -25,7 +25,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use super::dial::{Again, Dialer, Session as DialSession};
 use super::health::{Health, Intent, Standing};
 use super::inbound::Inbound;
-use super::mailbox::{self, Answered, Mailbox, Slot, mailbox};
+use super::mailbox::{Mailbox, Slot, mailbox};
 use super::outbox::{Batching, Others, Outbox, SendError};
 use super::peer::{PacketSummary, wire_len};
 use super::secret::Secret;
@@ -529,37 +529,31 @@ impl Call<'_> {
         self.conclude(received)
     }
 
-    /// How the call ended, if it did so in the first half of its time; nothing if its reply is still waited for.
-    pub fn wait_half(&mut self) -> Option<Result<ReplyFrame, Outcome>> {
-        let Times { now: began, deadline } = self.times;
-        let halfway = began + deadline.saturating_duration_since(began) / 2;
-        match self.reply.receive(halfway) {
-            Err(RecvTimeoutError::Timeout) if halfway < deadline => None,
+    /// As [`wait`](Self::wait), but returns nothing if the call has not ended at `until`.
+    pub fn wait_until(&mut self, until: Instant) -> Option<Result<ReplyFrame, Outcome>> {
+        let until = until.min(self.times.deadline);
+        match self.reply.receive(until) {
+            Err(RecvTimeoutError::Timeout) if until < self.times.deadline => None,
             received => Some(self.conclude(received)),
         }
     }
 
-    /// Waits for the first reply of two calls of one request, of which `other` began later, and says whose it is. A
-    /// call that loses its link leaves the other one its time; one that was silent for longer than the other needed
-    /// has failed.
-    pub fn wait_for_either(mut self, mut other: Self) -> (Answered, Result<ReplyFrame, Outcome>) {
-        let (deadline, timed_out) = (self.times.deadline, || Err(RecvTimeoutError::Timeout));
-        match mailbox::first_of(&self.reply, &other.reply, deadline) {
-            None => {
-                let _ = other.conclude(timed_out());
-                (Answered::First, self.conclude(timed_out()))
-            }
-            Some(Answered::First) => match self.reply.receive(deadline) {
-                Ok(reply) => (Answered::First, self.conclude(Ok(reply))),
-                Err(_) => (Answered::Second, other.wait()),
-            },
-            Some(Answered::Second) => match other.reply.receive(deadline) {
-                Ok(reply) => {
-                    let _ = self.conclude(timed_out());
-                    (Answered::Second, other.conclude(Ok(reply)))
-                }
-                Err(_) => (Answered::First, self.wait()),
-            },
+    /// When half of the time of the call is over.
+    #[must_use]
+    pub fn halfway(&self) -> Instant {
+        let Times { now: began, deadline } = self.times;
+        began + deadline.saturating_duration_since(began) / 2
+    }
+
+    /// Gives the reply up, since the instance has been silent for too long. That counts as a failure of the instance.
+    pub fn abandon(self) {
+        self.count_silence(Instant::now());
+    }
+
+    /// A call that had less than [`FAIR_WAIT`] until now says nothing about the instance.
+    fn count_silence(&self, now: Instant) {
+        if now.saturating_duration_since(self.times.now) >= FAIR_WAIT {
+            self.shared.failed();
         }
     }
 
@@ -574,9 +568,7 @@ impl Call<'_> {
                 Ok(reply)
             }
             Err(RecvTimeoutError::Timeout) => {
-                if self.times.deadline.saturating_duration_since(self.times.now) >= FAIR_WAIT {
-                    self.shared.failed();
-                }
+                self.count_silence(self.times.deadline);
                 Err(Outcome::Timeout)
             }
             Err(RecvTimeoutError::Disconnected) => Err(Outcome::LinkLost),

@@ -12,7 +12,7 @@ use std::cell::Cell;
 use std::thread::{self, Thread};
 use std::time::Instant;
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, Select, Sender, TryRecvError, bounded};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TryRecvError, bounded};
 
 use super::link::ReplyFrame;
 
@@ -41,31 +41,12 @@ pub struct Mailbox {
     emptied: bool,
 }
 
-/// Which of two.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Answered {
-    /// The one that began first.
-    First,
-    /// The other.
-    Second,
-}
-
 /// Both ends of a mailbox of this thread.
 #[must_use]
 pub fn mailbox() -> (Slot, Mailbox) {
     let (sender, letters) = SPARE.take().unwrap_or_else(new_channel);
     let slot = Slot { sender: sender.clone(), filled: false, sleeper: thread::current() };
     (slot, Mailbox { sender, letters, emptied: false })
-}
-
-/// Waits until there is a letter in one of two mailboxes, and says in which; nothing if there is none at `deadline`.
-#[must_use]
-pub fn first_of(first: &Mailbox, second: &Mailbox, deadline: Instant) -> Option<Answered> {
-    let mut select = Select::new();
-    let index = select.recv(&first.letters);
-    select.recv(&second.letters);
-    let ready = select.ready_deadline(deadline).ok()?;
-    Some(if ready == index { Answered::First } else { Answered::Second })
 }
 
 #[cold]

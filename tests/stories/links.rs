@@ -396,6 +396,25 @@ fn a_read_whose_link_is_lost_is_tried_on_another_instance_and_a_write_is_not() {
 }
 
 #[test]
+fn a_read_that_is_silent_for_half_of_its_time_is_given_up_and_asked_of_another_instance() {
+    let distributor = Process::distributor(&[]);
+    let gateway = Process::gateway(&distributor, &["--timeout", "4"]);
+    let silent = keeper(&distributor, "echo", &["GET/echo"]);
+    await_instances(&gateway, "GET", "/echo", 1);
+    let slow = ask(&gateway, "/echo/first");
+    let first = silent.await_asked(1).remove(0);
+    let other = Echo::start(&distributor, "echo", &["GET/echo"]);
+    await_instances(&gateway, "GET", "/echo", 2);
+    let answer = slow.join().unwrap();
+    assert_eq!((answer.status, &answer.results()["params"]["params"]), (200, &json!("first")));
+    assert_eq!((silent.asked().len(), other.asked().len()), (1, 1));
+    gateway.await_log(&["no reply yet", "trying"]);
+    // Nobody waits for the first instance any more.
+    first.echo();
+    gateway.await_log(&["orphan reply"]);
+}
+
+#[test]
 fn a_service_that_breaks_the_rules_of_the_wire_loses_its_link_and_gets_a_new_one() {
     let distributor = Process::distributor(&[]);
     let gateway = Process::gateway(&distributor, &["--max-frame", "1000"]);
