@@ -56,14 +56,14 @@ fn codec(criterion: &mut Criterion) {
     let origin = Origin { request_id: "cf1199fd0815ded5-b".to_owned(), client, authorization: None };
     let travel = Travel { deadline_ms: 5000, sent_ms: 123_456, hops: 0, origin: Some(&origin) };
     let mut buffer = Vec::with_capacity(1024);
-    request.write(&mut buffer, 4711, Dialect::Pilcrow, travel).unwrap();
+    request.write(&mut buffer, 4711, travel).unwrap();
     assert_eq!(buffer, format!("{REQUEST}¶").as_bytes(), "this is what the gateway sends");
 
     group.throughput(packets(1, REQUEST.len()));
     group.bench_function("encode a request", |bencher| {
         bencher.iter(|| {
             buffer.clear();
-            request.write(&mut buffer, black_box(4711), Dialect::Pilcrow, travel).unwrap();
+            request.write(&mut buffer, black_box(4711), travel).unwrap();
             buffer.len()
         });
     });

@@ -18,12 +18,13 @@ use serde_json::Value;
 use serde_json::value::to_raw_value;
 
 use crate::context::{Context, MAX_HOPS};
+use crate::net::call::Call;
 use crate::net::health::Intent;
-use crate::net::link::{
-    Call, DEFAULT_TIMEOUT, Link, LinkLimits, LinkState, Outcome, Refusal, ReplyFrame, ReplyStream,
-};
+use crate::net::link::{DEFAULT_TIMEOUT, Link, LinkLimits, LinkState};
 use crate::net::membership::{Membership, OnList};
+use crate::net::reply::{Outcome, Refusal, ReplyFrame};
 use crate::net::secret::Secret;
+use crate::net::stream::ReplyStream;
 use crate::node::Node;
 use crate::observe::metrics::{self, CALLS, Gauge};
 use crate::packet::{Dialect, Failure, Outgoing};
@@ -219,7 +220,8 @@ impl Mesh {
         silent: Call<'_>,
     ) -> Exchange {
         let second = self.pick(request.method, request.uri, Some(first.address()));
-        let second = second.filter(|second| !second.is_aside());
+        // A request that waits in the window of a course service stays there: a burst must not move to another one.
+        let second = second.filter(|second| !second.is_aside() && !silent.is_waiting_for_turn());
         let Some((second, call)) =
             second.as_ref().and_then(|second| Some((second, second.begin(request, deadline).ok()?)))
         else {
@@ -415,9 +417,9 @@ pub fn failure_of(outcome: Outcome, uri: &str) -> Failure {
     let (status, what_now) = match outcome {
         Outcome::Timeout => (504, "look before you repeat it"),
         Outcome::LinkLost => (502, "look before you repeat it"),
-        Outcome::Refused(Refusal::TooLarge) => (413, "send less"),
+        Outcome::Refused(Refusal::TooLarge { .. } | Refusal::TooLargeForCourse { .. }) => (413, "send less"),
         Outcome::Refused(Refusal::Down) => (503, "start an instance, or try again in a moment"),
-        Outcome::Refused(Refusal::Busy) => (503, "try again in a moment"),
+        Outcome::Refused(Refusal::Busy | Refusal::NoTurn) => (503, "try again in a moment"),
         Outcome::Refused(Refusal::Ring) => (508, "break the ring of services that call each other"),
     };
     Failure::new(status, format!("{uri}: {outcome}; {what_now}"))

@@ -5,7 +5,10 @@
 //! | [`listener`] | a port: accepts connections, one thread for each, within limits; for packets and HTTP alike |
 //! | [`drain`] | the open connections of a port, and how they end |
 //! | [`peer`] | the answering side of a packet connection |
-//! | [`link`] | the calling side: requests out, replies back to whoever waits |
+//! | [`link`] | the calling side: requests out, replies back to whoever waits. Its first lines list the files below in reading order |
+//! | [`call`], [`connection`] | a request that has been sent, and the connection that it was sent over |
+//! | [`pending`], [`stream`], [`reply`] | who waits for which replies, and what they get |
+//! | [`course`] | what is different on a link to a course service |
 //! | [`membership`] | staying registered at the distributors and following their lists |
 //! | [`health`] | whether an instance answers, and who is asked instead |
 //! | [`mailbox`] | where a caller waits for its reply |
@@ -17,6 +20,9 @@
 //!
 //! *Invariant:* of all URIs, this module knows `/distributes` alone.
 
+pub mod call;
+pub mod connection;
+pub mod course;
 pub mod dial;
 pub mod drain;
 pub mod flood;
@@ -29,8 +35,11 @@ pub mod mailbox;
 pub mod membership;
 pub mod outbox;
 pub mod peer;
+pub mod pending;
 pub mod proof;
+pub mod reply;
 pub mod secret;
+pub mod stream;
 
 use std::io;
 use std::net::TcpStream;

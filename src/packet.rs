@@ -375,10 +375,8 @@ struct WireRequest<'a> {
     method: &'a str,
     key: u64,
     params: &'a RawValue,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    deadline_ms: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    sent_ms: Option<u64>,
+    deadline_ms: u64,
+    sent_ms: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     hops: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -409,56 +407,25 @@ impl<'a> Cancel<'a> {
 }
 
 impl Outgoing<'_> {
-    /// Appends this request to `buffer` as a frame. What travels with it is told to
-    /// `pilcrow/1` nodes alone.
+    /// Appends this request to `buffer` as a frame for a `pilcrow/1` node.
     ///
     /// # Errors
     /// As [`encode`], which `params` of valid JSON never meets.
-    pub fn write(
-        &self,
-        buffer: &mut Vec<u8>,
-        key: u64,
-        dialect: Dialect,
-        travel: Travel<'_>,
-    ) -> serde_json::Result<()> {
-        let mut wire = WireRequest {
+    pub fn write(&self, buffer: &mut Vec<u8>, key: u64, travel: Travel<'_>) -> serde_json::Result<()> {
+        let wire = WireRequest {
             uri: self.uri,
             method: self.method,
             key,
             params: self.params,
-            deadline_ms: Some(travel.deadline_ms),
-            sent_ms: Some(travel.sent_ms),
+            deadline_ms: travel.deadline_ms,
+            sent_ms: travel.sent_ms,
             hops: (travel.hops > 0).then_some(travel.hops),
             request_id: travel.origin.map(|origin| origin.request_id.as_str()),
             client: travel.origin.and_then(|origin| origin.client),
             authorization: travel.origin.and_then(|origin| origin.authorization.as_deref()),
         };
-        if dialect == Dialect::Pilcrow {
-            return encode_into(buffer, &wire);
-        }
-        // The book's services read `params.key` and nothing else, the template's read `key`: both get both.
-        let params = with_key(self.params, key)?;
-        wire = WireRequest {
-            params: params.as_deref().unwrap_or(self.params),
-            deadline_ms: None,
-            sent_ms: None,
-            hops: None,
-            request_id: None,
-            client: None,
-            authorization: None,
-            ..wire
-        };
         encode_into(buffer, &wire)
     }
-}
-
-/// `params` with `"key":N` as its last member; nothing if it is no object.
-fn with_key(params: &RawValue, key: u64) -> serde_json::Result<Option<Box<RawValue>>> {
-    let Some(inside) = params.get().strip_prefix('{').and_then(|rest| rest.strip_suffix('}')) else {
-        return Ok(None);
-    };
-    let comma = if inside.trim().is_empty() { "" } else { "," };
-    RawValue::from_string(format!("{{{inside}{comma}\"key\":{key}}}")).map(Some)
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use libfuzzer_sys::fuzz_target;
 use pilcrow::net::link::ReplyFrame;
 use pilcrow::packet::frame::FrameReader;
 use pilcrow::packet::{
-    Answer, DELIMITER, Dialect, Failure, Head, Key, Origin, Outgoing, Reply, Travel, encode,
+    Answer, DELIMITER, Dialect, Failure, Head, Key, Origin, Outgoing, Reply, Travel, course, encode,
 };
 use serde_json::Value;
 use serde_json::value::RawValue;
@@ -88,25 +88,32 @@ fn reply_is_passed_on_untouched(text: &str, head: &Head<'_>) {
 fn request_arrives(head: &Head<'_>) {
     let Some(params) = head.params else { return };
     let (uri, method) = (head.uri.as_deref().unwrap_or("/"), head.method.as_deref().unwrap_or("GET"));
-    let key = head.number().unwrap_or(17);
+    let key = head.number().filter(|key| (1..1 << 52).contains(key)).unwrap_or(17);
     let request = Outgoing { uri, method, params };
     let origin = Origin::of(head);
     let travel = Travel { deadline_ms: 5, sent_ms: 1, hops: 2, origin: origin.as_ref() };
     for dialect in [Dialect::Pilcrow, Dialect::Course] {
         let mut bytes = Vec::new();
-        request.write(&mut bytes, key, dialect, travel).expect("it has a JSON form");
+        let written = match dialect {
+            Dialect::Pilcrow => request.write(&mut bytes, key, travel),
+            Dialect::Course => course::write_request(&mut bytes, &request, key, None),
+        };
+        written.expect("it has a JSON form");
         let arrived = sent(&bytes);
         let arrived = Head::parse(&arrived).expect("a request of ours is understood");
         assert_eq!(arrived.uri.as_deref(), Some(uri));
         assert_eq!(arrived.method.as_deref(), Some(method));
-        assert_eq!(arrived.number(), Some(key));
+        match dialect {
+            Dialect::Pilcrow => assert_eq!(arrived.number(), Some(key)),
+            Dialect::Course => assert_eq!(course::key_of_reply(&arrived).map(|(key, _)| key), Some(key)),
+        }
         let ours = dialect == Dialect::Pilcrow;
         let travelled = (arrived.deadline_ms, arrived.sent_ms, arrived.hops);
         assert_eq!(travelled, if ours { (Some(5), Some(1), Some(2)) } else { (None, None, None) });
         assert_eq!(Origin::of(&arrived), if ours { origin.clone() } else { None });
         let mut expected = value(params.get());
         if let Some(Value::Object(members)) = expected.as_mut().filter(|_| !ours) {
-            members.insert("key".to_owned(), key.into());
+            members.insert("key".to_owned(), (2 * key).into());
         }
         assert_eq!(arrived.params.and_then(|params| value(params.get())), expected);
     }

@@ -12,7 +12,7 @@ use libfuzzer_sys::fuzz_target;
 use pilcrow::gateway::translate::{params, reply_answer, wants_events};
 use pilcrow::http::{HttpAnswer, HttpRequest, RequestError, Target};
 use pilcrow::net::link::ReplyFrame;
-use pilcrow::packet::{DELIMITER, Dialect, Head, Outgoing, Travel};
+use pilcrow::packet::{DELIMITER, Dialect, Head, Outgoing, Travel, course};
 use serde_json::Value;
 use serde_json::value::RawValue;
 use tiny_http::{HTTPVersion, Header, Method};
@@ -124,7 +124,11 @@ fn packet_is_sound(uri: &str, method: &str, params: &RawValue) {
     for dialect in [Dialect::Pilcrow, Dialect::Course] {
         let mut frame = Vec::new();
         let travel = Travel { deadline_ms: 5000, sent_ms: 0, hops: 0, origin: None };
-        let written = Outgoing { uri, method, params }.write(&mut frame, 17, dialect, travel);
+        let request = Outgoing { uri, method, params };
+        let written = match dialect {
+            Dialect::Pilcrow => request.write(&mut frame, 17, travel),
+            Dialect::Course => course::write_request(&mut frame, &request, 9, None),
+        };
         written.expect("a packet has a JSON form");
         let text = frame.strip_suffix(&DELIMITER).expect("and its delimiter");
         assert!(!text.windows(2).any(|two| two == DELIMITER), "at its end alone");

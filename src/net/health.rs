@@ -8,10 +8,11 @@
 //!
 //! This is a preference, not a verdict: where there is no other instance, the one that is set aside is asked.
 
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use crate::observe::metrics::CALLS;
 use crate::sync::lock;
 
 /// How many failures in a row set an instance aside.
@@ -27,6 +28,7 @@ const READS_FIRST: Duration = Duration::from_secs(3);
 /// What is known of one instance.
 #[derive(Debug, Default)]
 pub struct Health {
+    address: Arc<str>,
     /// Whether there is anything in `troubles`: the way of every request asks only this.
     troubled: AtomicBool,
     troubles: Mutex<Troubles>,
@@ -51,7 +53,7 @@ pub enum Intent {
 
 /// How willingly an instance is given a request: the least comes first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Standing {
+pub enum HealthRank {
     /// As any other.
     Good,
     /// Its last request failed: reads go elsewhere if they can.
@@ -63,13 +65,38 @@ pub enum Standing {
 }
 
 impl Health {
+    /// The health of the instance at `address`, of which nothing bad is known.
+    #[must_use]
+    pub fn of(address: &str) -> Self {
+        Self { address: address.into(), ..Self::default() }
+    }
+
+    /// An answer has come in time.
+    pub fn count_answer(&self) {
+        if self.record_answer() {
+            log::info!("link {}: the instance answers again", self.address);
+        }
+    }
+
+    /// No answer has come in time, or the connection was lost with requests on it.
+    pub fn count_failure(&self) {
+        if let Some(aside) = self.record_failure() {
+            CALLS.ejections.inc();
+            log::warn!(
+                "link {}: no answer several times in a row; set aside for {} s, other instances are asked",
+                self.address,
+                aside.as_secs()
+            );
+        }
+    }
+
     /// How willingly this instance is given such a request now. `in_flight` requests are on their way to it.
     #[must_use]
-    pub fn standing(&self, intent: Intent, in_flight: usize) -> Standing {
+    pub fn rank(&self, intent: Intent, in_flight: usize) -> HealthRank {
         if !self.troubled.load(Ordering::Relaxed) {
-            return Standing::Good;
+            return HealthRank::Good;
         }
-        lock(&self.troubles).standing(intent, in_flight, Instant::now())
+        lock(&self.troubles).rank(intent, in_flight, Instant::now())
     }
 
     /// Whether it is set aside, or on trial.
@@ -79,7 +106,7 @@ impl Health {
     }
 
     /// It has answered in time. True if it had been set aside.
-    pub fn answered(&self) -> bool {
+    pub fn record_answer(&self) -> bool {
         if !self.troubled.load(Ordering::Relaxed) {
             return false;
         }
@@ -92,7 +119,7 @@ impl Health {
 
     /// It has not answered in time, or its connection was lost with requests on it. If that sets it aside: for how
     /// long.
-    pub fn failed(&self) -> Option<Duration> {
+    pub fn record_failure(&self) -> Option<Duration> {
         let mut troubles = lock(&self.troubles);
         self.troubled.store(true, Ordering::Relaxed);
         troubles.fail(Instant::now())
@@ -100,20 +127,20 @@ impl Health {
 }
 
 impl Troubles {
-    fn standing(&self, intent: Intent, in_flight: usize, now: Instant) -> Standing {
-        let Some(until) = self.until else { return Standing::Good };
+    fn rank(&self, intent: Intent, in_flight: usize, now: Instant) -> HealthRank {
+        let Some(until) = self.until else { return HealthRank::Good };
         if self.failures < FAILURES {
             let doubtful = intent == Intent::Read && now < until;
-            return if doubtful { Standing::Doubtful } else { Standing::Good };
+            return if doubtful { HealthRank::Doubtful } else { HealthRank::Good };
         }
         let trial = match intent {
             Intent::Read => until,
             Intent::Write => until + READS_FIRST,
         };
         match (now >= until, now >= trial && in_flight == 0) {
-            (false, _) => Standing::Aside,
-            (true, false) => Standing::OnTrial,
-            (true, true) => Standing::Good,
+            (false, _) => HealthRank::Aside,
+            (true, false) => HealthRank::OnTrial,
+            (true, true) => HealthRank::Good,
         }
     }
 
@@ -148,11 +175,11 @@ mod tests {
     #[test]
     fn one_failure_sends_reads_elsewhere_for_three_seconds_and_no_write() {
         let (mut troubles, began) = (Troubles::default(), Instant::now());
-        assert_eq!(troubles.standing(READ, 0, began), Standing::Good);
+        assert_eq!(troubles.rank(READ, 0, began), HealthRank::Good);
         assert_eq!(troubles.fail(began), None);
-        assert_eq!(troubles.standing(READ, 0, after(began, 2.9)), Standing::Doubtful);
-        assert_eq!(troubles.standing(WRITE, 9, after(began, 2.9)), Standing::Good);
-        assert_eq!(troubles.standing(READ, 0, after(began, 3.0)), Standing::Good);
+        assert_eq!(troubles.rank(READ, 0, after(began, 2.9)), HealthRank::Doubtful);
+        assert_eq!(troubles.rank(WRITE, 9, after(began, 2.9)), HealthRank::Good);
+        assert_eq!(troubles.rank(READ, 0, after(began, 3.0)), HealthRank::Good);
     }
 
     #[test]
@@ -163,8 +190,8 @@ mod tests {
             let aside = Duration::from_secs(seconds);
             assert_eq!(troubles.fail(now), Some(aside));
             assert_eq!(troubles.fail(now), None, "what was under way says nothing new");
-            assert_eq!(troubles.standing(WRITE, 0, now), Standing::Aside);
-            assert_eq!(troubles.standing(READ, 0, now + aside / 2), Standing::Aside);
+            assert_eq!(troubles.rank(WRITE, 0, now), HealthRank::Aside);
+            assert_eq!(troubles.rank(READ, 0, now + aside / 2), HealthRank::Aside);
             now += aside;
         }
     }
@@ -176,25 +203,25 @@ mod tests {
             troubles.fail(began);
         }
         let over = after(began, 3.0);
-        assert_eq!(troubles.standing(READ, 0, over), Standing::Good);
-        assert_eq!(troubles.standing(READ, 1, over), Standing::OnTrial);
-        assert_eq!(troubles.standing(WRITE, 0, over), Standing::OnTrial);
-        assert_eq!(troubles.standing(WRITE, 0, after(began, 6.0)), Standing::Good);
+        assert_eq!(troubles.rank(READ, 0, over), HealthRank::Good);
+        assert_eq!(troubles.rank(READ, 1, over), HealthRank::OnTrial);
+        assert_eq!(troubles.rank(WRITE, 0, over), HealthRank::OnTrial);
+        assert_eq!(troubles.rank(WRITE, 0, after(began, 6.0)), HealthRank::Good);
     }
 
     #[test]
     fn an_answer_makes_everything_good_and_says_whether_it_had_been_set_aside() {
         let health = Health::default();
-        assert!(!health.answered());
-        assert_eq!(health.failed(), None);
-        assert!(!health.answered(), "one failure does not set aside");
-        assert_eq!((health.failed(), health.failed()), (None, None));
-        assert_eq!(health.failed(), Some(ASIDE));
+        assert!(!health.record_answer());
+        assert_eq!(health.record_failure(), None);
+        assert!(!health.record_answer(), "one failure does not set aside");
+        assert_eq!((health.record_failure(), health.record_failure()), (None, None));
+        assert_eq!(health.record_failure(), Some(ASIDE));
         assert!(health.is_aside());
-        assert_eq!(health.standing(WRITE, 0), Standing::Aside);
-        assert!(health.answered());
+        assert_eq!(health.rank(WRITE, 0), HealthRank::Aside);
+        assert!(health.record_answer());
         assert!(!health.is_aside());
-        assert_eq!(health.standing(READ, 7), Standing::Good);
-        assert_eq!((health.failed(), health.failed()), (None, None), "counting begins anew");
+        assert_eq!(health.rank(READ, 7), HealthRank::Good);
+        assert_eq!((health.record_failure(), health.record_failure()), (None, None), "counting begins anew");
     }
 }

@@ -1,12 +1,11 @@
-//! Where a caller waits for its reply: a channel with room for one, and a thread that sleeps beside it.
+//! Where a caller waits for its reply: a channel with room for one message, and a thread that is parked beside it.
 //!
-//! A blocking `recv` of a channel first looks again and again, and gives the processor away a few times, in the
-//! hope that the message is about to come. A reply comes from another process: it is never about to. So a caller sleeps
-//! at once, and whoever fills its channel, or drops the sending end, wakes it.
+//! A blocking `recv` of a channel spins and yields first, since a message may come at any moment. A reply comes from
+//! another process: it takes longer. So a caller is parked at once, and the thread that fills its channel, or drops
+//! the sending end, unparks it.
 //!
-//! Into each mailbox exactly one letter is put: the reply, or that none will come. Once it has been taken out, nobody
-//! else will put anything in, and the thread's next call uses the same channel again. One that was given up may be
-//! filled at any time, and is never used twice.
+//! Each mailbox gets exactly one message: the reply, or that none will come. After a thread has taken it out, its next
+//! call uses the same channel again. A mailbox that was given up may still be filled, so it is never used twice.
 
 use std::cell::Cell;
 use std::thread::{self, Thread};
@@ -14,62 +13,61 @@ use std::time::Instant;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TryRecvError, bounded};
 
-use super::link::ReplyFrame;
+use super::reply::ReplyFrame;
 
-/// What is put into a mailbox: nothing is the news that no reply will come.
-type Letter = Option<ReplyFrame>;
+/// A message is the reply, or nothing if none will come.
+type Channel = (Sender<Option<ReplyFrame>>, Receiver<Option<ReplyFrame>>);
 
 thread_local! {
     /// The channel of this thread's last call, if it may be used again.
-    static SPARE: Cell<Option<(Sender<Letter>, Receiver<Letter>)>> = const { Cell::new(None) };
+    static SPARE: Cell<Option<Channel>> = const { Cell::new(None) };
 }
 
-/// The end at which the reply comes in. Dropping it is the news that none will.
+/// The end at which the reply comes in. Dropping it says that none will.
 #[derive(Debug)]
-pub struct Slot {
-    sender: Sender<Letter>,
-    filled: bool,
-    sleeper: Thread,
+pub struct ReplySender {
+    sender: Sender<Option<ReplyFrame>>,
+    is_filled: bool,
+    caller: Thread,
 }
 
 /// The end at which the caller waits, on the thread that made it.
 #[derive(Debug)]
 pub struct Mailbox {
-    sender: Sender<Letter>,
-    letters: Receiver<Letter>,
-    /// Its letter has been taken out.
-    emptied: bool,
+    sender: Sender<Option<ReplyFrame>>,
+    receiver: Receiver<Option<ReplyFrame>>,
+    is_emptied: bool,
 }
 
 /// Both ends of a mailbox of this thread.
 #[must_use]
-pub fn mailbox() -> (Slot, Mailbox) {
-    let (sender, letters) = SPARE.take().unwrap_or_else(new_channel);
-    let slot = Slot { sender: sender.clone(), filled: false, sleeper: thread::current() };
-    (slot, Mailbox { sender, letters, emptied: false })
+pub fn mailbox() -> (ReplySender, Mailbox) {
+    let (sender, receiver) = SPARE.take().unwrap_or_else(new_channel);
+    let reply = ReplySender { sender: sender.clone(), is_filled: false, caller: thread::current() };
+    (reply, Mailbox { sender, receiver, is_emptied: false })
 }
 
 #[cold]
-fn new_channel() -> (Sender<Letter>, Receiver<Letter>) {
+fn new_channel() -> Channel {
     bounded(1)
 }
 
-impl Slot {
+impl ReplySender {
     /// Puts the reply in and wakes the caller; false if the caller has gone.
     #[must_use]
     pub fn fill(mut self, reply: ReplyFrame) -> bool {
-        self.filled = true;
+        self.is_filled = true;
         self.sender.try_send(Some(reply)).is_ok()
     }
 }
 
-impl Drop for Slot {
+impl Drop for ReplySender {
     fn drop(&mut self) {
-        if !self.filled {
+        if !self.is_filled {
             let _ = self.sender.try_send(None);
         }
-        // Not before the letter is in: the sleeper looks for it when it wakes.
-        self.sleeper.unpark();
+        // The message must be in first: the caller looks for it when it wakes.
+        self.caller.unpark();
     }
 }
 
@@ -79,15 +77,15 @@ impl Mailbox {
     /// # Errors
     /// That none came in time, or that none will come.
     pub fn receive(&mut self, deadline: Instant) -> Result<ReplyFrame, RecvTimeoutError> {
-        let letter = self.sleep_until(deadline)?;
-        self.emptied = true;
-        letter.ok_or(RecvTimeoutError::Disconnected)
+        let message = self.park_until(deadline)?;
+        self.is_emptied = true;
+        message.ok_or(RecvTimeoutError::Disconnected)
     }
 
-    fn sleep_until(&self, deadline: Instant) -> Result<Letter, RecvTimeoutError> {
+    fn park_until(&self, deadline: Instant) -> Result<Option<ReplyFrame>, RecvTimeoutError> {
         loop {
-            match self.letters.try_recv() {
-                Ok(letter) => return Ok(letter),
+            match self.receiver.try_recv() {
+                Ok(message) => return Ok(message),
                 Err(TryRecvError::Disconnected) => return Err(RecvTimeoutError::Disconnected),
                 Err(TryRecvError::Empty) => {}
             }
@@ -102,8 +100,8 @@ impl Mailbox {
 
 impl Drop for Mailbox {
     fn drop(&mut self) {
-        if self.emptied {
-            SPARE.set(Some((self.sender.clone(), self.letters.clone())));
+        if self.is_emptied {
+            SPARE.set(Some((self.sender.clone(), self.receiver.clone())));
         }
     }
 }
@@ -124,24 +122,24 @@ mod tests {
 
     #[test]
     fn a_reply_wakes_its_caller_whether_it_comes_before_or_while_it_waits() {
-        let (slot, mut mailbox) = mailbox();
-        assert!(slot.fill(reply(1)));
+        let (sender, mut mailbox) = mailbox();
+        assert!(sender.fill(reply(1)));
         assert_eq!(mailbox.receive(soon()), Ok(reply(1)));
-        let (slot, mut mailbox) = super::mailbox();
+        let (sender, mut mailbox) = super::mailbox();
         let filling = thread::spawn(move || {
             thread::sleep(Duration::from_millis(20));
-            slot.fill(reply(2))
+            sender.fill(reply(2))
         });
         assert_eq!(mailbox.receive(soon()), Ok(reply(2)));
         assert!(filling.join().unwrap());
     }
 
     #[test]
-    fn a_slot_that_is_dropped_wakes_its_caller_with_the_bad_news() {
-        let (slot, mut mailbox) = mailbox();
+    fn a_sender_that_is_dropped_wakes_its_caller_who_gets_no_reply() {
+        let (sender, mut mailbox) = mailbox();
         let dropping = thread::spawn(move || {
             thread::sleep(Duration::from_millis(20));
-            drop(slot);
+            drop(sender);
         });
         assert_eq!(mailbox.receive(soon()), Err(RecvTimeoutError::Disconnected));
         dropping.join().unwrap();
@@ -149,28 +147,28 @@ mod tests {
 
     #[test]
     fn a_caller_waits_no_longer_than_its_deadline_and_a_late_reply_finds_nobody() {
-        let (slot, mut mailbox) = mailbox();
+        let (sender, mut mailbox) = mailbox();
         let deadline = Instant::now() + Duration::from_millis(20);
         assert_eq!(mailbox.receive(deadline), Err(RecvTimeoutError::Timeout));
         assert!(Instant::now() >= deadline);
         drop(mailbox);
-        assert!(!slot.fill(reply(3)));
+        assert!(!sender.fill(reply(3)));
     }
 
     #[test]
-    fn a_channel_is_used_again_only_once_its_letter_has_been_taken_out() {
-        let (slot, mut first) = mailbox();
-        assert!(slot.fill(reply(4)));
+    fn a_channel_is_used_again_only_after_its_message_has_been_taken_out() {
+        let (sender, mut first) = mailbox();
+        assert!(sender.fill(reply(4)));
         assert_eq!(first.receive(soon()), Ok(reply(4)));
-        let used = first.letters.clone();
+        let used = first.receiver.clone();
         drop(first);
         let (given_up, second) = mailbox();
-        assert!(second.letters.same_channel(&used));
+        assert!(second.receiver.same_channel(&used));
         drop(second);
-        let (slot, mut third) = mailbox();
-        assert!(!third.letters.same_channel(&used));
+        let (sender, mut third) = mailbox();
+        assert!(!third.receiver.same_channel(&used));
         let _ = given_up.fill(reply(5));
-        assert!(slot.fill(reply(6)));
+        assert!(sender.fill(reply(6)));
         assert_eq!(third.receive(soon()), Ok(reply(6)), "what came late is nobody's");
     }
 

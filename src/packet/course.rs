@@ -2,11 +2,19 @@
 //!
 //! `JSON.stringify` does not escape `¶`, so a course node sends it raw inside a string. A `¶` inside a string of such a
 //! frame is text, and the frame goes on. Between nodes of ours a raw `¶` stays an error.
+//!
+//! The template's services read `key`, the book's read `params.key`, and both answer with a `key` of their reply.
+//! To show which one a service has read, the two carry different numbers: a request gets an odd number as its `key`
+//! and the next even number as its `params.key`. So the number in a reply names the request, and where the service has
+//! read its key.
 
-use serde::Deserialize;
+use std::borrow::Cow;
+
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
 
 use super::frame::find_delimiter;
-use super::{DELIMITER, Head, PROTO};
+use super::{DELIMITER, Head, Outgoing, PROTO, encode_into};
 
 /// How far one frame of a course node has been searched for its end. Each byte is looked at once.
 #[derive(Debug, Default)]
@@ -71,6 +79,76 @@ pub fn is_from_pilcrow(head: &Head<'_>) -> bool {
 #[must_use]
 pub fn before_raw_delimiter(frame: &str) -> Option<&str> {
     memchr::memmem::find(frame.as_bytes(), &DELIMITER).map(|at| &frame[..at])
+}
+
+/// Where a course service reads the key of a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum KeyPlace {
+    /// At the top level, as the template does.
+    Top,
+    /// In `params`, as the book does.
+    Params,
+}
+
+#[derive(Serialize)]
+struct CourseRequest<'a> {
+    uri: &'a str,
+    method: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    key: Option<u64>,
+    params: &'a RawValue,
+}
+
+/// Appends a request to `buffer` as a frame for a course node: nothing but what the course's own code sends. While it
+/// is not known where the node reads the key, it stands in both places. Key 0 makes it a notice.
+///
+/// # Errors
+/// As [`encode`](super::encode), which `params` of valid JSON never meets.
+pub fn write_request(
+    buffer: &mut Vec<u8>,
+    request: &Outgoing<'_>,
+    key: u64,
+    place: Option<KeyPlace>,
+) -> serde_json::Result<()> {
+    let mut params = Cow::Borrowed(request.params);
+    let mut top = Some(top_number(key));
+    if key != 0
+        && place != Some(KeyPlace::Top)
+        && let Some(with_key) = add_key(request.params, params_number(key))?
+    {
+        params = Cow::Owned(with_key);
+        top = top.filter(|_| place.is_none());
+    }
+    let (uri, method) = (request.uri, request.method);
+    encode_into(buffer, &CourseRequest { uri, method, key: top, params: &params })
+}
+
+/// To which key a reply belongs, and where its service has read that; nothing if it has no key that is ours. A course
+/// node may send it as text, or only in `params`.
+#[must_use]
+pub fn key_of_reply(head: &Head<'_>) -> Option<(u64, KeyPlace)> {
+    let number: u64 = head.answer_key()?.json().trim_matches('"').parse().ok()?;
+    let place = if number % 2 == 1 { KeyPlace::Top } else { KeyPlace::Params };
+    Some((number.div_ceil(2), place))
+}
+
+/// The number of a key at the top level. A notice has 0.
+#[must_use]
+pub fn top_number(key: u64) -> u64 {
+    (2 * key).saturating_sub(1)
+}
+
+fn params_number(key: u64) -> u64 {
+    2 * key
+}
+
+/// `params` with `"key":N` as its last member; nothing if it is no object.
+fn add_key(params: &RawValue, number: u64) -> serde_json::Result<Option<Box<RawValue>>> {
+    let Some(inside) = params.get().strip_prefix('{').and_then(|rest| rest.strip_suffix('}')) else {
+        return Ok(None);
+    };
+    let comma = if inside.trim().is_empty() { "" } else { "," };
+    RawValue::from_string(format!("{{{inside}{comma}\"key\":{number}}}")).map(Some)
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ use proptest::prelude::*;
 use proptest::sample::select;
 use serde_json::{Map, Value, json};
 
+use super::course::KeyPlace;
 use super::frame::{BadFrame, FrameError, FrameReader};
 use super::*;
 
@@ -219,22 +220,21 @@ proptest! {
     }
 
     #[test]
-    fn a_course_node_gets_the_key_in_any_params_that_are_an_object(fields in object(), key in 1..1_u64 << 53) {
+    fn a_course_node_gets_the_key_in_any_params_that_are_an_object(fields in object(), key in 1..1_u64 << 52) {
         let params = raw(&Value::Object(fields.clone()).to_string());
-        let packet = written(&Outgoing { uri: "/goods", method: "POST", params: &params }, key, Dialect::Course);
+        let request = Outgoing { uri: "/goods", method: "POST", params: &params };
+        let mut frame = Vec::new();
+        course::write_request(&mut frame, &request, key, None).unwrap();
         let mut expected = fields;
-        expected.insert("key".to_owned(), key.into());
-        prop_assert_eq!(packet, json!({ "uri": "/goods", "method": "POST", "key": key, "params": expected }));
+        expected.insert("key".to_owned(), (2 * key).into());
+        let expected = json!({ "uri": "/goods", "method": "POST", "key": 2 * key - 1, "params": expected });
+        prop_assert_eq!(only_packet(&frame), expected);
     }
 }
 
-/// What a request is to its receiver.
-fn written(request: &Outgoing<'_>, key: u64, dialect: Dialect) -> Value {
-    let mut frame = Vec::new();
-    request
-        .write(&mut frame, key, dialect, Travel { deadline_ms: 5000, sent_ms: 7, hops: 0, origin: None })
-        .unwrap();
-    let (frames, error) = read_all(frame.as_slice(), LIMIT);
+/// The one packet that these bytes are.
+fn only_packet(frame: &[u8]) -> Value {
+    let (frames, error) = read_all(frame, LIMIT);
     assert!(error.is_none() && frames.len() == 1, "{frames:?}");
     serde_json::from_str(&frames[0]).unwrap()
 }
@@ -534,40 +534,76 @@ fn a_key_of_any_kind_is_a_key_but_null_is_none() {
     }
 }
 
-/// A request to `/goods` under key 17 with these `params`: its text after what every such request begins with.
-fn sent(params: &str, dialect: Dialect, hops: u32) -> String {
+/// A request to `/goods` with these `params`: its text after what every such request begins with.
+fn sent(params: &str, write: impl FnOnce(&mut Vec<u8>, &Outgoing<'_>) -> serde_json::Result<()>) -> String {
     let params = raw(params);
-    let request = Outgoing { uri: "/goods", method: "GET", params: &params };
     let mut frame = b"before".to_vec();
-    request
-        .write(&mut frame, 17, dialect, Travel { deadline_ms: 5000, sent_ms: 7, hops, origin: None })
-        .unwrap();
+    write(&mut frame, &Outgoing { uri: "/goods", method: "GET", params: &params }).unwrap();
     let text = String::from_utf8(frame).unwrap();
-    text.strip_prefix(r#"before{"uri":"/goods","method":"GET","key":17,"params":"#).unwrap().to_owned()
+    text.strip_prefix(r#"before{"uri":"/goods","method":"GET","#).unwrap().to_owned()
+}
+
+/// As [`sent`], to a node of ours, under key 17.
+fn sent_to_ours(params: &str, hops: u32) -> String {
+    let travel = Travel { deadline_ms: 5000, sent_ms: 7, hops, origin: None };
+    sent(params, |frame, request| request.write(frame, 17, travel))
+}
+
+/// As [`sent`], to a course node, under key 9.
+fn sent_to_course(params: &str, place: Option<KeyPlace>) -> String {
+    sent(params, |frame, request| course::write_request(frame, request, 9, place))
 }
 
 #[test]
-fn a_request_is_written_in_the_dialect_of_its_receiver() {
-    let ours = |params| sent(params, Dialect::Pilcrow, 0);
-    let course = |params| sent(params, Dialect::Course, 0);
-    assert_eq!(ours(r#"{"id":"1"}"#), r#"{"id":"1"},"deadline_ms":5000,"sent_ms":7}¶"#);
-    assert_eq!(course(r#"{"id":"1"}"#), r#"{"id":"1","key":17}}¶"#);
-    assert_eq!(course("{}"), r#"{"key":17}}¶"#);
-    assert_eq!(course("{ }"), r#"{ "key":17}}¶"#);
-    for no_object in ["\"a {text}\"", "[1,{}]", "null", "5"] {
-        assert_eq!(course(no_object), format!("{no_object}}}¶"));
-        assert_eq!(ours(no_object), format!(r#"{no_object},"deadline_ms":5000,"sent_ms":7}}¶"#));
+fn a_node_of_ours_is_told_what_travels_with_a_request() {
+    let told = r#","deadline_ms":5000,"sent_ms":7"#;
+    for params in [r#"{"id":"1"}"#, r#"{"key":"mine"}"#, "[1,{}]", "null"] {
+        assert_eq!(sent_to_ours(params, 0), format!(r#""key":17,"params":{params}{told}}}¶"#));
     }
-    // A client's own `key` stays and loses: of a name that stands twice the last counts.
-    assert_eq!(course(r#"{"key":"mine"}"#), r#"{"key":"mine","key":17}}¶"#);
-    assert_eq!(course(r#"{"a¶":"¶"}"#), r#"{"a\u00b6":"\u00b6","key":17}}¶"#);
-    assert_eq!(ours(r#"{"a¶":"¶"}"#), r#"{"a\u00b6":"\u00b6"},"deadline_ms":5000,"sent_ms":7}¶"#);
+    assert_eq!(
+        sent_to_ours(r#"{"a¶":"¶"}"#, 0),
+        format!(r#""key":17,"params":{{"a\u00b6":"\u00b6"}}{told}}}¶"#)
+    );
+    assert_eq!(sent_to_ours("{}", 3), format!(r#""key":17,"params":{{}}{told},"hops":3}}¶"#));
 }
 
 #[test]
-fn what_travels_with_a_request_is_for_our_own_nodes_alone() {
-    assert_eq!(sent("{}", Dialect::Pilcrow, 3), r#"{},"deadline_ms":5000,"sent_ms":7,"hops":3}¶"#);
-    assert_eq!(sent("{}", Dialect::Course, 3), r#"{"key":17}}¶"#);
+fn a_course_node_gets_both_keys_until_it_is_known_which_one_it_reads() {
+    let both = |params| sent_to_course(params, None);
+    assert_eq!(both(r#"{"id":"1"}"#), r#""key":17,"params":{"id":"1","key":18}}¶"#);
+    assert_eq!(both("{}"), r#""key":17,"params":{"key":18}}¶"#);
+    assert_eq!(both("{ }"), r#""key":17,"params":{ "key":18}}¶"#);
+    // A client's own `key` stays and loses: of a name that stands twice the last counts.
+    assert_eq!(both(r#"{"key":"mine"}"#), r#""key":17,"params":{"key":"mine","key":18}}¶"#);
+    assert_eq!(both(r#"{"a¶":"¶"}"#), r#""key":17,"params":{"a\u00b6":"\u00b6","key":18}}¶"#);
+
+    let template = |params| sent_to_course(params, Some(KeyPlace::Top));
+    assert_eq!(template(r#"{"key":"mine"}"#), r#""key":17,"params":{"key":"mine"}}¶"#);
+    let book = |params| sent_to_course(params, Some(KeyPlace::Params));
+    assert_eq!(book(r#"{"id":"1"}"#), r#""params":{"id":"1","key":18}}¶"#);
+    // Where there is no object, there is one place alone.
+    for (place, params) in [None, Some(KeyPlace::Params)].into_iter().zip(["\"a {text}\"", "[1,{}]"]) {
+        assert_eq!(sent_to_course(params, place), format!(r#""key":17,"params":{params}}}¶"#));
+    }
+    let notice = sent("{}", |frame, request| course::write_request(frame, request, 0, None));
+    assert_eq!(notice, r#""key":0,"params":{}}¶"#);
+}
+
+#[test]
+fn the_reply_of_a_course_node_shows_which_key_it_has_read() {
+    let read = |reply: &str| course::key_of_reply(&Head::parse(reply).unwrap());
+    for reply in [r#"{"key":17}"#, r#"{"key":"17"}"#, r#"{"params":{"key":17}}"#] {
+        assert_eq!(read(reply), Some((9, KeyPlace::Top)), "{reply}");
+    }
+    for reply in [r#"{"key":18}"#, r#"{"key":"18","params":{"key":17}}"#, r#"{"params":{"key":"18"}}"#] {
+        assert_eq!(read(reply), Some((9, KeyPlace::Params)), "{reply}");
+    }
+    for reply in
+        ["{}", r#"{"key":null}"#, r#"{"key":-1}"#, r#"{"key":1.5}"#, r#"{"key":"x"}"#, r#"{"key":[1]}"#]
+    {
+        assert_eq!(read(reply), None, "{reply}");
+    }
+    assert_eq!(read(r#"{"key":0}"#).map(|(key, _)| key), Some(0), "under which nobody waits");
 }
 
 #[test]

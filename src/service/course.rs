@@ -53,9 +53,13 @@ impl CourseNodes {
 }
 
 /// Whether `params.key` is the key of the packet, and no argument. The book's gateway writes its key there and nowhere
-/// else. Our own gateway writes it in both places while it does not know the dialect of this service.
+/// else. Our own gateway writes it there too while it takes this service for a course node: as the next number
+/// ([`crate::packet::course`]).
 pub(super) fn is_packet_key(head: &Head<'_>, in_params: &serde_json::Value) -> bool {
     let Some(key) = head.key else { return true };
     !is_from_pilcrow(head)
-        && serde_json::from_str::<serde_json::Value>(key.get()).is_ok_and(|key| key == *in_params)
+        && serde_json::from_str::<serde_json::Value>(key.get()).is_ok_and(|key| {
+            let next = key.as_u64().and_then(|key| key.checked_add(1));
+            key == *in_params || (next.is_some() && next == in_params.as_u64())
+        })
 }

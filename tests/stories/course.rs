@@ -109,10 +109,10 @@ fn a_course_service_is_sent_what_the_course_sends_and_nothing_else() {
     assert_eq!(stream.status, 200);
     let asked: Vec<String> = goods.asked().into_iter().map(|asked| asked.text).collect();
     let expected = [
-        r#"{"uri":"/goods","method":"GET","key":1,"params":{"key":1}}"#,
-        r#"{"uri":"/goods","method":"GET","key":2,"params":{"name":"a\u00b6b","params":"7","key":2}}"#,
-        r#"{"uri":"/goods","method":"POST","key":3,"params":{"key":"mine","name":"a\u00b6b","key":3}}"#,
-        r#"{"uri":"/goods","method":"GET","key":4,"params":{"key":4}}"#,
+        r#"{"uri":"/goods","method":"GET","key":1,"params":{"key":2}}"#,
+        r#"{"uri":"/goods","method":"GET","key":3,"params":{"name":"a\u00b6b","params":"7"}}"#,
+        r#"{"uri":"/goods","method":"POST","key":5,"params":{"key":"mine","name":"a\u00b6b"}}"#,
+        r#"{"uri":"/goods","method":"GET","key":7,"params":{}}"#,
     ];
     assert_eq!(asked, expected);
 }
@@ -138,7 +138,7 @@ fn the_replies_of_course_services_pass_through_as_they_are() {
     };
     let _goods = Echo::course(&distributor, "goods", &["GET/goods"], answer);
     await_instances(&gateway, "GET", "/goods", 1);
-    for (key, reply) in (1..).zip(replies) {
+    for (key, reply) in (1..).step_by(2).zip(replies) {
         let answer = gateway.http().get("/goods");
         assert_eq!((answer.status, answer.text()), (200, reply.replace("KEY", &key.to_string()) + "\n"));
         assert_eq!(answer.header("Content-Type"), Some("application/json"));
@@ -179,47 +179,6 @@ fn a_reply_without_a_key_belongs_to_the_only_request_that_waits_and_else_to_none
     goods.await_asked(5)[4].echo();
     assert_eq!(last.join().unwrap().results()["params"]["params"], "last");
     assert_eq!(links(&gateway, goods.port()), 1);
-}
-
-#[test]
-fn after_a_packet_over_64_kib_a_course_service_gets_a_new_link_as_soon_as_the_old_one_is_idle() {
-    let distributor = Process::distributor(&[]);
-    let gateway = Process::gateway(&distributor, &[]);
-    let goods = course_keeper(&distributor, &["POST/goods"]);
-    let ours = Echo::start(&distributor, "ours", &["POST/ours"]);
-    await_instances(&gateway, "POST", "/goods", 1);
-    await_instances(&gateway, "POST", "/ours", 1);
-    let body = |length| json!({ "text": "x".repeat(length) }).to_string().into_bytes();
-
-    let small = ask(&gateway, "POST", "/goods", &body(COURSE_MAX_BYTES - 1000));
-    goods.await_asked(1)[0].echo();
-    assert_eq!(small.join().unwrap().status, 200);
-    assert_eq!(links(&gateway, goods.port()), 1);
-
-    let pending = ask(&gateway, "POST", "/goods/pending", b"{}");
-    goods.await_asked(2);
-    let long = ask(&gateway, "POST", "/goods/long", &body(COURSE_MAX_BYTES));
-    goods.await_asked(3)[2].echo();
-    assert_eq!(long.join().unwrap().results()["params"]["params"], "long");
-    assert_eq!(goods.connections(), 1, "one still waits");
-    goods.asked()[1].echo();
-    assert_eq!(pending.join().unwrap().results()["params"]["params"], "pending");
-    eventually("it has a new link", || (links(&gateway, goods.port()) == 2).then_some(()));
-    let next = ask(&gateway, "POST", "/goods/next", b"{}");
-    goods.await_asked(4)[3].echo();
-    assert_eq!(next.join().unwrap().results()["params"]["params"], "next");
-
-    // Ours can do without.
-    for _ in 0..3 {
-        assert_eq!(
-            gateway
-                .http()
-                .request("POST", "/ours", &[("Content-Type", "application/json")], &body(500_000))
-                .status,
-            200
-        );
-    }
-    assert_eq!(links(&gateway, ours.port()), 1);
 }
 
 #[test]

@@ -13,6 +13,7 @@ mod chaos;
 mod cli;
 mod course;
 mod course_frames;
+mod course_links;
 mod course_registry;
 mod course_service;
 mod deploy;

@@ -95,7 +95,9 @@ fn every_outcome_has_its_status() {
         (Outcome::LinkLost, 502, false),
         (Outcome::Refused(Refusal::Down), 503, true),
         (Outcome::Refused(Refusal::Busy), 503, true),
-        (Outcome::Refused(Refusal::TooLarge), 413, false),
+        (Outcome::Refused(Refusal::NoTurn), 503, true),
+        (Outcome::Refused(Refusal::TooLarge { bytes: 3, limit: 2 }), 413, false),
+        (Outcome::Refused(Refusal::TooLargeForCourse { bytes: 70_000 }), 413, false),
         (Outcome::Refused(Refusal::Ring), 508, false),
     ] {
         let answer = outcome_answer(outcome, "/users");

@@ -1,0 +1,138 @@
+//! A request that has been sent over a link, and how it ends.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::RecvTimeoutError;
+
+use super::connection::Connection;
+use super::health::Health;
+use super::mailbox::Mailbox;
+use super::reply::{Outcome, Refusal, ReplyFrame};
+use crate::sync::Permit;
+
+/// A call that had less time than this says nothing about the instance when it gets no reply.
+const FAIR_WAIT: Duration = Duration::from_millis(100);
+
+/// A request whose reply is pending. Dropping it gives the reply up.
+pub struct Call<'a> {
+    health: &'a Health,
+    uri: &'a str,
+    reply: Mailbox,
+    registration: Registration,
+    began: Instant,
+    deadline: Instant,
+    _in_flight: Permit<&'a AtomicUsize>,
+}
+
+impl<'a> Call<'a> {
+    /// A call that begins now. It holds one of the link's places for calls `in_flight`.
+    pub(super) fn new(
+        health: &'a Health,
+        uri: &'a str,
+        reply: Mailbox,
+        registration: Registration,
+        deadline: Instant,
+        in_flight: Permit<&'a AtomicUsize>,
+    ) -> Self {
+        Self { health, uri, reply, registration, began: Instant::now(), deadline, _in_flight: in_flight }
+    }
+
+    /// Waits for the reply until the deadline of the call.
+    ///
+    /// # Errors
+    /// The [`Outcome`] that the request had instead.
+    pub fn wait(mut self) -> Result<ReplyFrame, Outcome> {
+        let received = self.reply.receive(self.deadline);
+        self.conclude(received)
+    }
+
+    /// As [`wait`](Self::wait), but returns nothing if the call has not ended at `until`.
+    pub fn wait_until(&mut self, until: Instant) -> Option<Result<ReplyFrame, Outcome>> {
+        let until = until.min(self.deadline);
+        match self.reply.receive(until) {
+            Err(RecvTimeoutError::Timeout) if until < self.deadline => None,
+            received => Some(self.conclude(received)),
+        }
+    }
+
+    /// When half of the time of the call is over.
+    #[must_use]
+    pub fn halfway(&self) -> Instant {
+        self.began + self.deadline.saturating_duration_since(self.began) / 2
+    }
+
+    /// Whether the request still waits for its turn, as it may on the link to a course service.
+    #[must_use]
+    pub fn is_waiting_for_turn(&self) -> bool {
+        let Registration { connection, key, .. } = &self.registration;
+        connection.course.as_ref().is_some_and(|course| course.is_waiting(*key))
+    }
+
+    /// Gives the reply up, since the instance has been silent for too long. That counts as a failure of the instance.
+    pub fn abandon(self) {
+        self.count_silence(Instant::now());
+    }
+
+    fn conclude(&mut self, received: Result<ReplyFrame, RecvTimeoutError>) -> Result<ReplyFrame, Outcome> {
+        match received {
+            Ok(reply) => {
+                self.registration.is_answered = true;
+                self.health.count_answer();
+                if reply.more {
+                    // Nobody reads the stream that begins with it.
+                    self.registration.connection.cancel(self.uri, self.registration.key);
+                }
+                Ok(reply)
+            }
+            Err(RecvTimeoutError::Timeout) if self.registration.withdraw() => {
+                Err(Outcome::Refused(Refusal::NoTurn))
+            }
+            Err(RecvTimeoutError::Disconnected) if self.registration.withdraw() => {
+                Err(Outcome::Refused(Refusal::Down))
+            }
+            Err(RecvTimeoutError::Timeout) => {
+                self.count_silence(self.deadline);
+                Err(Outcome::Timeout)
+            }
+            Err(RecvTimeoutError::Disconnected) => Err(Outcome::LinkLost),
+        }
+    }
+
+    fn count_silence(&self, now: Instant) {
+        if now.saturating_duration_since(self.began) >= FAIR_WAIT {
+            self.health.count_failure();
+        }
+    }
+}
+
+/// A caller's entry in the pending table. It is removed however the call ends.
+pub struct Registration {
+    connection: Arc<Connection>,
+    key: u64,
+    /// The reader has taken the entry out of the table, with the reply.
+    is_answered: bool,
+}
+
+impl Registration {
+    /// The entry under `key`, which a caller has just been given.
+    pub(super) fn new(connection: Arc<Connection>, key: u64) -> Self {
+        Self { connection, key, is_answered: false }
+    }
+
+    /// True if the request was never sent, and will not be.
+    fn withdraw(&self) -> bool {
+        self.connection.give_up(self.key)
+    }
+}
+
+impl Drop for Registration {
+    fn drop(&mut self) {
+        if !self.is_answered {
+            self.connection.give_up(self.key);
+            self.connection.pending.remove(self.key);
+        }
+        self.connection.close_if_retired();
+    }
+}

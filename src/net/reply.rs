@@ -1,0 +1,168 @@
+//! What a request ends in: its reply, or the outcome that it had instead.
+//!
+//! These types know no connection, so everything on the calling side may use them.
+
+use std::fmt;
+use std::ops::Range;
+
+use super::outbox::SendError;
+use crate::packet::{COURSE_MAX_BYTES, Head};
+
+/// A reply as it came: its text untouched, and what a caller needs to know of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ReplyFrame {
+    /// The whole reply packet, as the service wrote it.
+    pub json: String,
+    /// 0 for success; absent where a course node sends none, or one that is no number.
+    pub errorcode: Option<i64>,
+    /// The HTTP status of a success other than 200.
+    pub status: Option<u16>,
+    /// Where in `json` the results stand.
+    results: Option<Range<usize>>,
+    /// Whether more replies to the same request follow.
+    pub more: bool,
+    /// The number of the change that it reports, or up to which it is complete.
+    pub seq: Option<u64>,
+    /// A tag that identifies this state of a resource, for `ETag`.
+    pub etag: Option<String>,
+    /// After how many seconds a retry makes sense, for `Retry-After`.
+    pub retry_after: Option<u64>,
+}
+
+/// How a request ended that got no reply.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// No reply came before the deadline. The request may or may not have been carried out.
+    Timeout,
+    /// The connection ended first. The request may or may not have been carried out.
+    LinkLost,
+    /// The request was never sent.
+    Refused(Refusal),
+}
+
+/// Why a request was never sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refusal {
+    /// There is no connection.
+    Down,
+    /// As many requests are pending as the limit allows, or the instance does not read.
+    Busy,
+    /// It waited until its deadline for room in the window of a course service.
+    NoTurn,
+    /// The packet is longer than a frame may be.
+    TooLarge {
+        /// Its size, in bytes.
+        bytes: usize,
+        /// The longest frame, in bytes.
+        limit: usize,
+    },
+    /// The packet is longer than a course service takes.
+    TooLargeForCourse {
+        /// Its size, in bytes.
+        bytes: usize,
+    },
+    /// The request has passed through too many services: they call each other in a ring.
+    Ring,
+}
+
+impl ReplyFrame {
+    /// Reads the fields of a reply packet.
+    ///
+    /// # Errors
+    /// If it is not one JSON object.
+    pub fn parse(frame: &str) -> serde_json::Result<Self> {
+        Head::parse(frame).map(|head| Self::of(&head, frame))
+    }
+
+    /// The reply in this frame, whose fields are read already.
+    pub(super) fn of(head: &Head<'_>, frame: &str) -> Self {
+        Self {
+            json: frame.to_owned(),
+            errorcode: head.errorcode,
+            status: head.status,
+            results: head.results.map(|results| find_part(frame, results.get())),
+            more: head.more,
+            seq: head.seq,
+            etag: head.etag.as_deref().map(str::to_owned),
+            retry_after: head.retry_after,
+        }
+    }
+
+    /// A failure that we state for a service that does not.
+    pub(super) fn failure(errorcode: u16, message: &'static str) -> Self {
+        Self {
+            json: format!(r#"{{"errorcode":{errorcode},"errormessage":"{message}"}}"#),
+            errorcode: Some(errorcode.into()),
+            status: None,
+            results: None,
+            more: false,
+            seq: None,
+            etag: None,
+            retry_after: None,
+        }
+    }
+
+    /// The JSON text of the results, if there are any.
+    #[must_use]
+    pub fn results(&self) -> Option<&str> {
+        self.json.get(self.results.clone()?)
+    }
+}
+
+/// Where `part`, which was borrowed from `whole`, stands in it.
+fn find_part(whole: &str, part: &str) -> Range<usize> {
+    let start = part.as_ptr().addr() - whole.as_ptr().addr();
+    start..start + part.len()
+}
+
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Timeout => {
+                f.write_str("no reply came in time; the request may or may not have been carried out")
+            }
+            Self::LinkLost => f.write_str(
+                "the connection to the service was lost before the reply; \
+                 the request may or may not have been carried out",
+            ),
+            Self::Refused(refusal) => refusal.fmt(f),
+        }
+    }
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Down => f.write_str("there is no connection to the service"),
+            Self::Busy => f.write_str("too many requests are in flight"),
+            Self::NoTurn => {
+                f.write_str("the request waited behind others until its deadline and was not sent")
+            }
+            Self::TooLarge { bytes, limit } => {
+                write!(f, "the request has {bytes} bytes; one packet may have at most {limit}")
+            }
+            Self::TooLargeForCourse { bytes } => write!(
+                f,
+                "the request has {bytes} bytes; a course service takes at most {COURSE_MAX_BYTES} in one packet"
+            ),
+            Self::Ring => f.write_str("the request has passed through too many services"),
+        }
+    }
+}
+
+impl std::error::Error for Outcome {}
+
+impl From<Refusal> for Outcome {
+    fn from(refusal: Refusal) -> Self {
+        Self::Refused(refusal)
+    }
+}
+
+impl From<SendError> for Outcome {
+    fn from(error: SendError) -> Self {
+        Self::Refused(match error {
+            SendError::Closed => Refusal::Down,
+            SendError::Full => Refusal::Busy,
+        })
+    }
+}
