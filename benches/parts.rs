@@ -19,7 +19,7 @@ use pilcrow::net::link::{Link, LinkLimits, ReplyFrame};
 use pilcrow::net::listener::{Listener, Serving};
 use pilcrow::net::peer::{Answerer, PacketServer, Peer};
 use pilcrow::packet::frame::FrameReader;
-use pilcrow::packet::{Answer, DEFAULT_MAX_FRAME_BYTES, Dialect, Head, Origin, Outgoing, Reply, Travel};
+use pilcrow::packet::{Answer, DEFAULT_MAX_FRAME_BYTES, Dialect, Head, Origin, Outgoing, Reply, Timing};
 use pilcrow::routes::Routes;
 use pilcrow::users::model::{self, Changes, NewUser, Role};
 use pilcrow::users::store::Store;
@@ -51,19 +51,19 @@ fn main() {
 fn codec(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("codec");
     let params = RawValue::from_string(r#"{"params":"1"}"#.to_owned()).unwrap();
-    let request = Outgoing { uri: "/users", method: "GET", params: &params };
     let client = Some([127, 0, 0, 1].into());
     let origin = Origin { request_id: "cf1199fd0815ded5-b".to_owned(), client, authorization: None };
-    let travel = Travel { deadline_ms: 5000, sent_ms: 123_456, hops: 0, origin: Some(&origin) };
+    let request = Outgoing { uri: "/users", method: "GET", params: &params, hops: 0, origin: Some(&origin) };
+    let timing = Timing { deadline_ms: 5000, sent_ms: 123_456 };
     let mut buffer = Vec::with_capacity(1024);
-    request.write(&mut buffer, 4711, travel).unwrap();
+    request.write(&mut buffer, 4711, timing).unwrap();
     assert_eq!(buffer, format!("{REQUEST}¶").as_bytes(), "this is what the gateway sends");
 
     group.throughput(packets(1, REQUEST.len()));
     group.bench_function("encode a request", |bencher| {
         bencher.iter(|| {
             buffer.clear();
-            request.write(&mut buffer, black_box(4711), travel).unwrap();
+            request.write(&mut buffer, black_box(4711), timing).unwrap();
             buffer.len()
         });
     });
@@ -147,7 +147,7 @@ fn calls(criterion: &mut Criterion) {
     let (serving, link) = echo();
     let params = RawValue::from_string("{}".to_owned()).unwrap();
     let call = |link: &Link| {
-        let request = Outgoing { uri: "/echo", method: "GET", params: &params };
+        let request = Outgoing { uri: "/echo", method: "GET", params: &params, hops: 0, origin: None };
         link.call(&request, Instant::now() + Duration::from_secs(5)).unwrap()
     };
     group.throughput(Throughput::Elements(1));

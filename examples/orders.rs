@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use pilcrow::context::Context;
 use pilcrow::mesh::Mesh;
 use pilcrow::net::link::LinkLimits;
 use pilcrow::routes::Resolved;
@@ -45,11 +46,13 @@ fn take_order(request: &Request, mesh: &Mesh, shop: &Shared) -> Result<Reply, Fa
     // Until somebody has registered the route, a 404 comes from the mesh and says nothing about the user.
     let is_registered = mesh.resolve("GET", "/users") != Resolved::NotFound;
     let user =
-        mesh.call("GET", &format!("/users/{id}"), &json!({})).map_err(|failure| match failure.errorcode {
-            404 if is_registered => {
-                Failure::new(422, format!("no user has id {id}: order for a user who exists"))
+        mesh.call(request.context(), "GET", &format!("/users/{id}"), &json!({})).map_err(|failure| {
+            match failure.errorcode {
+                404 if is_registered => {
+                    Failure::new(422, format!("no user has id {id}: order for a user who exists"))
+                }
+                _ => failure,
             }
-            _ => failure,
         })?;
     let mut shop = shop.lock().unwrap_or_else(PoisonError::into_inner);
     shop.orders.push((id, item.clone()));
@@ -88,7 +91,7 @@ fn copy_and_follow(mesh: &Arc<Mesh>, shop: &Shared) -> Result<(), Failure> {
     // that the feed repeats, which does no harm.
     let (mut names, mut after, mut params) = (HashMap::new(), Value::Null, json!({ "limit": 500 }));
     while !params.is_null() {
-        let page = mesh.call("GET", "/users", &params)?;
+        let page = mesh.call(&Context::default(), "GET", "/users", &params)?;
         let users = page["results"].as_array().into_iter().flatten();
         names
             .extend(users.filter_map(|user| Some((user["id"].as_i64()?, user["name"].as_str()?.to_owned()))));
@@ -96,7 +99,12 @@ fn copy_and_follow(mesh: &Arc<Mesh>, shop: &Shared) -> Result<(), Failure> {
         params = page["next"].as_i64().map_or(Value::Null, |next| json!({ "limit": 500, "after": next }));
     }
     shop.lock().unwrap_or_else(PoisonError::into_inner).names = names;
-    let mut feed = Subscription::new(mesh, "/users/changes", Map::from_iter([("after".to_owned(), after)]));
+    let mut feed = Subscription::new(
+        mesh,
+        &Context::default(),
+        "/users/changes",
+        Map::from_iter([("after".to_owned(), after)]),
+    );
     loop {
         let reply = feed.next(Instant::now() + Duration::from_secs(60))?;
         let change = reply.as_ref().and_then(|reply| serde_json::from_str::<Value>(reply.results()?).ok());

@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use clap::Parser;
+use pilcrow::context::Context;
 use pilcrow::mesh::Mesh;
 use pilcrow::net::link::LinkLimits;
 use pilcrow::net::listener::Listener;
@@ -54,7 +55,8 @@ fn watch(args: &Args) -> Result<(), String> {
     let mut after = args.after;
     loop {
         let params = after.map(|after| ("after".to_owned(), Value::from(after))).into_iter();
-        let mut feed = Subscription::new(&mesh, "/users/changes", params.collect::<Map<_, _>>());
+        let mut feed =
+            Subscription::new(&mesh, &Context::default(), "/users/changes", params.collect::<Map<_, _>>());
         let failure = loop {
             match feed.next(Instant::now() + Duration::from_secs(60)) {
                 Ok(Some(reply)) => reply.results().into_iter().for_each(print_change),

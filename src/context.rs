@@ -1,20 +1,21 @@
 //! What a request passes on to the calls that are made for it: how long its asker still waits, through how many
 //! services it has come, and where it began.
 //!
-//! A service sets it around each handler, the mesh reads it at each call. So deadlines travel by themselves, and
-//! services that call each other in a ring end with an error instead of a storm, even if nobody thought of it. A
-//! thread that a handler starts begins anew; take a [`Context`] along with [`Context::run`].
+//! A handler finds it in its request, and hands it to each call that it makes. So nobody works for an asker who has
+//! given up, and services that call each other in a ring end with an error instead of a storm. A program that calls
+//! for nobody but itself hands over `Context::default()`.
 
-use std::cell::RefCell;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use crate::packet::Origin;
+use serde_json::value::RawValue;
+
+use crate::packet::{Origin, Outgoing};
 
 /// The most services that a request may pass through. More is taken for a ring.
 pub const MAX_HOPS: u32 = 8;
 
-/// What the calls of the current handler inherit.
+/// What the calls for one request inherit from it.
 #[derive(Debug, Clone, Default)]
 pub struct Context {
     /// Until when the asker waits.
@@ -25,29 +26,17 @@ pub struct Context {
     pub origin: Option<Arc<Origin>>,
 }
 
-thread_local! {
-    static CURRENT: RefCell<Context> = const { RefCell::new(Context { deadline: None, hops: 0, origin: None }) };
-}
-
 impl Context {
-    /// The context of the handler that runs on this thread; outside of any, one without deadline.
+    /// Until when a call may wait that takes at most `limit`.
     #[must_use]
-    pub fn current() -> Self {
-        CURRENT.with_borrow(Self::clone)
+    pub fn deadline_within(&self, limit: Duration) -> Instant {
+        let latest = Instant::now() + limit;
+        self.deadline.map_or(latest, |deadline| deadline.min(latest))
     }
 
-    /// Runs `work` so that its calls inherit this context.
-    pub fn run<T>(self, work: impl FnOnce() -> T) -> T {
-        let _restore = Restore(CURRENT.replace(self));
-        work()
-    }
-}
-
-/// Puts the former context back, also when the work panics.
-struct Restore(Context);
-
-impl Drop for Restore {
-    fn drop(&mut self) {
-        CURRENT.replace(std::mem::take(&mut self.0));
+    /// A request that is sent on behalf of the one with this context.
+    #[must_use]
+    pub fn request<'a>(&'a self, method: &'a str, uri: &'a str, params: &'a RawValue) -> Outgoing<'a> {
+        Outgoing { uri, method, params, hops: self.hops, origin: self.origin.as_deref() }
     }
 }

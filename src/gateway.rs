@@ -41,7 +41,7 @@ use crate::mesh::Mesh;
 use crate::net::link::{Outcome as CallOutcome, Refusal};
 use crate::net::membership::Membership;
 use crate::observe::metrics::{self, Gauge};
-use crate::packet::{Dialect, Origin, Outgoing};
+use crate::packet::{Dialect, Origin};
 use crate::process::Identity;
 use crate::routes::Resolved;
 use crate::subscription::Subscription;
@@ -105,6 +105,7 @@ impl Gateway {
 
     fn route<'a>(
         &self,
+        context: &Context,
         request: &HttpRequest,
         target: &'a Target<'_>,
         record: &mut RequestRecord<'a>,
@@ -124,14 +125,14 @@ impl Gateway {
         record.route = Some(Cow::Borrowed(uri));
         // A route without an instance is no log service: it gets 503 below.
         if (method, uri) == ("POST", "/logs") && self.mesh.dialect(method, uri) != Some(Dialect::Pilcrow) {
-            return self.write_log(&request.body, record).map(Outcome::Answer);
+            return self.write_log(context, &request.body, record).map(Outcome::Answer);
         }
         let segment = if has_segment { Some(target.last_segment()?) } else { None };
         let params = translate::params(request, target.query, segment)?;
         if translate::wants_events(request) {
-            return self.stream(request, uri, &params, record);
+            return self.stream(context, request, uri, &params, record);
         }
-        let packet = Outgoing { uri, method, params: &params };
+        let packet = context.request(method, uri, &params);
         let busy = || translate::outcome_answer(CallOutcome::Refused(Refusal::Busy), uri);
         let _in_flight = Permit::take(&*self.in_flight, self.settings.max_in_flight).ok_or_else(busy)?;
         let exchange = self.mesh.exchange(&packet, record.began + self.settings.timeout);
@@ -172,6 +173,7 @@ impl Gateway {
     #[inline(never)] // its stack would be taken for every request
     fn stream(
         &self,
+        context: &Context,
         request: &HttpRequest,
         uri: &str,
         params: &RawValue,
@@ -180,7 +182,7 @@ impl Gateway {
         let place = StreamPlace::take(self.streams.clone(), self.settings.max_streams)
             .ok_or_else(|| translate::outcome_answer(CallOutcome::Refused(Refusal::Busy), uri))?;
         let params = serde_json::from_str(params.get()).unwrap_or_default();
-        let mut subscription = Subscription::new(&self.mesh, uri, params);
+        let mut subscription = Subscription::new(&self.mesh, context, uri, params);
         let first = subscription.next(record.began + self.settings.timeout);
         record.instance = subscription.instance().cloned();
         match first {
@@ -196,9 +198,14 @@ impl Gateway {
 
     /// The course's log service takes text and never answers. The gateway answers as soon as the text is sent.
     #[inline(never)] // its stack would be taken for every request
-    fn write_log(&self, body: &[u8], record: &mut RequestRecord<'_>) -> Result<HttpAnswer, HttpAnswer> {
+    fn write_log(
+        &self,
+        context: &Context,
+        body: &[u8],
+        record: &mut RequestRecord<'_>,
+    ) -> Result<HttpAnswer, HttpAnswer> {
         let params = translate::text_param(&String::from_utf8_lossy(body))?;
-        let packet = Outgoing { uri: "/logs", method: "POST", params: &params };
+        let packet = context.request("POST", "/logs", &params);
         let link =
             self.mesh.notify(&packet).map_err(|outcome| translate::outcome_answer(outcome, packet.uri))?;
         record.instance = Some(link.shared_address());
@@ -262,9 +269,11 @@ impl HttpHandler for Gateway {
             instance: None,
         };
         let result = match &target {
-            Ok(target) => context.run(|| self.route(request, target, &mut record)),
+            Ok(target) => self.route(&context, request, target, &mut record),
             Err(error) => Err(error.clone().into()),
         };
+        // Otherwise the id could not be taken out of the origin below without a copy.
+        drop(context);
         let took = began.elapsed();
         match result.unwrap_or_else(Outcome::Answer) {
             Outcome::Answer(answer) => {

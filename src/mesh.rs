@@ -107,13 +107,19 @@ impl Mesh {
         Arc::new(move |place, nodes| mesh.follow(place, nodes))
     }
 
-    /// Calls a route and waits for its reply: at most as long as the asker of the current handler still waits, or
+    /// Calls a route and waits for its reply: at most as long as the asker whose `context` this is still waits, or
     /// 5 s. A path such as `/users/1` is understood as by the gateway. Returned is the whole reply packet.
     ///
     /// # Errors
     /// What the service refuses, in its words; 404 and 405 for what nobody has registered; 502, 503 and 504 as at
     /// the gateway; 508 if this request has already come through too many services.
-    pub fn call<T: Serialize>(&self, method: &str, path: &str, params: &T) -> Result<Value, Failure> {
+    pub fn call<T: Serialize>(
+        &self,
+        context: &Context,
+        method: &str,
+        path: &str,
+        params: &T,
+    ) -> Result<Value, Failure> {
         let mut params =
             serde_json::to_value(params).map_err(|error| Failure::new(500, error.to_string()))?;
         let uri = match self.resolve(method, path) {
@@ -132,9 +138,8 @@ impl Mesh {
             }
         };
         let raw = to_raw_value(&params).map_err(|error| Failure::new(500, error.to_string()))?;
-        let request = Outgoing { uri, method, params: &raw };
-        let latest = Instant::now() + DEFAULT_TIMEOUT;
-        let deadline = Context::current().deadline.map_or(latest, |deadline| deadline.min(latest));
+        let (request, deadline) =
+            (context.request(method, uri, &raw), context.deadline_within(DEFAULT_TIMEOUT));
         let reply = self.exchange(&request, deadline).outcome.map_err(|outcome| failure_of(outcome, uri))?;
         if reply.more {
             return Err(Failure::new(406, format!("{uri} answers with a stream; subscribe to it instead")));
@@ -159,7 +164,7 @@ impl Mesh {
     /// A request that was not sent is tried once more, on another instance. So is a read whose link was lost, or
     /// that has no reply after half of its time.
     pub fn exchange(&self, request: &Outgoing<'_>, deadline: Instant) -> Exchange {
-        if Context::current().hops > MAX_HOPS {
+        if request.hops > MAX_HOPS {
             return Exchange { asked: None, outcome: Err(Outcome::Refused(Refusal::Ring)) };
         }
         // Pick.

@@ -312,6 +312,10 @@ pub struct Outgoing<'a> {
     pub method: &'a str,
     /// The arguments: an object, for nearly every route.
     pub params: &'a RawValue,
+    /// Through how many services the request has come (sent to `pilcrow/1` nodes only).
+    pub hops: u32,
+    /// Where the request began, if that is known (sent to `pilcrow/1` nodes only).
+    pub origin: Option<&'a Origin>,
 }
 
 /// Who a packet is for, as announced in its registration.
@@ -323,28 +327,26 @@ pub enum Dialect {
     Course,
 }
 
-/// What travels with a request from service to service, to `pilcrow/1` nodes only.
-#[derive(Debug, Clone, Copy)]
-pub struct Travel<'a> {
+/// The times that are sent with a request, to `pilcrow/1` nodes only.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub struct Timing {
     /// How long the answer is waited for.
     pub deadline_ms: u64,
     /// When this is written, in milliseconds since the connection began: with it, the other side knows how much of
     /// `deadline_ms` has passed on the way.
     pub sent_ms: u64,
-    /// Through how many services the request has come.
-    pub hops: u32,
-    /// Where the request began, if that is known.
-    pub origin: Option<&'a Origin>,
 }
 
 /// Where a request began: what the gateway knows of the HTTP client, for every service on the request's way.
-#[derive(Clone, Default, PartialEq, Eq)]
+#[derive(Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Origin {
     /// Under which id the logs of all processes tell of the request.
     pub request_id: String,
     /// The client's address.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub client: Option<IpAddr>,
     /// The client's `Authorization` header as it came. A secret: it is not printed.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub authorization: Option<String>,
 }
 
@@ -375,16 +377,12 @@ struct WireRequest<'a> {
     method: &'a str,
     key: u64,
     params: &'a RawValue,
-    deadline_ms: u64,
-    sent_ms: u64,
+    #[serde(flatten)]
+    timing: Timing,
     #[serde(skip_serializing_if = "Option::is_none")]
     hops: Option<u32>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    request_id: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    client: Option<IpAddr>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    authorization: Option<&'a str>,
+    #[serde(flatten)]
+    origin: Option<&'a Origin>,
 }
 
 /// Ends the stream that was asked for under `key`.
@@ -411,20 +409,10 @@ impl Outgoing<'_> {
     ///
     /// # Errors
     /// As [`encode`], which `params` of valid JSON never meets.
-    pub fn write(&self, buffer: &mut Vec<u8>, key: u64, travel: Travel<'_>) -> serde_json::Result<()> {
-        let wire = WireRequest {
-            uri: self.uri,
-            method: self.method,
-            key,
-            params: self.params,
-            deadline_ms: travel.deadline_ms,
-            sent_ms: travel.sent_ms,
-            hops: (travel.hops > 0).then_some(travel.hops),
-            request_id: travel.origin.map(|origin| origin.request_id.as_str()),
-            client: travel.origin.and_then(|origin| origin.client),
-            authorization: travel.origin.and_then(|origin| origin.authorization.as_deref()),
-        };
-        encode_into(buffer, &wire)
+    pub fn write(&self, buffer: &mut Vec<u8>, key: u64, timing: Timing) -> serde_json::Result<()> {
+        let Self { uri, method, params, origin, .. } = *self;
+        let hops = (self.hops > 0).then_some(self.hops);
+        encode_into(buffer, &WireRequest { uri, method, key, params, timing, hops, origin })
     }
 }
 

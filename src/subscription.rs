@@ -14,7 +14,7 @@ use serde_json::{Map, Value};
 use crate::context::Context;
 use crate::mesh::{self, Mesh, read_reply};
 use crate::net::link::{DEFAULT_TIMEOUT, Outcome, ReplyFrame, ReplyStream, StreamEnd};
-use crate::packet::{Failure, Outgoing};
+use crate::packet::Failure;
 
 /// How long to wait before a lost stream is asked for again.
 const RETRY_AFTER: Duration = Duration::from_millis(50);
@@ -25,7 +25,7 @@ pub struct Subscription {
     uri: String,
     params: Map<String, Value>,
     after: Option<u64>,
-    /// At whose wish: every stream that is opened says so.
+    /// On whose behalf the streams are opened.
     context: Context,
     stream: Option<ReplyStream>,
     opened: bool,
@@ -33,14 +33,15 @@ pub struct Subscription {
 
 impl Subscription {
     /// A subscription to `GET uri`, which opens its stream when it is first read. `params` may name where to
-    /// begin, as `after`; without it, only what happens from now on is sent.
+    /// begin, as `after`; without it, only what happens from now on is sent. Of the `context`, each stream that is
+    /// opened is told where the request began. It has no deadline.
     #[must_use]
-    pub fn new(mesh: &Arc<Mesh>, uri: &str, params: Map<String, Value>) -> Self {
+    pub fn new(mesh: &Arc<Mesh>, context: &Context, uri: &str, params: Map<String, Value>) -> Self {
         let after = params.get("after").and_then(|after| match after {
             Value::String(text) => text.parse().ok(),
             other => other.as_u64(),
         });
-        let context = Context { origin: Context::current().origin, ..Context::default() };
+        let context = Context { origin: context.origin.clone(), ..Context::default() };
         Self { mesh: mesh.clone(), uri: uri.to_owned(), params, after, context, stream: None, opened: false }
     }
 
@@ -109,8 +110,8 @@ impl Subscription {
             params.insert("after".to_owned(), after.into());
         }
         let params = to_raw_value(&params).map_err(|_| Outcome::LinkLost)?;
-        let request = Outgoing { uri: &self.uri, method: "GET", params: &params };
-        self.context.clone().run(|| self.mesh.open_stream(&request, Instant::now() + DEFAULT_TIMEOUT))
+        let request = self.context.request("GET", &self.uri, &params);
+        self.mesh.open_stream(&request, Instant::now() + DEFAULT_TIMEOUT)
     }
 
     /// A reply that is to be read; nothing for one that only means that the stream is to be opened again, or that

@@ -9,7 +9,7 @@ use libfuzzer_sys::fuzz_target;
 use pilcrow::net::link::ReplyFrame;
 use pilcrow::packet::frame::FrameReader;
 use pilcrow::packet::{
-    Answer, DELIMITER, Dialect, Failure, Head, Key, Origin, Outgoing, Reply, Travel, course, encode,
+    Answer, DELIMITER, Dialect, Failure, Head, Key, Origin, Outgoing, Reply, Timing, course, encode,
 };
 use serde_json::Value;
 use serde_json::value::RawValue;
@@ -89,13 +89,13 @@ fn request_arrives(head: &Head<'_>) {
     let Some(params) = head.params else { return };
     let (uri, method) = (head.uri.as_deref().unwrap_or("/"), head.method.as_deref().unwrap_or("GET"));
     let key = head.number().filter(|key| (1..1 << 52).contains(key)).unwrap_or(17);
-    let request = Outgoing { uri, method, params };
     let origin = Origin::of(head);
-    let travel = Travel { deadline_ms: 5, sent_ms: 1, hops: 2, origin: origin.as_ref() };
+    let request = Outgoing { uri, method, params, hops: 2, origin: origin.as_ref() };
+    let timing = Timing { deadline_ms: 5, sent_ms: 1 };
     for dialect in [Dialect::Pilcrow, Dialect::Course] {
         let mut bytes = Vec::new();
         let written = match dialect {
-            Dialect::Pilcrow => request.write(&mut bytes, key, travel),
+            Dialect::Pilcrow => request.write(&mut bytes, key, timing),
             Dialect::Course => course::write_request(&mut bytes, &request, key, None),
         };
         written.expect("it has a JSON form");

@@ -12,7 +12,7 @@ use libfuzzer_sys::fuzz_target;
 use pilcrow::gateway::translate::{params, reply_answer, wants_events};
 use pilcrow::http::{HttpAnswer, HttpRequest, RequestError, Target};
 use pilcrow::net::link::ReplyFrame;
-use pilcrow::packet::{DELIMITER, Dialect, Head, Outgoing, Travel, course};
+use pilcrow::packet::{DELIMITER, Dialect, Head, Outgoing, Timing, course};
 use serde_json::Value;
 use serde_json::value::RawValue;
 use tiny_http::{HTTPVersion, Header, Method};
@@ -123,10 +123,10 @@ fn value(json: &RawValue) -> Option<Value> {
 fn packet_is_sound(uri: &str, method: &str, params: &RawValue) {
     for dialect in [Dialect::Pilcrow, Dialect::Course] {
         let mut frame = Vec::new();
-        let travel = Travel { deadline_ms: 5000, sent_ms: 0, hops: 0, origin: None };
-        let request = Outgoing { uri, method, params };
+        let timing = Timing { deadline_ms: 5000, sent_ms: 0 };
+        let request = Outgoing { uri, method, params, hops: 0, origin: None };
         let written = match dialect {
-            Dialect::Pilcrow => request.write(&mut frame, 17, travel),
+            Dialect::Pilcrow => request.write(&mut frame, 17, timing),
             Dialect::Course => course::write_request(&mut frame, &request, 9, None),
         };
         written.expect("a packet has a JSON form");

@@ -3,7 +3,7 @@
 //! A request says how long its asker still waits. That is true when it is written; a process that was stopped, or a
 //! network that held it up, lets it be read much later, when the asker has long given up. Carried out then, an old
 //! write would overwrite newer ones. So a request also says when it was written, on a clock that begins with its
-//! connection ([`crate::packet::Travel`]). The two clocks differ by an unknown amount, but always by the same: the
+//! connection ([`crate::packet::Timing`]). The two clocks differ by an unknown amount, but always by the same: the
 //! smallest difference seen is that of a packet that came at once, and what another one has more, it is late.
 
 use std::sync::Mutex;

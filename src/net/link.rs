@@ -35,10 +35,9 @@ use super::peer::{PacketSummary, wire_len};
 use super::pending::{Delivery, NOBODY, Waiter};
 use super::secret::Secret;
 use super::stream::open_queue;
-use crate::context::Context;
 use crate::observe::metrics::{CALLS, WIRE};
 use crate::packet::frame::FrameError;
-use crate::packet::{DEFAULT_MAX_FRAME_BYTES, Dialect, Head, Outgoing, Travel};
+use crate::packet::{DEFAULT_MAX_FRAME_BYTES, Dialect, Head, Outgoing, Timing};
 use crate::sync::{Permit, read, write};
 
 pub use super::reply::{Outcome, Refusal, ReplyFrame};
@@ -304,18 +303,16 @@ impl Link {
         if let Some(course) = &connection.course {
             return Ok(course.send(&connection.outbox, request, key, deadline, limit)?);
         }
-        let (now, context) = (Instant::now(), Context::current());
-        let travel = Travel {
+        let now = Instant::now();
+        let timing = Timing {
             deadline_ms: to_millis(deadline.saturating_duration_since(now)),
             sent_ms: to_millis(now.saturating_duration_since(connection.began)),
-            hops: context.hops,
-            origin: context.origin.as_deref(),
         };
         let has_others = self.shared.in_flight.load(Ordering::Relaxed) > FEW;
         let others = if has_others { Others::Some } else { Others::None };
         connection.outbox.send_with(others, |queue| {
             let before = queue.len();
-            let written = request.write(queue, key, travel);
+            let written = request.write(queue, key, timing);
             let bytes = queue.len() - before;
             if written.is_err() || bytes > limit {
                 return Err(Outcome::Refused(Refusal::TooLarge { bytes, limit }));

@@ -222,7 +222,7 @@ proptest! {
     #[test]
     fn a_course_node_gets_the_key_in_any_params_that_are_an_object(fields in object(), key in 1..1_u64 << 52) {
         let params = raw(&Value::Object(fields.clone()).to_string());
-        let request = Outgoing { uri: "/goods", method: "POST", params: &params };
+        let request = Outgoing { uri: "/goods", method: "POST", params: &params, hops: 0, origin: None };
         let mut frame = Vec::new();
         course::write_request(&mut frame, &request, key, None).unwrap();
         let mut expected = fields;
@@ -534,24 +534,31 @@ fn a_key_of_any_kind_is_a_key_but_null_is_none() {
     }
 }
 
-/// A request to `/goods` with these `params`: its text after what every such request begins with.
-fn sent(params: &str, write: impl FnOnce(&mut Vec<u8>, &Outgoing<'_>) -> serde_json::Result<()>) -> String {
+/// A request to `/goods` with these `params`, which has come through so many services: its text after what every such
+/// request begins with.
+fn sent(
+    params: &str,
+    hops: u32,
+    write: impl FnOnce(&mut Vec<u8>, &Outgoing<'_>) -> serde_json::Result<()>,
+) -> String {
     let params = raw(params);
+    let origin = Origin { request_id: "r-1".to_owned(), ..Origin::default() };
+    let origin = Some(&origin).filter(|_| hops > 0);
     let mut frame = b"before".to_vec();
-    write(&mut frame, &Outgoing { uri: "/goods", method: "GET", params: &params }).unwrap();
+    write(&mut frame, &Outgoing { uri: "/goods", method: "GET", params: &params, hops, origin }).unwrap();
     let text = String::from_utf8(frame).unwrap();
     text.strip_prefix(r#"before{"uri":"/goods","method":"GET","#).unwrap().to_owned()
 }
 
 /// As [`sent`], to a node of ours, under key 17.
 fn sent_to_ours(params: &str, hops: u32) -> String {
-    let travel = Travel { deadline_ms: 5000, sent_ms: 7, hops, origin: None };
-    sent(params, |frame, request| request.write(frame, 17, travel))
+    let timing = Timing { deadline_ms: 5000, sent_ms: 7 };
+    sent(params, hops, |frame, request| request.write(frame, 17, timing))
 }
 
 /// As [`sent`], to a course node, under key 9.
 fn sent_to_course(params: &str, place: Option<KeyPlace>) -> String {
-    sent(params, |frame, request| course::write_request(frame, request, 9, place))
+    sent(params, 3, |frame, request| course::write_request(frame, request, 9, place))
 }
 
 #[test]
@@ -564,7 +571,10 @@ fn a_node_of_ours_is_told_what_travels_with_a_request() {
         sent_to_ours(r#"{"a¶":"¶"}"#, 0),
         format!(r#""key":17,"params":{{"a\u00b6":"\u00b6"}}{told}}}¶"#)
     );
-    assert_eq!(sent_to_ours("{}", 3), format!(r#""key":17,"params":{{}}{told},"hops":3}}¶"#));
+    assert_eq!(
+        sent_to_ours("{}", 3),
+        format!(r#""key":17,"params":{{}}{told},"hops":3,"request_id":"r-1"}}¶"#)
+    );
 }
 
 #[test]
@@ -585,7 +595,7 @@ fn a_course_node_gets_both_keys_until_it_is_known_which_one_it_reads() {
     for (place, params) in [None, Some(KeyPlace::Params)].into_iter().zip(["\"a {text}\"", "[1,{}]"]) {
         assert_eq!(sent_to_course(params, place), format!(r#""key":17,"params":{params}}}¶"#));
     }
-    let notice = sent("{}", |frame, request| course::write_request(frame, request, 0, None));
+    let notice = sent("{}", 3, |frame, request| course::write_request(frame, request, 0, None));
     assert_eq!(notice, r#""key":0,"params":{}}¶"#);
 }
 

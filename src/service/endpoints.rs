@@ -50,8 +50,8 @@ impl Handler {
     /// Answers the request, now or later. `pool` runs the slow handlers.
     pub(super) fn handle(&self, request: Request, responder: Responder, pool: Option<&Pool>) {
         match self {
-            Self::Now(answer) => responder.answer(&request.context.clone().run(|| answer(&request))),
-            Self::Later(answer) => request.context.clone().run(|| answer(request, responder)),
+            Self::Now(answer) => responder.answer(&answer(&request)),
+            Self::Later(answer) => answer(request, responder),
             Self::Slow(answer) => {
                 let Some(pool) = pool else { return };
                 answer_on_pool(pool, answer.clone(), request, responder);
@@ -63,7 +63,7 @@ impl Handler {
 fn answer_on_pool(pool: &Pool, answer: Arc<AnswerNow>, request: Request, responder: Responder) {
     pool.submit(move |admission| {
         let outcome = match admission {
-            Admission::Admitted => request.context.clone().run(|| answer(&request)),
+            Admission::Admitted => answer(&request),
             Admission::Refused => {
                 Err(Failure::new(503, "too many requests wait here; try again in a moment"))
             }

@@ -14,7 +14,7 @@ use crate::packet::{Failure, Head, Origin};
 #[derive(Debug)]
 pub struct Request {
     params: Value,
-    pub(super) context: Context,
+    context: Context,
 }
 
 impl Request {
@@ -60,6 +60,12 @@ impl Request {
             Some(_) => Err(Failure::bad_request(format!("{name} must be text"))),
             None => Err(Failure::bad_request(format!("{name} is missing"))),
         }
+    }
+
+    /// What the calls that a handler makes for this request inherit from it.
+    #[must_use]
+    pub fn context(&self) -> &Context {
+        &self.context
     }
 
     /// Where the request began, if the asker says so. The gateway does for every HTTP request.

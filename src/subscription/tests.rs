@@ -85,7 +85,7 @@ fn play<F: FnOnce(Asker) + Send + 'static>(scripts: Vec<F>) -> (Arc<Mesh>, Recei
 }
 
 fn follow(mesh: &Arc<Mesh>, params: &Value) -> Subscription {
-    Subscription::new(mesh, "/feed", params.as_object().cloned().unwrap_or_default())
+    Subscription::new(mesh, &Context::default(), "/feed", params.as_object().cloned().unwrap_or_default())
 }
 
 /// The number of the next change; what only says that the stream stands is passed over.

@@ -5,6 +5,7 @@ use std::sync::{Arc, Barrier};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
+use pilcrow::context::Context;
 use pilcrow::mesh::Mesh;
 use pilcrow::net::link::LinkLimits;
 use pilcrow::node::Node;
@@ -84,7 +85,9 @@ fn each_instance_has_its_own_limit_beside_that_of_the_gateway() {
     let calls: Vec<_> = (0..7)
         .map(|number| {
             let mesh = mesh.clone();
-            thread::spawn(move || mesh.call("GET", &format!("/kept/{number}"), &json!({})))
+            thread::spawn(move || {
+                mesh.call(&Context::default(), "GET", &format!("/kept/{number}"), &json!({}))
+            })
         })
         .collect();
     let refused = || calls.iter().filter(|call| call.is_finished()).count();

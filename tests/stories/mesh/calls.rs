@@ -24,9 +24,9 @@ fn relay(
 ) -> pilcrow::service::Running {
     let mesh = Mesh::new(LinkLimits::default());
     let calling = mesh.clone();
-    let pass_on = move |_: &Request| {
+    let pass_on = move |request: &Request| {
         thread::sleep(work);
-        let reply = calling.call("GET", next, &json!({}))?;
+        let reply = calling.call(request.context(), "GET", next, &json!({}))?;
         Reply::ok(&reply["results"])
     };
     serve(Service::new(name, 0).mesh(&mesh).route_slow("GET", path, pass_on), distributor)
@@ -46,7 +46,7 @@ fn a_call_is_understood_as_a_request_at_the_gateway_is() {
         ("GET", "/echo/all/1", json!({}), json!({ "params": "1" }), "/echo/all"),
     ];
     for (method, path, params, expected, uri) in cases {
-        let reply = mesh.call(method, path, &params).unwrap();
+        let reply = mesh.call(&Context::default(), method, path, &params).unwrap();
         assert_eq!(reply["errorcode"], 0, "the whole packet is returned: {reply}");
         assert_eq!(
             reply["results"],
@@ -74,7 +74,7 @@ fn a_call_that_fails_says_why_in_words() {
     let fail = |method: &str, path: &str, what: &str| {
         let soon =
             Context { deadline: Some(Instant::now() + Duration::from_millis(500)), ..Context::default() };
-        let failure: Failure = soon.run(|| mesh.call(method, path, &json!({ "do": what }))).unwrap_err();
+        let failure: Failure = mesh.call(&soon, method, path, &json!({ "do": what })).unwrap_err();
         println!("{method} {path} {what}: {failure}");
         failure
     };
@@ -173,9 +173,9 @@ fn services_that_call_each_other_in_a_ring_end_with_508_and_no_storm() {
     let half = |name: &'static str, path: &str, next: &'static str| {
         let mesh = Mesh::new(LinkLimits::default());
         let (calling, calls) = (mesh.clone(), calls.clone());
-        let service = Service::new(name, 0).mesh(&mesh).route_slow("GET", path, move |_| {
+        let service = Service::new(name, 0).mesh(&mesh).route_slow("GET", path, move |request| {
             calls.fetch_add(1, Ordering::SeqCst);
-            calling.call("GET", next, &json!({})).and_then(Reply::ok)
+            calling.call(request.context(), "GET", next, &json!({})).and_then(Reply::ok)
         });
         serve(service, &distributor)
     };

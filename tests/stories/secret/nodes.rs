@@ -4,6 +4,7 @@ use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::Arc;
 
+use pilcrow::context::Context;
 use pilcrow::mesh::Mesh;
 use pilcrow::net::link::LinkLimits;
 use pilcrow::net::secret::{Secret, new_challenge};
@@ -129,6 +130,8 @@ fn a_program_that_embeds_the_library_joins_with_the_secret() {
     let (mesh, _membership): (Arc<Mesh>, _) =
         Mesh::join(&distributors, node, LinkLimits::default(), Some(&secret)).unwrap();
     eventually("its mesh has a link to users", || {
-        mesh.call("GET", "/users", &json!({})).ok().filter(|reply| reply["results"] == json!([]))
+        mesh.call(&Context::default(), "GET", "/users", &json!({}))
+            .ok()
+            .filter(|reply| reply["results"] == json!([]))
     });
 }
