@@ -1,9 +1,7 @@
-//! What a request passes on to the calls that are made for it: how long its asker still waits, through how many
-//! services it has come, and where it began.
+//! The context of a request, which the calls that are made for it inherit: the deadline, the hops and the origin.
 //!
-//! A handler finds it in its request, and hands it to each call that it makes. So nobody works for an asker who has
-//! given up, and services that call each other in a ring end with an error instead of a storm. A program that calls
-//! for nobody but itself hands over `Context::default()`.
+//! A handler takes it from its request (`request.context()`) and hands it to each call. So a service stops its work when the asker has given up. Services that call each other in a ring get an error
+//! instead of a storm. A program that makes calls of its own hands over `Context::default()`.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -12,10 +10,10 @@ use serde_json::value::RawValue;
 
 use crate::packet::{Origin, Outgoing};
 
-/// The most services that a request may pass through. More is taken for a ring.
+/// The most services that a request may pass through. A request with more of them is in a ring.
 pub const MAX_HOPS: u32 = 8;
 
-/// What the calls for one request inherit from it.
+/// What the calls for a request inherit from it.
 #[derive(Debug, Clone, Default)]
 pub struct Context {
     /// Until when the asker waits.

@@ -34,7 +34,7 @@ use crate::sync::{read, write};
 /// A process's view of all services, and its links to them.
 pub struct Mesh {
     limits: LinkLimits,
-    table: RwLock<Table>,
+    table: RwLock<LinkTable>,
     closing: AtomicBool,
     /// What its links prove, once it belongs to a cluster.
     secret: OnceLock<Option<Secret>>,
@@ -42,33 +42,33 @@ pub struct Mesh {
 
 /// *Invariant:* every link here has its routes in `routes`, and no route has a link that is not here.
 #[derive(Default)]
-struct Table {
+struct LinkTable {
     routes: Routes<Arc<Link>>,
     links: HashMap<String, Arc<Link>>,
     /// By distributor: the instances of its newest list, with their ids.
     listed: HashMap<usize, HashMap<String, Option<String>>>,
 }
 
-/// How a call went, and who is to be thanked or blamed for it.
+/// How a call ended, and which instance was asked.
 #[derive(Debug)]
 pub struct Exchange {
-    /// The link over which it was sent, or tried, last; nothing if nobody could be asked.
+    /// The last link that was tried. There is none if no instance could be asked.
     pub asked: Option<Arc<Link>>,
-    /// The reply, or what there was instead.
+    /// The reply, or the outcome instead.
     pub outcome: Result<ReplyFrame, Outcome>,
 }
 
 impl Mesh {
-    /// A mesh that knows nobody yet; it learns from the lists that it is shown ([`Mesh::on_list`]).
+    /// A mesh without instances. It learns of them from lists ([`Mesh::on_list`]).
     #[must_use]
     pub fn new(limits: LinkLimits) -> Arc<Self> {
-        let (table, closing) = (RwLock::new(Table::default()), AtomicBool::new(false));
+        let (table, closing) = (RwLock::new(LinkTable::default()), AtomicBool::new(false));
         let mesh = Arc::new(Self { limits, table, closing, secret: OnceLock::new() });
         mesh.show_links();
         mesh
     }
 
-    /// Has the metrics tell how many links are in which state.
+    /// Makes the metrics show how many links are in which state.
     fn show_links(self: &Arc<Self>) {
         LazyLock::force(&CALLS);
         for state in LinkState::ALL {
@@ -81,8 +81,7 @@ impl Mesh {
         }
     }
 
-    /// Joins by itself: registers `node` with every distributor and follows their lists. Dropping the membership
-    /// ends both.
+    /// Registers `node` with every distributor and follows their lists. Dropping the membership ends both.
     ///
     /// # Errors
     /// If the operating system starts no further thread.
@@ -250,7 +249,7 @@ impl Mesh {
         link.ok_or(Outcome::Refused(Refusal::Down))?.open_stream(request, deadline)
     }
 
-    /// Ends all streams: this process is about to end. Whoever reads one is told.
+    /// Ends all streams, since this process is about to end. Their readers are notified.
     pub fn close_streams(&self) {
         self.closing.store(true, Ordering::SeqCst);
         let links: Vec<Arc<Link>> = read(&self.table).links.values().cloned().collect();
@@ -296,7 +295,7 @@ impl Mesh {
     /// Takes in a list. Nodes without routes, such as gateways, get no link.
     fn follow(self: &Arc<Self>, place: usize, nodes: Vec<Node>) {
         let nodes: Vec<Node> = nodes.into_iter().filter(|node| !node.urls.is_empty()).collect();
-        let mut after = Aftermath::default();
+        let mut after = DeferredWork::default();
         let mut table = write(&self.table);
         let before = table.listed.remove(&place).unwrap_or_default();
         let now = nodes.iter().map(|node| (node.address(), node.id().map(str::to_owned))).collect();
@@ -308,13 +307,13 @@ impl Mesh {
         table.listed.insert(place, now);
         table.drop_unlisted(&mut after);
         drop(table);
-        after.settle();
+        after.finish();
     }
 
     fn follow_node(
         self: &Arc<Self>,
-        table: &mut Table,
-        after: &mut Aftermath,
+        table: &mut LinkTable,
+        after: &mut DeferredWork,
         node: &Node,
         address: &str,
         news: bool,
@@ -332,12 +331,12 @@ impl Mesh {
             None => match self.open(address, node.dialect()) {
                 Ok(link) => link,
                 Err(error) => {
-                    after.told.push(format!("no link to {address}: no further thread ({error})"));
+                    after.log_lines.push(format!("no link to {address}: no further thread ({error})"));
                     return;
                 }
             },
         };
-        after.tell(&node.name, address, &table.routes.set(address, &node.name, &node.urls, &link));
+        after.log_changes(&node.name, address, &table.routes.set(address, &node.name, &node.urls, &link));
         after.links.extend(table.links.insert(address.to_owned(), link));
     }
 
@@ -358,13 +357,13 @@ impl Mesh {
             log::info!("link {address}: up");
             return;
         }
-        let mut after = Aftermath::default();
+        let mut after = DeferredWork::default();
         write(&self.table).drop_unlisted(&mut after);
-        after.settle();
+        after.finish();
     }
 }
 
-/// What a method does to an instance, as far as it matters to whom it is sent.
+/// Whether a method reads or writes.
 fn intent(method: &str) -> Intent {
     if matches!(method, "GET" | "HEAD") { Intent::Read } else { Intent::Write }
 }
@@ -375,9 +374,9 @@ fn log_retry(request: &Outgoing<'_>, from: &Link, why: &dyn fmt::Display, to: &L
     CALLS.retries.inc();
 }
 
-impl Table {
+impl LinkTable {
     /// Takes out the instances that no list names and whose link is down.
-    fn drop_unlisted(&mut self, after: &mut Aftermath) {
+    fn drop_unlisted(&mut self, after: &mut DeferredWork) {
         let listed: HashSet<&str> =
             self.listed.values().flat_map(HashMap::keys).map(String::as_str).collect();
         let gone: Vec<String> = self
@@ -387,30 +386,30 @@ impl Table {
             .map(|(address, _)| address.clone())
             .collect();
         for address in gone {
-            after.tell("instance", &address, &self.routes.remove(&address));
+            after.log_changes("instance", &address, &self.routes.remove(&address));
             after.links.extend(self.links.remove(&address));
         }
     }
 }
 
-/// What a change of the table leaves to be done outside its lock: requests must not wait for a log that nobody
-/// reads, nor for links to end.
+/// Work that a change of the table leaves for after its lock: requests must not wait for a log line or for a link that
+/// ends.
 #[derive(Default)]
-struct Aftermath {
+struct DeferredWork {
     links: Vec<Arc<Link>>,
-    told: Vec<String>,
+    log_lines: Vec<String>,
 }
 
-impl Aftermath {
-    fn tell(&mut self, name: &str, address: &str, changes: &[String]) {
+impl DeferredWork {
+    fn log_changes(&mut self, name: &str, address: &str, changes: &[String]) {
         if !changes.is_empty() {
-            self.told.push(format!("{name} at {address}: {}", changes.join(", ")));
+            self.log_lines.push(format!("{name} at {address}: {}", changes.join(", ")));
         }
     }
 
-    fn settle(self) {
+    fn finish(self) {
         drop(self.links);
-        for line in self.told {
+        for line in self.log_lines {
             log::info!("{line}");
         }
     }

@@ -33,8 +33,8 @@ pub struct Subscription {
 
 impl Subscription {
     /// A subscription to `GET uri`, which opens its stream when it is first read. `params` may name where to
-    /// begin, as `after`; without it, only what happens from now on is sent. Of the `context`, each stream that is
-    /// opened is told where the request began. It has no deadline.
+    /// begin, as `after`; without it, only what happens from now on is sent. The `context` gives each stream its origin,
+    /// and no deadline.
     #[must_use]
     pub fn new(mesh: &Arc<Mesh>, context: &Context, uri: &str, params: Map<String, Value>) -> Self {
         let after = params.get("after").and_then(|after| match after {

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::RecvTimeoutError;
 
-use super::connection::Connection;
+use super::connection::LinkConnection;
 use super::health::Health;
 use super::mailbox::Mailbox;
 use super::reply::{Outcome, Refusal, ReplyFrame};
@@ -20,7 +20,7 @@ pub struct Call<'a> {
     health: &'a Health,
     uri: &'a str,
     reply: Mailbox,
-    registration: Registration,
+    entry: PendingEntry,
     began: Instant,
     deadline: Instant,
     _in_flight: Permit<&'a AtomicUsize>,
@@ -32,11 +32,11 @@ impl<'a> Call<'a> {
         health: &'a Health,
         uri: &'a str,
         reply: Mailbox,
-        registration: Registration,
+        entry: PendingEntry,
         deadline: Instant,
         in_flight: Permit<&'a AtomicUsize>,
     ) -> Self {
-        Self { health, uri, reply, registration, began: Instant::now(), deadline, _in_flight: in_flight }
+        Self { health, uri, reply, entry, began: Instant::now(), deadline, _in_flight: in_flight }
     }
 
     /// Waits for the reply until the deadline of the call.
@@ -66,7 +66,7 @@ impl<'a> Call<'a> {
     /// Whether the request still waits for its turn, as it may on the link to a course service.
     #[must_use]
     pub fn is_waiting_for_turn(&self) -> bool {
-        let Registration { connection, key, .. } = &self.registration;
+        let PendingEntry { connection, key, .. } = &self.entry;
         connection.course.as_ref().is_some_and(|course| course.is_waiting(*key))
     }
 
@@ -78,18 +78,16 @@ impl<'a> Call<'a> {
     fn conclude(&mut self, received: Result<ReplyFrame, RecvTimeoutError>) -> Result<ReplyFrame, Outcome> {
         match received {
             Ok(reply) => {
-                self.registration.is_answered = true;
+                self.entry.is_answered = true;
                 self.health.count_answer();
                 if reply.more {
                     // Nobody reads the stream that begins with it.
-                    self.registration.connection.cancel(self.uri, self.registration.key);
+                    self.entry.connection.cancel(self.uri, self.entry.key);
                 }
                 Ok(reply)
             }
-            Err(RecvTimeoutError::Timeout) if self.registration.withdraw() => {
-                Err(Outcome::Refused(Refusal::NoTurn))
-            }
-            Err(RecvTimeoutError::Disconnected) if self.registration.withdraw() => {
+            Err(RecvTimeoutError::Timeout) if self.entry.withdraw() => Err(Outcome::Refused(Refusal::NoTurn)),
+            Err(RecvTimeoutError::Disconnected) if self.entry.withdraw() => {
                 Err(Outcome::Refused(Refusal::Down))
             }
             Err(RecvTimeoutError::Timeout) => {
@@ -108,16 +106,16 @@ impl<'a> Call<'a> {
 }
 
 /// A caller's entry in the pending table. It is removed however the call ends.
-pub struct Registration {
-    connection: Arc<Connection>,
+pub struct PendingEntry {
+    connection: Arc<LinkConnection>,
     key: u64,
     /// The reader has taken the entry out of the table, with the reply.
     is_answered: bool,
 }
 
-impl Registration {
+impl PendingEntry {
     /// The entry under `key`, which a caller has just been given.
-    pub(super) fn new(connection: Arc<Connection>, key: u64) -> Self {
+    pub(super) fn new(connection: Arc<LinkConnection>, key: u64) -> Self {
         Self { connection, key, is_answered: false }
     }
 
@@ -127,7 +125,7 @@ impl Registration {
     }
 }
 
-impl Drop for Registration {
+impl Drop for PendingEntry {
     fn drop(&mut self) {
         if !self.is_answered {
             self.connection.give_up(self.key);

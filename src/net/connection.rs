@@ -15,7 +15,7 @@ const UP_AFTER: Duration = Duration::from_secs(1);
 
 /// One connection of a link.
 #[derive(Debug)]
-pub struct Connection {
+pub struct LinkConnection {
     pub(super) began: Instant,
     pub(super) outbox: Outbox,
     pub(super) pending: PendingTable,
@@ -27,7 +27,7 @@ pub struct Connection {
     is_used: AtomicBool,
 }
 
-impl Connection {
+impl LinkConnection {
     /// A connection that has just been opened to the instance at `address`.
     pub(super) fn open(stream: Arc<TcpStream>, address: &Arc<str>, dialect: Dialect) -> Arc<Self> {
         let (batching, course) = match dialect {

@@ -1,11 +1,9 @@
-//! What is different on a link to a service of the Node.js course.
+//! Links to services of the Node.js course. Links to our own nodes have none of this.
 //!
-//! - It dies if one read of its socket returns more than 64 KiB. So a [`Window`] bounds what has been sent and not
-//!   been answered. What does not fit waits for its turn, in order, until its deadline.
-//! - It reads the key in one of two places. Its first reply shows in which; then the key stands in that one alone.
-//! - Its replies may have no key at all.
-//!
-//! Links to our own nodes have none of this.
+//! - A course service dies if one read of its socket returns more than 64 KiB. So a [`SendWindow`] limits the bytes that
+//!   are sent and unanswered. A request that does not fit waits for its turn, in order, until its deadline.
+//! - It reads the key in one of two places. Its first reply shows the place, and later requests use only that one.
+//! - Its replies may have no key.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
@@ -18,17 +16,17 @@ use crate::packet::course::{KeyPlace, key_of_reply, top_number, write_request};
 use crate::packet::{COURSE_MAX_BYTES, Head, Outgoing};
 use crate::sync::lock;
 
-/// What one connection to a course service needs beside its outbox.
+/// The window and the key place of one connection to a course service.
 #[derive(Debug)]
 pub struct CourseConnection {
     address: Arc<str>,
-    state: Mutex<State>,
+    state: Mutex<CourseState>,
 }
 
 #[derive(Debug, Default)]
-struct State {
-    window: Window,
-    /// Where the service reads the key; unknown until its first reply.
+struct CourseState {
+    window: SendWindow,
+    /// Where the service reads the key. Unknown until its first reply.
     key_place: Option<KeyPlace>,
 }
 
@@ -86,7 +84,7 @@ impl CourseConnection {
         lock(&self.state).window.is_waiting(key)
     }
 
-    /// Nobody waits any more for the reply to this request. True if it was never sent; then it will not be.
+    /// The caller of this request has stopped waiting. True if the request was never sent, and now never will be.
     pub fn give_up(&self, key: u64, outbox: &Outbox) -> bool {
         let was_waiting = lock(&self.state).window.give_up(key);
         if was_waiting {
@@ -95,8 +93,8 @@ impl CourseConnection {
         was_waiting
     }
 
-    /// Whom a reply is for, and the reply. What it means by `more` is for whoever asked: course nodes know no
-    /// streams. A reply without a key is for the only request that is unanswered, if there is one alone.
+    /// The key that a reply belongs to, and the reply. Course nodes have no streams, so their `more` means something
+    /// else. A reply without a key belongs to the only unanswered request, if there is exactly one.
     pub fn read_reply(&self, frame: &str, head: &Head<'_>) -> (u64, ReplyFrame) {
         let mut reply = ReplyFrame::of(head, frame);
         reply.more = false;
@@ -111,13 +109,13 @@ impl CourseConnection {
         (key, reply)
     }
 
-    /// Whom `null` is for, and what it means: the service has no handler for this method.
+    /// The key that `null` belongs to, and its meaning: the service has no handler for this method.
     pub fn read_null(&self) -> (u64, ReplyFrame) {
         let reply = ReplyFrame::failure(501, "the service has no handler for this method");
         (self.only_unanswered(), reply)
     }
 
-    /// The service has answered this request: others may have their turn now.
+    /// Takes an answered request out of the window, and sends the requests whose turn has come.
     pub fn answered(&self, key: u64, outbox: &Outbox) {
         lock(&self.state).window.answer(key);
         self.send_ready(outbox);
@@ -145,34 +143,34 @@ impl CourseConnection {
     }
 }
 
-/// What has been sent and not been answered, within [`COURSE_MAX_BYTES`], and what waits for its turn.
+/// The requests that are sent and unanswered, at most [`COURSE_MAX_BYTES`], and those that wait for their turn.
 ///
-/// A request that nobody waits for any more still counts: the service may not have read it. It counts until the
-/// service answers it, or answers one that was sent later. A notice is never answered; it counts until it is sent.
+/// A request still counts after its caller has given up: the service may not have read it. It counts until the
+/// service answers it, or one that was sent later. A notice is never answered, so it takes no room after it is sent.
 #[derive(Debug, Default)]
-struct Window {
-    sent: VecDeque<Sent>,
+struct SendWindow {
+    sent: VecDeque<SentRequest>,
     sent_bytes: usize,
-    waiting: VecDeque<Queued>,
+    waiting: VecDeque<QueuedFrame>,
     waiting_bytes: usize,
 }
 
 #[derive(Debug)]
-struct Sent {
+struct SentRequest {
     key: u64,
     bytes: usize,
     is_given_up: bool,
 }
 
 #[derive(Debug)]
-struct Queued {
+struct QueuedFrame {
     key: u64,
     frame: Vec<u8>,
     deadline: Instant,
 }
 
-impl Window {
-    /// Whether there is no room for so many bytes, and nobody waits any more for what takes it.
+impl SendWindow {
+    /// Whether these bytes do not fit, and all requests in the window are given up: no reply is expected.
     fn is_stuck(&self, bytes: usize) -> bool {
         self.sent_bytes + bytes > COURSE_MAX_BYTES && self.sent.iter().all(|sent| sent.is_given_up)
     }
@@ -182,11 +180,11 @@ impl Window {
             return Err(Refusal::Busy);
         }
         self.waiting_bytes += frame.len();
-        self.waiting.push_back(Queued { key, frame, deadline });
+        self.waiting.push_back(QueuedFrame { key, frame, deadline });
         Ok(())
     }
 
-    /// The frame that has its turn, if there is room for it. One whose deadline has passed has no turn any more.
+    /// The next frame, if there is room for it. A frame whose deadline has passed loses its turn.
     fn next_ready(&mut self, now: Instant) -> Option<&[u8]> {
         let first = self.first_in_time(now)?;
         let frame = &self.waiting[first].frame;
@@ -196,14 +194,14 @@ impl Window {
     /// The frame that [`next_ready`](Self::next_ready) returned has been sent.
     fn mark_sent(&mut self, now: Instant) {
         let first = self.first_in_time(now);
-        let Some(Queued { key, frame, .. }) = first.and_then(|first| self.waiting.remove(first)) else {
+        let Some(QueuedFrame { key, frame, .. }) = first.and_then(|first| self.waiting.remove(first)) else {
             return;
         };
         let bytes = frame.len();
         self.waiting_bytes -= bytes;
         if key != NOBODY {
             self.sent_bytes += bytes;
-            self.sent.push_back(Sent { key, bytes, is_given_up: false });
+            self.sent.push_back(SentRequest { key, bytes, is_given_up: false });
         }
     }
 
@@ -262,8 +260,8 @@ mod tests {
     use super::*;
 
     /// A window in which requests of these sizes are queued, under the keys 1, 2, 3, …, and the time.
-    fn window_of(sizes: &[usize]) -> (Window, Instant) {
-        let (mut window, now) = (Window::default(), Instant::now());
+    fn window_of(sizes: &[usize]) -> (SendWindow, Instant) {
+        let (mut window, now) = (SendWindow::default(), Instant::now());
         for (key, size) in (1..).zip(sizes) {
             window.queue(key, vec![b'x'; *size], now + Duration::from_secs(5)).unwrap();
         }
@@ -271,7 +269,7 @@ mod tests {
     }
 
     /// Sends everything that has its turn. How many frames.
-    fn send_ready(window: &mut Window, now: Instant) -> usize {
+    fn send_ready(window: &mut SendWindow, now: Instant) -> usize {
         let mut count = 0;
         while window.next_ready(now).is_some() {
             window.mark_sent(now);

@@ -1,8 +1,8 @@
-//! The reconnect thread: keeps one outgoing connection alive for as long as its owner wants it.
+//! The reconnect thread: it keeps one outgoing connection alive for as long as its owner wants it.
 //!
-//! The first attempt is immediate; after a failure or the end of a connection the next comes 3 s later, for
-//! ever. The thread ends when its [`Dialer`] is dropped. Where there is a cluster secret, a connection counts only
-//! once both ends have proven it.
+//! The first attempt is immediate. After a failed attempt the next one follows 3 s later, for ever. After a lost
+//! connection the [`Session`] decides: at once, or 3 s later. The thread ends when its [`Dialer`] is dropped. With a
+//! cluster secret, a connection is used only after both ends have proven the secret.
 
 use std::io;
 use std::mem::{Discriminant, discriminant};
@@ -18,47 +18,47 @@ use super::secret::Secret;
 use super::{spawn, tune};
 use crate::sync::lock;
 
-/// How long after a failed attempt or a lost connection the next attempt comes.
+/// The pause before the next attempt.
 pub const RETRY_EVERY: Duration = Duration::from_secs(3);
 
 /// How long one attempt to connect may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// What is done with each connection.
+/// The use of each connection.
 pub trait Session: Send + 'static {
-    /// Uses the connection until it ends. How soon to dial again: 3 s later, or at once.
-    fn run(&mut self, stream: Arc<TcpStream>) -> Again;
+    /// Uses the connection until it ends. Returns when to dial again.
+    fn run(&mut self, stream: Arc<TcpStream>) -> Redial;
 }
 
 /// When to dial again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Again {
+pub enum Redial {
     /// After [`RETRY_EVERY`].
     Later,
-    /// At once: the connection was closed on purpose, to get a new one.
+    /// At once. For connections that were in use: a peer that accepts and closes at once would keep the thread busy.
     Now,
 }
 
 /// The owner's handle of a reconnect thread. Dropping it ends the connection and the thread.
 #[derive(Debug)]
 pub struct Dialer {
-    current: Arc<Current>,
+    current: Arc<CurrentStream>,
     /// A message means "dial now"; its disconnection means "stop".
     wake: Sender<()>,
 }
 
 #[derive(Debug, Default)]
-struct Current(Mutex<Slot>);
+struct CurrentStream(Mutex<StreamState>);
 
 #[derive(Debug, Default)]
-struct Slot {
+struct StreamState {
     stream: Option<Arc<TcpStream>>,
     stopped: bool,
 }
 
 impl Dialer {
-    /// Starts a reconnect thread called `name` that dials `address` and hands each connection to `session`; with a
-    /// secret, once that is proven.
+    /// Starts a reconnect thread called `name` that dials `address` and hands each connection to `session`. With a
+    /// secret, it does so after that is proven.
     ///
     /// # Errors
     /// If the operating system starts no further thread.
@@ -69,15 +69,16 @@ impl Dialer {
         session: impl Session,
     ) -> io::Result<Self> {
         let (wake, woken) = bounded(1);
-        let current = Arc::new(Current::default());
-        let line = Line { address, secret: secret.cloned(), current: current.clone(), said: None };
-        spawn(name, move || line.keep(session, &woken))?;
+        let current = Arc::new(CurrentStream::default());
+        let reconnector =
+            Reconnector { address, secret: secret.cloned(), current: current.clone(), last_logged: None };
+        spawn(name, move || reconnector.keep(session, &woken))?;
         Ok(Self { current, wake })
     }
 
-    /// Ends the pause before the next attempt: there is news that the other side is there.
+    /// Ends the pause before the next attempt, since the other side is known to be there.
     pub fn dial_now(&self) {
-        // A message that waits already says the same.
+        // If it is full, the same message waits there already.
         let _ = self.wake.try_send(());
     }
 }
@@ -95,15 +96,15 @@ impl Drop for Dialer {
     }
 }
 
-impl Current {
-    /// Makes this connection the one that a stop shuts down; false if the stop came first.
+impl CurrentStream {
+    /// Makes this the connection that a stop shuts down. False if the stop came first.
     fn begin(&self, stream: &Arc<TcpStream>) -> bool {
         let mut slot = lock(&self.0);
         slot.stream = Some(stream.clone());
         !slot.stopped
     }
 
-    /// Closes the connection, if there is one; false if a stop has come.
+    /// Closes the connection, if there is one. False if a stop has come.
     fn end(&self) -> bool {
         let (stream, stopped) = {
             let mut slot = lock(&self.0);
@@ -116,41 +117,41 @@ impl Current {
     }
 }
 
-/// What the reconnect thread knows.
-struct Line {
+/// The state of the reconnect thread.
+struct Reconnector {
     address: String,
     secret: Option<Secret>,
-    current: Arc<Current>,
-    /// The trouble that was last said. It is said once, not every 3 s: the log of a waiting process stays readable.
-    said: Option<Discriminant<Trouble>>,
+    current: Arc<CurrentStream>,
+    /// The kind of error that was logged last. It is logged once, not every 3 s, so that the log stays readable.
+    last_logged: Option<Discriminant<DialError>>,
 }
 
-/// Why there is no connection to use.
-enum Trouble {
+/// Why an attempt failed.
+enum DialError {
     Unreachable(io::Error),
     Unproven(Unproven),
-    /// The dialler has been dropped.
+    /// The [`Dialer`] has been dropped.
     Stopped,
 }
 
-impl Line {
+impl Reconnector {
     fn keep(mut self, mut session: impl Session, woken: &Receiver<()>) {
         loop {
-            let again = match self.open() {
+            let redial = match self.open() {
                 Ok(stream) => {
-                    self.said = None;
+                    self.last_logged = None;
                     session.run(stream)
                 }
-                Err(Trouble::Stopped) => return,
-                Err(trouble) => {
-                    self.tell(&trouble);
-                    Again::Later
+                Err(DialError::Stopped) => return,
+                Err(error) => {
+                    self.log_error(&error);
+                    Redial::Later
                 }
             };
             if !self.current.end() {
                 return;
             }
-            let pause = if again == Again::Now { Duration::ZERO } else { RETRY_EVERY };
+            let pause = if redial == Redial::Now { Duration::ZERO } else { RETRY_EVERY };
             if woken.recv_timeout(pause) == Err(RecvTimeoutError::Disconnected) {
                 return;
             }
@@ -158,31 +159,31 @@ impl Line {
     }
 
     /// A connection, proven if there is a secret.
-    fn open(&self) -> Result<Arc<TcpStream>, Trouble> {
-        let stream = Arc::new(connect(&self.address).map_err(Trouble::Unreachable)?);
+    fn open(&self) -> Result<Arc<TcpStream>, DialError> {
+        let stream = Arc::new(connect(&self.address).map_err(DialError::Unreachable)?);
         if !self.current.begin(&stream) {
-            return Err(Trouble::Stopped);
+            return Err(DialError::Stopped);
         }
         if let Some(secret) = &self.secret {
-            prove(secret, &stream).map_err(Trouble::Unproven)?;
+            prove(secret, &stream).map_err(DialError::Unproven)?;
         }
         Ok(stream)
     }
 
-    fn tell(&mut self, trouble: &Trouble) {
+    fn log_error(&mut self, error: &DialError) {
         let address = &self.address;
-        let news = self.said.replace(discriminant(trouble)) != Some(discriminant(trouble));
+        let news = self.last_logged.replace(discriminant(error)) != Some(discriminant(error));
         let level = |loud| if news { loud } else { Level::Debug };
-        match trouble {
-            Trouble::Unreachable(error) => {
+        match error {
+            DialError::Unreachable(error) => {
                 log::log!(level(Level::Info), "cannot reach {address} ({error}); trying again every 3 s");
             }
-            Trouble::Unproven(why) => log::log!(
+            DialError::Unproven(why) => log::log!(
                 level(Level::Warn),
                 "{address} does not prove the cluster secret ({why}): is PILCROW_SECRET the same there? \
                  trying again every 3 s"
             ),
-            Trouble::Stopped => {}
+            DialError::Stopped => {}
         }
     }
 }

@@ -1,12 +1,14 @@
-//! Whether an instance answers: what a link learns of it from its calls ("outlier ejection").
+//! Whether an instance answers: what a link learns from its calls ("outlier ejection").
 //!
-//! An instance may be alive and silent: stopped, overloaded, or behind a network that swallows packets. Its link
-//! stands, and whatever is sent over it ends in a time-out. So time-outs and lost connections are counted, in a
-//! row: after one, *reads* go elsewhere for a moment; after three, everything does, for 3 s, and each time that it
-//! does not recover for twice as long, up to 60 s. Then single reads try it again: a read that gets no answer here
-//! gets it elsewhere. One answer in time, whatever it says, and all is well.
+//! An instance may be alive and silent: stopped, overloaded, or behind a network that loses packets. Its link is up,
+//! and every request on it ends in a timeout. So a link counts timeouts and lost connections in a row.
 //!
-//! This is a preference, not a verdict: where there is no other instance, the one that is set aside is asked.
+//! - After one failure, *reads* go to other instances for 3 s.
+//! - After three, all requests do, for 3 s. If the instance does not recover, the time doubles, up to 60 s.
+//! - After that time, single reads try the instance. A read without an answer is sent to another instance.
+//! - One answer in time resets everything, whatever it says.
+//!
+//! If there is no other instance, the one that was set aside is asked.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -15,7 +17,7 @@ use std::time::{Duration, Instant};
 use crate::observe::metrics::CALLS;
 use crate::sync::lock;
 
-/// How many failures in a row set an instance aside.
+/// The number of failures in a row that sets an instance aside.
 const FAILURES: u32 = 3;
 
 /// For how long, the first time; each further time without an answer between doubles it, up to the longest.
@@ -29,14 +31,14 @@ const READS_FIRST: Duration = Duration::from_secs(3);
 #[derive(Debug, Default)]
 pub struct Health {
     address: Arc<str>,
-    /// Whether there is anything in `troubles`: the way of every request asks only this.
-    troubled: AtomicBool,
-    troubles: Mutex<Troubles>,
+    /// Whether `failures` has any. Every request reads only this, without a lock.
+    has_failures: AtomicBool,
+    failures: Mutex<Failures>,
 }
 
 #[derive(Debug, Default)]
-struct Troubles {
-    failures: u32,
+struct Failures {
+    in_a_row: u32,
     /// How often it has been set aside since it answered last.
     times_aside: u32,
     until: Option<Instant>,
@@ -93,43 +95,43 @@ impl Health {
     /// How willingly this instance is given such a request now. `in_flight` requests are on their way to it.
     #[must_use]
     pub fn rank(&self, intent: Intent, in_flight: usize) -> HealthRank {
-        if !self.troubled.load(Ordering::Relaxed) {
+        if !self.has_failures.load(Ordering::Relaxed) {
             return HealthRank::Good;
         }
-        lock(&self.troubles).rank(intent, in_flight, Instant::now())
+        lock(&self.failures).rank(intent, in_flight, Instant::now())
     }
 
     /// Whether it is set aside, or on trial.
     #[must_use]
     pub fn is_aside(&self) -> bool {
-        self.troubled.load(Ordering::Relaxed) && lock(&self.troubles).failures >= FAILURES
+        self.has_failures.load(Ordering::Relaxed) && lock(&self.failures).in_a_row >= FAILURES
     }
 
     /// It has answered in time. True if it had been set aside.
     pub fn record_answer(&self) -> bool {
-        if !self.troubled.load(Ordering::Relaxed) {
+        if !self.has_failures.load(Ordering::Relaxed) {
             return false;
         }
-        let mut troubles = lock(&self.troubles);
-        let was_aside = troubles.failures >= FAILURES;
-        *troubles = Troubles::default();
-        self.troubled.store(false, Ordering::Relaxed);
+        let mut failures = lock(&self.failures);
+        let was_aside = failures.in_a_row >= FAILURES;
+        *failures = Failures::default();
+        self.has_failures.store(false, Ordering::Relaxed);
         was_aside
     }
 
     /// It has not answered in time, or its connection was lost with requests on it. If that sets it aside: for how
     /// long.
     pub fn record_failure(&self) -> Option<Duration> {
-        let mut troubles = lock(&self.troubles);
-        self.troubled.store(true, Ordering::Relaxed);
-        troubles.fail(Instant::now())
+        let mut failures = lock(&self.failures);
+        self.has_failures.store(true, Ordering::Relaxed);
+        failures.fail(Instant::now())
     }
 }
 
-impl Troubles {
+impl Failures {
     fn rank(&self, intent: Intent, in_flight: usize, now: Instant) -> HealthRank {
         let Some(until) = self.until else { return HealthRank::Good };
-        if self.failures < FAILURES {
+        if self.in_a_row < FAILURES {
             let doubtful = intent == Intent::Read && now < until;
             return if doubtful { HealthRank::Doubtful } else { HealthRank::Good };
         }
@@ -145,8 +147,8 @@ impl Troubles {
     }
 
     fn fail(&mut self, now: Instant) -> Option<Duration> {
-        self.failures = self.failures.saturating_add(1);
-        if self.failures < FAILURES {
+        self.in_a_row = self.in_a_row.saturating_add(1);
+        if self.in_a_row < FAILURES {
             self.until = Some(now + ASIDE);
             return None;
         }
@@ -174,39 +176,39 @@ mod tests {
 
     #[test]
     fn one_failure_sends_reads_elsewhere_for_three_seconds_and_no_write() {
-        let (mut troubles, began) = (Troubles::default(), Instant::now());
-        assert_eq!(troubles.rank(READ, 0, began), HealthRank::Good);
-        assert_eq!(troubles.fail(began), None);
-        assert_eq!(troubles.rank(READ, 0, after(began, 2.9)), HealthRank::Doubtful);
-        assert_eq!(troubles.rank(WRITE, 9, after(began, 2.9)), HealthRank::Good);
-        assert_eq!(troubles.rank(READ, 0, after(began, 3.0)), HealthRank::Good);
+        let (mut failures, began) = (Failures::default(), Instant::now());
+        assert_eq!(failures.rank(READ, 0, began), HealthRank::Good);
+        assert_eq!(failures.fail(began), None);
+        assert_eq!(failures.rank(READ, 0, after(began, 2.9)), HealthRank::Doubtful);
+        assert_eq!(failures.rank(WRITE, 9, after(began, 2.9)), HealthRank::Good);
+        assert_eq!(failures.rank(READ, 0, after(began, 3.0)), HealthRank::Good);
     }
 
     #[test]
     fn the_third_failure_in_a_row_sets_aside_and_each_further_time_for_twice_as_long() {
-        let (mut troubles, mut now) = (Troubles::default(), Instant::now());
-        assert_eq!((troubles.fail(now), troubles.fail(now)), (None, None));
+        let (mut failures, mut now) = (Failures::default(), Instant::now());
+        assert_eq!((failures.fail(now), failures.fail(now)), (None, None));
         for seconds in [3, 6, 12, 24, 48, 60, 60] {
             let aside = Duration::from_secs(seconds);
-            assert_eq!(troubles.fail(now), Some(aside));
-            assert_eq!(troubles.fail(now), None, "what was under way says nothing new");
-            assert_eq!(troubles.rank(WRITE, 0, now), HealthRank::Aside);
-            assert_eq!(troubles.rank(READ, 0, now + aside / 2), HealthRank::Aside);
+            assert_eq!(failures.fail(now), Some(aside));
+            assert_eq!(failures.fail(now), None, "what was under way says nothing new");
+            assert_eq!(failures.rank(WRITE, 0, now), HealthRank::Aside);
+            assert_eq!(failures.rank(READ, 0, now + aside / 2), HealthRank::Aside);
             now += aside;
         }
     }
 
     #[test]
     fn after_its_time_aside_one_read_at_a_time_tries_it_and_much_later_a_write() {
-        let (mut troubles, began) = (Troubles::default(), Instant::now());
+        let (mut failures, began) = (Failures::default(), Instant::now());
         for _ in 0..FAILURES {
-            troubles.fail(began);
+            failures.fail(began);
         }
         let over = after(began, 3.0);
-        assert_eq!(troubles.rank(READ, 0, over), HealthRank::Good);
-        assert_eq!(troubles.rank(READ, 1, over), HealthRank::OnTrial);
-        assert_eq!(troubles.rank(WRITE, 0, over), HealthRank::OnTrial);
-        assert_eq!(troubles.rank(WRITE, 0, after(began, 6.0)), HealthRank::Good);
+        assert_eq!(failures.rank(READ, 0, over), HealthRank::Good);
+        assert_eq!(failures.rank(READ, 1, over), HealthRank::OnTrial);
+        assert_eq!(failures.rank(WRITE, 0, over), HealthRank::OnTrial);
+        assert_eq!(failures.rank(WRITE, 0, after(began, 6.0)), HealthRank::Good);
     }
 
     #[test]

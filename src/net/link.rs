@@ -24,9 +24,9 @@ use std::time::{Duration, Instant};
 
 use serde_json::value::RawValue;
 
-use super::call::{Call, Registration};
-use super::connection::Connection;
-use super::dial::{Again, Dialer, Session};
+use super::call::{Call, PendingEntry};
+use super::connection::LinkConnection;
+use super::dial::{Dialer, Redial, Session};
 use super::health::{Health, HealthRank, Intent};
 use super::inbound::Inbound;
 use super::mailbox::mailbox;
@@ -46,10 +46,10 @@ pub use super::stream::{ReplyStream, StreamEnd};
 /// How long a caller without a deadline of its own waits at most.
 pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How many streams one link may carry. They may stay open for ever, so they have a limit of their own.
+/// The limit of streams on one link. Streams may stay open for ever, so requests have a limit of their own.
 const MAX_STREAMS: usize = 4096;
 
-/// With more requests in flight than this on a link, a caller writes its own together with those of others.
+/// With more requests in flight than this on a link, a caller lets others write together with it.
 const FEW: usize = 1;
 
 /// Limits that hold for every link of a process.
@@ -102,12 +102,12 @@ pub type OnChange = dyn Fn(&str, bool) + Send + Sync;
 /// A link to one instance. It reconnects by itself until it is dropped.
 #[derive(Debug)]
 pub struct Link {
-    shared: Arc<Shared>,
+    shared: Arc<LinkShared>,
     dialer: Dialer,
 }
 
 /// What callers and the link's own thread share.
-struct Shared {
+struct LinkShared {
     address: Arc<str>,
     dialect: Dialect,
     limits: LinkLimits,
@@ -118,7 +118,7 @@ struct Shared {
     in_flight: AtomicUsize,
     orphans: AtomicU64,
     health: Health,
-    connection: RwLock<Option<Arc<Connection>>>,
+    connection: RwLock<Option<Arc<LinkConnection>>>,
     on_change: Box<OnChange>,
 }
 
@@ -134,7 +134,7 @@ impl Link {
         secret: Option<&Secret>,
         on_change: Box<OnChange>,
     ) -> io::Result<Self> {
-        let shared = Arc::new(Shared {
+        let shared = Arc::new(LinkShared {
             address: address.into(),
             dialect,
             limits,
@@ -147,7 +147,7 @@ impl Link {
             on_change,
         });
         let name = format!("link {address}");
-        let dialer = Dialer::start(&name, address.to_owned(), secret, Reader(shared.clone()))?;
+        let dialer = Dialer::start(&name, address.to_owned(), secret, LinkReader(shared.clone()))?;
         Ok(Self { shared, dialer })
     }
 
@@ -204,13 +204,13 @@ impl Link {
         }
     }
 
-    /// Whether there is a connection.
+    /// Whether it has a connection.
     #[must_use]
     pub fn is_up(&self) -> bool {
         read(&self.shared.connection).is_some()
     }
 
-    /// How many replies came for which nobody was waiting any more.
+    /// The number of replies that nobody was waiting for.
     #[must_use]
     pub fn orphans(&self) -> u64 {
         self.shared.orphans.load(Ordering::Relaxed)
@@ -260,8 +260,8 @@ impl Link {
         let (sender, reply) = mailbox();
         let key = connection.pending.register(Waiter::Caller(sender), self.max_waiters())?;
         // From here on the drop of the call removes its entry from the pending table.
-        let registration = Registration::new(connection.clone(), key);
-        let call = Call::new(&self.shared.health, request.uri, reply, registration, deadline, in_flight);
+        let entry = PendingEntry::new(connection.clone(), key);
+        let call = Call::new(&self.shared.health, request.uri, reply, entry, deadline, in_flight);
         self.send(&connection, request, key, deadline)?;
         Ok(call)
     }
@@ -294,7 +294,7 @@ impl Link {
 
     fn send(
         &self,
-        connection: &Connection,
+        connection: &LinkConnection,
         request: &Outgoing<'_>,
         key: u64,
         deadline: Instant,
@@ -328,7 +328,7 @@ impl Link {
         self.shared.limits.max_pending.saturating_add(MAX_STREAMS)
     }
 
-    fn connection(&self) -> Result<Arc<Connection>, Outcome> {
+    fn connection(&self) -> Result<Arc<LinkConnection>, Outcome> {
         read(&self.shared.connection).clone().ok_or(Outcome::Refused(Refusal::Down))
     }
 }
@@ -338,12 +338,12 @@ fn to_millis(duration: Duration) -> u64 {
 }
 
 /// The link's own thread: it reads replies until the connection ends.
-struct Reader(Arc<Shared>);
+struct LinkReader(Arc<LinkShared>);
 
-impl Session for Reader {
-    fn run(&mut self, stream: Arc<TcpStream>) -> Again {
+impl Session for LinkReader {
+    fn run(&mut self, stream: Arc<TcpStream>) -> Redial {
         let shared = &self.0;
-        let connection = Connection::open(stream.clone(), &shared.address, shared.dialect);
+        let connection = LinkConnection::open(stream.clone(), &shared.address, shared.dialect);
         shared.has_said_goodbye.store(false, Ordering::SeqCst);
         *write(&shared.connection) = Some(connection.clone());
         (shared.on_change)(&shared.address, true);
@@ -364,16 +364,16 @@ impl Session for Reader {
         }
         let dials_now = connection.was_up() && !shared.is_leaving();
         (shared.on_change)(&shared.address, false);
-        if dials_now { Again::Now } else { Again::Later }
+        if dials_now { Redial::Now } else { Redial::Later }
     }
 }
 
-impl Shared {
+impl LinkShared {
     fn is_leaving(&self) -> bool {
         self.is_listed_as_leaving.load(Ordering::SeqCst) || self.has_said_goodbye.load(Ordering::SeqCst)
     }
 
-    fn read_replies(&self, stream: Arc<TcpStream>, connection: &Connection) -> Result<(), FrameError> {
+    fn read_replies(&self, stream: Arc<TcpStream>, connection: &LinkConnection) -> Result<(), FrameError> {
         let mut inbound = Inbound::new(stream, self.limits.max_frame_bytes, self.dialect);
         while let Some(frame) = inbound.next_frame()? {
             if let Some(course) = &connection.course
@@ -402,7 +402,7 @@ impl Shared {
     }
 
     /// Hands a reply to whoever waits under this key. `named` is the key that stands in the reply.
-    fn deliver(&self, connection: &Connection, key: u64, reply: ReplyFrame, named: Option<&RawValue>) {
+    fn deliver(&self, connection: &LinkConnection, key: u64, reply: ReplyFrame, named: Option<&RawValue>) {
         match connection.pending.deliver(key, reply) {
             Delivery::Delivered => connection.set_used(),
             Delivery::Orphan => {
@@ -423,8 +423,8 @@ impl Shared {
     }
 }
 
-impl fmt::Debug for Shared {
+impl fmt::Debug for LinkShared {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Shared").field("address", &self.address).finish_non_exhaustive()
+        f.debug_struct("LinkShared").field("address", &self.address).finish_non_exhaustive()
     }
 }

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 use serde_json::Value;
 
-use super::dial::{Again, Dialer, Session};
+use super::dial::{Dialer, Redial, Session};
 use super::inbound::Inbound;
 use super::outbox::{Batching, Outbox};
 use super::peer::wire_len;
@@ -197,7 +197,7 @@ struct Follower {
 }
 
 impl Session for Follower {
-    fn run(&mut self, stream: Arc<TcpStream>) -> Again {
+    fn run(&mut self, stream: Arc<TcpStream>) -> Redial {
         let outbox = Arc::new(Outbox::new(stream.clone(), Batching::OneByOne));
         lock(&self.me.connected).push((self.address.clone(), outbox.clone()));
         self.is_answered = false;
@@ -218,7 +218,7 @@ impl Session for Follower {
                 log::warn!("distributor {} lost: {error}; trying again every 3 s", self.address);
             }
         }
-        Again::Later
+        Redial::Later
     }
 }
 

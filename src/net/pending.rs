@@ -1,10 +1,9 @@
 //! The pending table: who waits for the reply under which key of one connection.
 //!
-//! Whoever sends a request registers first and is given the key. The thread that reads the connection delivers each
-//! reply by its key. When the connection ends, the table is closed: everybody who still waits is dropped from it,
-//! and *that* is the news.
+//! A caller registers before it sends, and gets a key. The thread that reads the connection delivers each reply by its
+//! key. When the connection ends, the table is closed. Each waiter is dropped, which wakes its caller.
 //!
-//! *Invariant:* the table knows no socket, and nobody can register after it was closed.
+//! *Invariant:* the table uses no socket. After it was closed, it rejects every registration.
 
 use std::collections::HashMap;
 use std::sync::Mutex;
@@ -14,7 +13,7 @@ use super::reply::{Refusal, ReplyFrame};
 use super::stream::StreamQueue;
 use crate::sync::lock;
 
-/// A key under which nobody waits: keys are given out from 1 up.
+/// A key that no waiter has: the table gives out keys from 1 up.
 pub const NOBODY: u64 = 0;
 
 /// The pending table of one connection.
@@ -42,7 +41,7 @@ pub enum Waiter {
 /// What became of a reply.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Delivery {
-    /// Whoever waited for it has it.
+    /// Its waiter has it.
     Delivered,
     /// Nobody waits for it any more.
     Orphan,
@@ -51,7 +50,7 @@ pub enum Delivery {
 }
 
 impl PendingTable {
-    /// Adds a waiter under a new key, if fewer than `limit` wait.
+    /// Adds a waiter under a new key, if there are fewer than `limit`.
     ///
     /// # Errors
     /// That the connection has ended, or that too many wait.
@@ -69,12 +68,12 @@ impl PendingTable {
         Ok(key)
     }
 
-    /// Takes out who waits under this key; false if nobody does.
+    /// Removes the waiter with this key. False if there is none.
     pub fn remove(&self, key: u64) -> bool {
         lock(&self.pending).waiters.remove(&key).is_some()
     }
 
-    /// Takes out the readers of streams: their keys and URIs.
+    /// Removes the readers of streams. Returns their keys and URIs.
     pub fn remove_readers(&self) -> Vec<(u64, String)> {
         let mut removed = Vec::new();
         lock(&self.pending).waiters.retain(|key, waiter| match waiter {
@@ -87,14 +86,14 @@ impl PendingTable {
         removed
     }
 
-    /// Closes the table if nobody waits. Whether it is closed.
+    /// Closes the table if it is empty. Returns whether it is closed.
     pub fn close_if_idle(&self) -> bool {
         let mut pending = lock(&self.pending);
         pending.is_closed |= pending.waiters.is_empty();
         pending.is_closed
     }
 
-    /// Closes the table, and drops everybody who waits. Whether a caller was among them.
+    /// Closes the table and drops all waiters. Returns whether there was a caller among them.
     pub fn close(&self) -> bool {
         let waiters = {
             let mut pending = lock(&self.pending);
@@ -104,7 +103,7 @@ impl PendingTable {
         waiters.into_values().any(|waiter| matches!(waiter, Waiter::Caller(_)))
     }
 
-    /// Hands a reply to whoever waits under this key.
+    /// Hands a reply to the waiter with this key.
     pub fn deliver(&self, key: u64, reply: ReplyFrame) -> Delivery {
         let mut pending = lock(&self.pending);
         match pending.waiters.remove(&key) {

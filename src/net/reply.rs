@@ -1,6 +1,6 @@
-//! What a request ends in: its reply, or the outcome that it had instead.
+//! The end of a request: its reply, or the outcome instead.
 //!
-//! These types know no connection, so everything on the calling side may use them.
+//! These types use no connection, so every file of the calling side may use them.
 
 use std::fmt;
 use std::ops::Range;
@@ -13,7 +13,7 @@ use crate::packet::{COURSE_MAX_BYTES, Head};
 pub struct ReplyFrame {
     /// The whole reply packet, as the service wrote it.
     pub json: String,
-    /// 0 for success; absent where a course node sends none, or one that is no number.
+    /// 0 for success. Course nodes may leave it out, or send something that is not a number.
     pub errorcode: Option<i64>,
     /// The HTTP status of a success other than 200.
     pub status: Option<u16>,
