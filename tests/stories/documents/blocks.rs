@@ -66,7 +66,7 @@ pub fn blocks_of(markdown: &str) -> Vec<Block> {
                 .take_while(|line| line.trim_start() != "```")
                 .map(str::to_owned)
                 .collect();
-            let text = if language == "sh" || language == "bash" { with_prompts(text) } else { text };
+            let text = if language == "sh" || language == "bash" { with_prompts(&text) } else { text };
             let has_commands = text.iter().any(|line| line.starts_with("$ "));
             let unmarked = if has_commands { How::Terminal(FIRST_TERMINAL.to_owned()) } else { How::Shown };
             blocks.push(Block {
@@ -83,7 +83,7 @@ pub fn blocks_of(markdown: &str) -> Vec<Block> {
 }
 
 /// A block in the language of the shell has commands only. It is one command, since it may have loops and functions.
-fn with_prompts(text: Vec<String>) -> Vec<String> {
+fn with_prompts(text: &[String]) -> Vec<String> {
     vec![format!("$ {}", text.join("\n"))]
 }
 
