@@ -21,10 +21,13 @@ use pilcrow::http::{
 use pilcrow::packet::Failure;
 use pilcrow::pool::no_thread;
 use pilcrow::process::{self, Common, Identity};
+use pilcrow::users::access::Credential;
+use pilcrow::users::database::Database;
 use pilcrow::users::input::Fields;
-use pilcrow::users::model::{self, Changes, NewUser, Role, User};
-use pilcrow::users::store::{Store, StoreError};
-use rusqlite::Connection;
+use pilcrow::users::operations::{CreateUser, UpdateUser};
+use pilcrow::users::sqlite::Sqlite;
+use pilcrow::users::store::{Operation, StoreError, UserReader, View};
+use pilcrow::users::values::{NewUser, Role, User, UserUpdate};
 use serde::Serialize;
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
@@ -58,7 +61,7 @@ fn serve(args: &Args) -> Result<(), String> {
     let stop = process::stop_signal()?;
     let listener = args.common.bind()?;
     let address = listener.address();
-    let server = HttpServer::new(Arc::new(Users { store: Store::open(&args.database)? }));
+    let server = HttpServer::new(Arc::new(Users { store: Database::open(&args.database, KEEP_CHANGES)? }));
     let serving = listener.serve("http", args.common.max_connections, Arc::new(server)).map_err(no_thread)?;
     process::ready(LIMIT.name, address);
     let _ = stop.recv();
@@ -68,7 +71,7 @@ fn serve(args: &Args) -> Result<(), String> {
 
 /// Users, without a service.
 struct Users {
-    store: Store,
+    store: Database<Sqlite>,
 }
 
 /// The body of an answer, in the shape of a reply packet without its key.
@@ -110,14 +113,14 @@ impl Users {
 
     fn get(&self, params: &Map<String, Value>) -> Result<HttpAnswer, Failure> {
         let id = Fields::among(params, &["params"])?.id()?;
-        let (user, seq) = self.store.read(|db| model::get(db, id))?;
+        let (user, seq) = self.store.reader(View::Newest)?.get(id)?;
         Ok(success(200, user, seq))
     }
 
     fn list(&self, params: &Map<String, Value>) -> Result<HttpAnswer, Failure> {
         let fields = Fields::among(params, &["limit", "after"])?;
         let (limit, after) = (fields.limit()?, fields.after()?);
-        let page = self.store.read(|db| model::list(db, limit, after, None))?;
+        let page = self.store.reader(View::Snapshot)?.list(limit, after, None)?;
         Ok(success(200, page.users, page.seq))
     }
 
@@ -130,25 +133,21 @@ impl Users {
             password: None,
             role: Role::User,
         };
-        self.write(201, move |db| model::create(db, &new, KEEP_CHANGES))
+        self.write(201, CreateUser(new))
     }
 
     fn update(&self, params: &Map<String, Value>) -> Result<HttpAnswer, Failure> {
         let fields = Fields::among(params, &["params", "email", "name"])?;
         let (id, email, name) = (fields.id()?, fields.email()?, fields.name()?);
-        let changes = Changes { email, name, password: None };
-        self.write(200, move |db| model::update(db, id, &changes, None, KEEP_CHANGES))
+        let update = UserUpdate { email, name, password: None };
+        self.write(200, UpdateUser { id, update, expected: None, credential: Credential::Unchecked })
     }
 
     /// Writes as the users service does: together with whatever else waits, answered after the commit.
-    fn write(
-        &self,
-        status: u16,
-        work: impl FnOnce(&Connection) -> Result<User, StoreError> + Send + 'static,
-    ) -> Result<HttpAnswer, Failure> {
+    fn write(&self, status: u16, operation: impl Operation<Output = User>) -> Result<HttpAnswer, Failure> {
         let (done, outcome) = bounded(1);
         let deadline = Instant::now() + TIMEOUT;
-        self.store.write(Some(deadline), work, move |written| drop(done.try_send(written)));
+        self.store.write(Some(deadline), operation, move |written| drop(done.try_send(written)));
         let user = outcome.recv_deadline(deadline).unwrap_or(Err(StoreError::Busy))?;
         let seq = user.changed_seq;
         Ok(success(status, user, seq))

@@ -21,8 +21,12 @@ use pilcrow::net::peer::{Answerer, PacketServer, Peer};
 use pilcrow::packet::frame::FrameReader;
 use pilcrow::packet::{Answer, DEFAULT_MAX_FRAME_BYTES, Dialect, Head, Origin, Outgoing, Reply, Timing};
 use pilcrow::routes::Routes;
-use pilcrow::users::model::{self, Changes, NewUser, Role};
-use pilcrow::users::store::Store;
+use pilcrow::users::access::Credential;
+use pilcrow::users::database::Database;
+use pilcrow::users::operations::{CreateUser, UpdateUser};
+use pilcrow::users::sqlite::Sqlite;
+use pilcrow::users::store::{UserReader, View};
+use pilcrow::users::values::{NewUser, Role, UserUpdate};
 use serde_json::value::RawValue;
 
 /// A request as the gateway sends it for `GET /users/1`.
@@ -190,22 +194,24 @@ fn store(criterion: &mut Criterion) {
     let folder =
         std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("parts-{}", std::process::id()));
     std::fs::create_dir_all(&folder).unwrap();
-    let store = Store::open(&folder.join("users.db")).unwrap();
+    let store = Database::open(&folder.join("users.db"), 100_000).unwrap();
     for number in 0..1000 {
         let (email, name) = (format!("user{number}@example.com"), format!("User {number}"));
         let new = NewUser { email, name, password: None, role: Role::User };
-        store.write(None, move |db| model::create(db, &new, 100_000), |_| ());
+        let create = CreateUser(new);
         if number % 500 == 499 {
-            store.write_now(model::last_seq).unwrap(); // the queue is bounded: let it become empty
+            store.write_now(create).unwrap(); // the queue is bounded: let it become empty
+        } else {
+            store.write(None, create, |_| ());
         }
     }
 
     group.throughput(Throughput::Elements(1));
     group.bench_function("read one", |bencher| {
-        bencher.iter(|| store.read(|db| model::get(db, black_box(500))).unwrap());
+        bencher.iter(|| store.reader(View::Newest).unwrap().get(black_box(500)).unwrap());
     });
     group.bench_function("list 50", |bencher| {
-        bencher.iter(|| store.read(|db| model::list(db, 50, black_box(100), None)).unwrap());
+        bencher.iter(|| store.reader(View::Snapshot).unwrap().list(50, black_box(100), None).unwrap());
     });
     for together in [1, TOGETHER] {
         group.throughput(Throughput::Elements(together.into()));
@@ -219,13 +225,14 @@ fn store(criterion: &mut Criterion) {
 }
 
 /// So many changes of users that wait for the writer at the same time, until the last is on the disk.
-fn write(store: &Store, together: u32) {
+fn write(store: &Database<Sqlite>, together: u32) {
     let (done, outcomes) = channel();
     for id in 1..=together {
-        let changes = Changes { name: Some("Kim".to_owned()), ..Changes::default() };
+        let update = UserUpdate { name: Some("Kim".to_owned()), ..UserUpdate::default() };
+        let credential = Credential::Unchecked;
+        let update = UpdateUser { id: id.into(), update, expected: None, credential };
         let done = done.clone();
-        let work = move |db: &_| model::update(db, id.into(), &changes, None, 100_000);
-        store.write(None, work, move |outcome| drop(done.send(outcome.map(drop))));
+        store.write(None, update, move |outcome| drop(done.send(outcome.map(drop))));
     }
     for _ in 0..together {
         outcomes.recv().unwrap().unwrap();

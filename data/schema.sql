@@ -1,4 +1,4 @@
--- The database of the users service, version 1. Applied once, to a new file; see src/users/store.rs.
+-- The database of the users service, version 1. Applied once, to a new file; see src/users/sqlite.rs.
 
 CREATE TABLE users (
     id            INTEGER PRIMARY KEY AUTOINCREMENT,  -- an id that was deleted is never given out again

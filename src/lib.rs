@@ -32,7 +32,7 @@
 //! 6. [`mesh`]: lists, links and routes together; whoever has one calls services by `METHOD /path`.
 //! 7. [`http`] and [`gateway`]: one HTTP request from its first byte to its answer.
 //! 8. [`service`] and [`users`]: how a service is written, and a real one.
-//! 9. [`subscription`] and [`users::changes`]: many replies to one request, and what follows from that.
+//! 9. [`subscription`] and [`users::feed`]: many replies to one request, and what follows from that.
 //! 10. [`process`] and `src/bin`: how each process begins and ends, one screen each.
 //!
 //! # Modules

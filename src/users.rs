@@ -1,29 +1,46 @@
-//! The users service: the course's example, on a real database.
+//! The users service: the example of the course, on a real database.
 //!
-//! | part | what it knows |
-//! | --- | --- |
-//! | this file | the routes: what each one reads, does and answers |
-//! | [`input`] | the rules about fields |
-//! | [`access`] | who may do what, and see what |
-//! | [`guesses`] | how often a login may fail |
-//! | [`model`] | users and tokens as rows, the SQL |
-//! | [`changes`], [`bell`] | the change feed, and how processes on one database tell each other of a commit |
-//! | [`store`] | connections, the writer thread, group commit |
-//! | [`passwords`] | hashing and tokens |
-//! | [`admin`] | `users --admin`: how somebody becomes an admin |
+//! Each line uses only the lines below it:
 //!
-//! Reads answer at once, on the thread that read the packet. Writes go to the writer thread and are answered
-//! after their commit. Whatever hashes a password goes to the pool first.
+//! ```text
+//! this file      the routes: what each one reads, does and answers
+//! admin          `users --admin`: how a user becomes an admin
+//! feed           the change feed: sends every commit to all subscribers
+//! replay         sends a subscriber what it missed
+//! subscribers    who follows the feed, and what each may see
+//! database       one opened database: readers, and the queue of writes
+//! writer         the writer thread: group commit
+//! sqlite/        the engine: all SQL
+//! notify         how processes on one database tell each other of a commit
+//! operations     the writes as data
+//! login_limit    how many logins may fail
+//! access         who may do what, and see what
+//! store          the interface of an engine: operations, errors
+//! values         users, changes and tokens
+//! input          the rules about fields
+//! passwords      hashing and tokens
+//! workers        a pool of threads that answers 503 when its queue is full
+//! ```
+//!
+//! Reads are answered at once, on the thread that read the packet. Writes go to the writer thread and are answered
+//! after their commit. A password is hashed on the hashing pool first. Only [`database`] names an engine.
 
 pub mod access;
 pub mod admin;
-pub mod bell;
-pub mod changes;
-pub mod guesses;
+pub mod database;
+pub mod feed;
 pub mod input;
-pub mod model;
+pub mod login_limit;
+pub mod notify;
+pub mod operations;
 pub mod passwords;
+pub mod replay;
+pub mod sqlite;
 pub mod store;
+pub mod subscribers;
+pub mod values;
+pub mod workers;
+pub mod writer;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -34,46 +51,54 @@ use serde::Serialize;
 use crate::net::link::DEFAULT_TIMEOUT;
 use crate::process::Identity;
 use crate::service::{Failure, Reply, Request, Responder, Service};
-use access::{Claim, unknown_token};
-use changes::Feed;
-use guesses::Guesser;
+use access::{Actor, Credential, unknown_token};
+use database::Database;
+use feed::Feed;
 use input::Fields;
-use model::{Changes, NewUser, Role, User};
-use passwords::{HashingPool, Password, PasswordHash, Token};
-use store::{ANSWER_IN_TIME, Sees, Store, StoreError};
+use login_limit::LoginLimit;
+use operations::{CreateUser, DeleteUser, EndToken, FinishLogin, UpdateUser};
+use passwords::{Password, PasswordHash, Token, start_hashing};
+use store::{Engine, Operation, StoreError, UserReader, View};
+use values::{Expiry, NewUser, Role, User, UserUpdate};
+use workers::WorkerPool;
+use writer::ANSWER_IN_TIME;
 
-/// The process that serves users.
+/// The identity of the users process.
 pub const USERS: Identity = Identity { name: "users", port: 9020, port_variable: "USERS_PORT" };
 
-/// What is to be chosen about a users service.
+/// The settings of a users service.
 #[derive(Debug, Clone, Copy)]
-pub struct Settings {
+pub struct UsersSettings {
     /// How many changes the feed keeps.
     pub keep_changes: u64,
     /// How long a login token is valid, in seconds.
     pub token_seconds: u64,
-    /// Whether clients have to show who they are; if not, this is development mode.
+    /// Whether clients must show a token for what is theirs. Otherwise this is development mode.
     pub secured: bool,
 }
 
 /// What the handlers share.
-struct Users {
-    store: Arc<Store>,
-    feed: Arc<Feed>,
-    hashing: HashingPool,
-    settings: Settings,
+struct Users<E> {
+    database: Arc<Database<E>>,
+    feed: Arc<Feed<E>>,
+    hashing: WorkerPool,
+    settings: UsersSettings,
 }
 
 /// Builds the users service on a database file.
 ///
 /// # Errors
 /// A sentence that says why the database cannot be opened.
-pub fn service(database: &Path, settings: Settings) -> Result<Service, String> {
-    let store = Arc::new(Store::open(database)?);
-    let feed = Feed::start(store.clone())?;
-    let settings = Settings { keep_changes: settings.keep_changes.max(1), ..settings };
-    let users = Arc::new(Users { store, feed, hashing: HashingPool::start()?, settings });
-    let handler = |begin: fn(&Arc<Users>, &Request) -> Result<Begun, Failure>| {
+pub fn service(path: &Path, settings: UsersSettings) -> Result<Service, String> {
+    let database = Database::open(path, settings.keep_changes.max(1))?;
+    service_on(database, settings)
+}
+
+fn service_on<E: Engine>(database: Database<E>, settings: UsersSettings) -> Result<Service, String> {
+    let database = Arc::new(database);
+    let feed = Feed::start(database.clone())?;
+    let users = Arc::new(Users { database, feed, hashing: start_hashing()?, settings });
+    let handler = |begin: fn(&Arc<Users<E>>, &Request) -> Result<Begun, Failure>| {
         let users = users.clone();
         move |request: Request, responder: Responder| match begin(&users, &request) {
             Ok(begun) => begun(responder),
@@ -82,7 +107,7 @@ pub fn service(database: &Path, settings: Settings) -> Result<Service, String> {
     };
     let batches = users.clone();
     Ok(Service::with_identity(USERS)
-        .on_batch(move |batch| batches.store.on_batch(batch))
+        .on_batch(move |batch| batches.database.on_batch(batch))
         .route_later("GET", "/users", handler(Users::read))
         .route_later("GET", "/users/changes", handler(Users::changes))
         .route_later("POST", "/users", handler(Users::create))
@@ -92,103 +117,110 @@ pub fn service(database: &Path, settings: Settings) -> Result<Service, String> {
         .route_later("POST", "/users/logout", handler(Users::logout)))
 }
 
-/// What is left to do once the input is known to be good: the responder goes along with it.
+/// The rest of a request whose input is valid. It takes the responder.
 type Begun = Box<dyn FnOnce(Responder)>;
 
 /// The arguments of a read.
 const READ_FIELDS: [&str; 6] = ["id", "params", "limit", "after", "email", "at_least"];
 
-/// What a read asks for, once its input is known to be good.
+/// What a read asks for.
 enum Query {
     One(i64),
     Page { limit: usize, after: i64, email: Option<String> },
 }
 
+/// The answer to a login.
 #[derive(Serialize)]
-struct LoggedIn {
+struct LoginAnswer {
     user: User,
     token: String,
     #[serde(flatten)]
-    expiry: model::Expiry,
+    expiry: Expiry,
 }
 
-impl Users {
+impl<E: Engine> Users<E> {
     /// `GET /users`, `GET /users/1`. With `at_least`, only once that change has happened.
     fn read(self: &Arc<Self>, request: &Request) -> Result<Begun, Failure> {
         let fields = Fields::among(request.params()?, &READ_FIELDS)?;
-        let (query, seq) = (Self::query(request, fields)?, fields.at_least()?);
-        let claim = self.claim(request)?;
+        let (query, seq) = (Query::parse(request, fields)?, fields.at_least()?);
+        let credential = self.credential(request)?;
         let (users, deadline) = (self.clone(), request.deadline());
         Ok(Box::new(move |responder| {
-            let Some(seq) = seq else { return responder.answer(&users.run(&query, claim, Sees::Batch)) };
+            let Some(seq) = seq else {
+                return responder.answer(&users.run(&query, credential, View::Batch));
+            };
             let deadline = deadline.unwrap_or_else(|| Instant::now() + DEFAULT_TIMEOUT);
-            // The refusal must be there while the asker still waits for it.
+            // The client must still wait when the refusal arrives.
             let deadline = deadline.checked_sub(ANSWER_IN_TIME).unwrap_or(deadline);
-            // What another process has committed is seen by reading, before the feed has told of it.
-            match users.store.read(model::last_seq) {
-                Ok(last) if last >= seq => responder.answer(&users.run(&query, claim, Sees::Newest)),
+            // The feed may not know yet what another process has committed, so read it.
+            let last = users.database.reader(View::Newest).and_then(|reader| reader.last_seq());
+            match last {
+                Ok(last) if last >= seq => responder.answer(&users.run(&query, credential, View::Newest)),
                 Ok(_) => users.feed.clone().wait_for(seq, deadline, move |happened| {
-                    responder.answer(&happened.and_then(|()| users.run(&query, claim, Sees::Newest)));
+                    responder.answer(&happened.and_then(|()| users.run(&query, credential, View::Newest)));
                 }),
                 Err(error) => responder.answer(&Err(error.into())),
             }
         }))
     }
 
-    fn query(request: &Request, fields: Fields<'_>) -> Result<Query, Failure> {
-        if fields.names_one() {
-            let fields = Fields::among(request.params()?, &["id", "params", "at_least"])?;
-            return Ok(Query::One(fields.id()?));
-        }
-        Ok(Query::Page { limit: fields.limit()?, after: fields.after()?, email: fields.email()? })
-    }
-
-    fn run(&self, query: &Query, claim: Claim, sees: Sees) -> Result<Reply, Failure> {
+    fn run(&self, query: &Query, credential: Credential, view: View) -> Result<Reply, Failure> {
         match query {
             Query::One(id) => {
-                let read = self.store.read_as(sees, |db| Ok((claim.asker(db)?, model::get(db, *id)?)));
-                let (asker, (user, seq)) = read.map_err(|error| about(*id, error))?;
-                let user = user.shown_to(&asker);
-                Reply::ok(&user)?.with("seq", seq)?.with("etag", version(&user))
+                let (actor, (user, seq)) =
+                    self.read_one(*id, credential, view).map_err(|error| user_failure(*id, error))?;
+                let user = actor.view_of(user);
+                Reply::ok(&user)?.with("seq", seq)?.with("etag", entity_tag(&user))
             }
             Query::Page { limit, after, email } => {
-                let email = email.as_deref();
-                let (asker, page) = self.store.read(|db| {
-                    let asker =
-                        email.map_or_else(|| claim.asker(db), |email| claim.may_look_for(db, email))?;
-                    Ok((asker, model::list(db, *limit, *after, email)?))
-                })?;
+                let snapshot = self.database.reader(View::Snapshot)?;
+                let actor = match email {
+                    Some(email) => credential.require_search_right(&snapshot, email)?,
+                    None => credential.actor(&snapshot)?,
+                };
+                let page = snapshot.list(*limit, *after, email.as_deref())?;
+                drop(snapshot);
                 let next = page.users.last().filter(|_| page.more).map(|last| last.id);
-                let users: Vec<User> = page.users.into_iter().map(|user| user.shown_to(&asker)).collect();
+                let users: Vec<User> = page.users.into_iter().map(|user| actor.view_of(user)).collect();
                 Reply::ok(users)?.with("next", next)?.with("seq", page.seq)
             }
         }
     }
 
-    fn claim(&self, request: &Request) -> Result<Claim, Failure> {
-        Claim::of(request, self.settings.secured)
+    fn read_one(
+        &self,
+        id: i64,
+        credential: Credential,
+        view: View,
+    ) -> Result<(Actor, (User, u64)), StoreError> {
+        let reader = self.database.reader(view)?;
+        Ok((credential.actor(&reader)?, reader.get(id)?))
     }
 
-    /// Refuses at once whoever may not change this user: before any work is done for him. The write itself asks
-    /// again.
-    fn claim_to(&self, id: i64, request: &Request) -> Result<Claim, Failure> {
-        let claim = self.claim(request)?;
-        if claim != Claim::NotAsked {
-            self.store.read(|db| claim.must_own(db, id))?;
+    fn credential(&self, request: &Request) -> Result<Credential, Failure> {
+        Credential::of(request, self.settings.secured)
+    }
+
+    /// The credential for a change of this user. Rejects other clients before any work is done for them. The write
+    /// itself checks again.
+    fn owner_credential(&self, id: i64, request: &Request) -> Result<Credential, Failure> {
+        let credential = self.credential(request)?;
+        if credential != Credential::Unchecked {
+            credential.require_owner(&self.database.reader(View::Newest)?, id)?;
         }
-        Ok(claim)
+        Ok(credential)
     }
 
     /// `GET /users/changes`: with `limit` a page, without it a stream.
     fn changes(self: &Arc<Self>, request: &Request) -> Result<Begun, Failure> {
         let fields = Fields::among(request.params()?, &["after", "limit"])?;
         let (after, limit) = (fields.change_after()?, fields.limit()?);
-        let (users, wants_page, claim) = (self.clone(), fields.has("limit"), self.claim(request)?);
+        let (users, wants_page, credential) = (self.clone(), fields.has("limit"), self.credential(request)?);
         Ok(Box::new(move |responder| {
             if wants_page || !responder.can_stream() {
-                responder.answer(&users.feed.page(after.unwrap_or(0), limit, claim));
+                responder.answer(&users.feed.page(after.unwrap_or(0), limit, credential));
             } else {
-                users.feed.stream(after, claim, responder);
+                users.feed.stream(after, credential, responder);
             }
         }))
     }
@@ -199,16 +231,13 @@ impl Users {
         let email = Fields::required(fields.email()?, "email")?;
         let name = Fields::required(fields.name()?, "name")?;
         let password = fields.new_password()?;
-        let (users, deadline, keep) = (self.clone(), request.deadline(), self.settings.keep_changes);
+        let (users, deadline) = (self.clone(), request.deadline());
         Ok(Box::new(move |responder| {
             users.clone().with_hash(password, responder, move |password, responder| {
-                let new = NewUser { email, name, password, role: Role::User };
-                users.write(
-                    deadline,
-                    responder,
-                    move |db| model::create(db, &new, keep),
-                    |outcome| Ok(written(&outcome.map_err(email_taken)?)?.with_status(201)),
-                );
+                let create = CreateUser(NewUser { email, name, password, role: Role::User });
+                users.write(deadline, responder, create, |outcome| {
+                    Ok(write_reply(&outcome.map_err(email_failure)?)?.with_status(201))
+                });
             });
         }))
     }
@@ -223,20 +252,15 @@ impl Users {
             return Err(Failure::bad_request("name what is to change: email, name or password"));
         }
         let expected = fields.if_match()?;
-        let claim = self.claim_to(id, request)?;
-        let (users, deadline, keep) = (self.clone(), request.deadline(), self.settings.keep_changes);
+        let credential = self.owner_credential(id, request)?;
+        let (users, deadline) = (self.clone(), request.deadline());
         Ok(Box::new(move |responder| {
             users.clone().with_hash(password, responder, move |password, responder| {
-                let changes = Changes { email, name, password };
-                users.write(
-                    deadline,
-                    responder,
-                    move |db| {
-                        claim.must_own(db, id)?;
-                        model::update(db, id, &changes, expected.as_deref(), keep)
-                    },
-                    move |outcome| written(&outcome.map_err(|error| about(id, error))?),
-                );
+                let update = UserUpdate { email, name, password };
+                let update = UpdateUser { id, update, expected, credential };
+                users.write(deadline, responder, update, move |outcome| {
+                    write_reply(&outcome.map_err(|error| user_failure(id, error))?)
+                });
             });
         }))
     }
@@ -245,109 +269,93 @@ impl Users {
     fn delete(self: &Arc<Self>, request: &Request) -> Result<Begun, Failure> {
         let fields = Fields::among(request.params()?, &["id", "params", "if_match"])?;
         let (id, expected) = (fields.id()?, fields.if_match()?);
-        let claim = self.claim_to(id, request)?;
-        let (users, deadline, keep) = (self.clone(), request.deadline(), self.settings.keep_changes);
-        Ok(Box::new(move |responder| {
-            users.write(
-                deadline,
-                responder,
-                move |db| {
-                    claim.must_own(db, id)?;
-                    model::delete(db, id, expected.as_deref(), keep)
-                },
-                move |outcome| written(&outcome.map_err(|error| about(id, error))?),
-            );
-        }))
-    }
-
-    /// `POST /users/login`. An unknown e-mail and a wrong password are refused in the same words after the same
-    /// work, so that nobody can find out who has an account. So are those who have been wrong too often.
-    fn login(self: &Arc<Self>, request: &Request) -> Result<Begun, Failure> {
-        let fields = Fields::among(request.params()?, &["email", "password"])?;
-        let (email, password) = (fields.login_email()?, fields.login_password()?);
-        let guesser = Guesser::new(&email, request.origin().and_then(|origin| origin.client));
-        self.store.read(|db| guesser.look(db))?;
+        let credential = self.owner_credential(id, request)?;
         let (users, deadline) = (self.clone(), request.deadline());
         Ok(Box::new(move |responder| {
-            let pool = users.clone();
-            pool.on_pool(responder, move |responder| match users.check(&email, &password, &guesser) {
-                Ok(found) => users.conclude(found, guesser, deadline, responder),
-                Err(failure) => responder.answer(&Err(failure)),
+            users.write(deadline, responder, DeleteUser { id, expected, credential }, move |outcome| {
+                write_reply(&outcome.map_err(|error| user_failure(id, error))?)
             });
         }))
     }
 
-    /// Whose password that is, if it is the right one. It is not hashed for those who have been wrong too often
-    /// while they waited here.
-    fn check(
+    /// `POST /users/login`. An unknown e-mail address and a wrong password get the same answer after the same work, so
+    /// nobody can find out who has an account. A client over the limit is rejected before that work.
+    fn login(self: &Arc<Self>, request: &Request) -> Result<Begun, Failure> {
+        let fields = Fields::among(request.params()?, &["email", "password"])?;
+        let (email, password) = (fields.login_email()?, fields.login_password()?);
+        let limit = LoginLimit::new(&email, request.origin().and_then(|origin| origin.client));
+        limit.check(&self.database.reader(View::Newest)?)?;
+        let (users, deadline) = (self.clone(), request.deadline());
+        Ok(Box::new(move |responder| {
+            users.clone().on_pool(responder, move |responder| {
+                match users.match_password(&email, &password, &limit) {
+                    Ok(matched) => users.finish_login(matched, limit, deadline, responder),
+                    Err(failure) => responder.answer(&Err(failure)),
+                }
+            });
+        }))
+    }
+
+    /// The user with this e-mail address, if the password is right. The password is not hashed for a client that has
+    /// exceeded the limit while it waited for a thread.
+    fn match_password(
         &self,
         email: &str,
         password: &Password,
-        guesser: &Guesser,
+        limit: &LoginLimit,
     ) -> Result<Option<(User, PasswordHash)>, Failure> {
-        let found = self.store.read(|db| {
-            guesser.look(db)?;
-            model::credentials(db, email)
-        })?;
+        let reader = self.database.reader(View::Newest)?;
+        limit.check(&reader)?;
+        let found = reader.credentials(email)?;
+        drop(reader); // hashing takes long
         let (user, hash) = found.map_or((None, None), |(user, hash)| (Some(user), hash));
-        let right = password.matches(hash.as_ref());
-        Ok(user.zip(hash).filter(|_| right))
+        let is_right = password.matches(hash.as_ref());
+        Ok(user.zip(hash).filter(|_| is_right))
     }
 
-    /// Gives a token, or counts a failure, in one transaction with a last look at the limit.
-    fn conclude(
+    /// Adds a token, or counts a failure.
+    fn finish_login(
         &self,
-        found: Option<(User, PasswordHash)>,
-        guesser: Guesser,
+        matched: Option<(User, PasswordHash)>,
+        limit: LoginLimit,
         deadline: Option<Instant>,
         responder: Responder,
     ) {
-        let Token { text: token, hash: token_hash } = match Token::generate() {
+        let Token { text: token, hash } = match Token::generate() {
             Ok(token) => token,
             Err(failure) => return responder.answer(&Err(failure)),
         };
-        let seconds = self.settings.token_seconds;
-        let open = move |db: &_| {
-            let Some((user, hash)) = found else { return Ok(None) };
-            match model::add_token(db, user.id, &hash, &token_hash, seconds) {
-                Ok(expiry) => Ok(Some((user, expiry))),
-                // User or password have changed meanwhile: what was right is wrong.
-                Err(StoreError::NotFound) => Ok(None),
-                Err(error) => Err(error),
-            }
-        };
-        let work = move |db: &_| guesser.conclude(db, || open(db));
-        self.write(deadline, responder, work, move |outcome| match outcome? {
-            Some((user, expiry)) => Reply::ok(LoggedIn { user, token, expiry }),
+        let (user, password) = matched.unzip();
+        let matched = user.as_ref().map(|user| user.id).zip(password);
+        let finish = FinishLogin { matched, limit, token: hash, seconds: self.settings.token_seconds };
+        self.write(deadline, responder, finish, move |outcome| match outcome?.zip(user) {
+            Some((expiry, user)) => Reply::ok(LoginAnswer { user, token, expiry }),
             None => Err(Failure::new(401, "the e-mail or the password is wrong")),
         });
     }
 
-    /// `POST /users/logout`: ends the token that is shown.
+    /// `POST /users/logout`: ends the token that the request shows.
     fn logout(self: &Arc<Self>, request: &Request) -> Result<Begun, Failure> {
         Fields::among(request.params()?, &[])?;
-        let token = Claim::required(request)?;
+        let token = Credential::required(request)?;
         let (users, deadline) = (self.clone(), request.deadline());
         Ok(Box::new(move |responder| {
-            users.write(
-                deadline,
-                responder,
-                move |db| model::end_token(db, &token),
-                |outcome| if outcome? { Ok(Reply::empty()) } else { Err(unknown_token()) },
-            );
+            users.write(deadline, responder, EndToken(token), |outcome| {
+                if outcome? { Ok(Reply::empty()) } else { Err(unknown_token()) }
+            });
         }))
     }
 
-    /// Hashes the password, if there is one, on the pool; then goes on.
+    /// Hashes the password, if there is one, on the pool; then continues.
     fn with_hash(
         &self,
         password: Option<Password>,
         responder: Responder,
-        go_on: impl FnOnce(Option<PasswordHash>, Responder) + Send + 'static,
+        resume: impl FnOnce(Option<PasswordHash>, Responder) + Send + 'static,
     ) {
-        let Some(password) = password else { return go_on(None, responder) };
+        let Some(password) = password else { return resume(None, responder) };
         self.on_pool(responder, move |responder| match password.hash() {
-            Ok(hash) => go_on(Some(hash), responder),
+            Ok(hash) => resume(Some(hash), responder),
             Err(failure) => responder.answer(&Err(failure)),
         });
     }
@@ -359,43 +367,54 @@ impl Users {
         });
     }
 
-    fn write<T: Send + 'static>(
+    fn write<O: Operation>(
         &self,
         deadline: Option<Instant>,
         responder: Responder,
-        work: impl FnOnce(&rusqlite::Connection) -> Result<T, StoreError> + Send + 'static,
-        reply: impl FnOnce(Result<T, StoreError>) -> Result<Reply, Failure> + Send + 'static,
+        operation: O,
+        reply: impl FnOnce(Result<O::Output, StoreError>) -> Result<Reply, Failure> + Send + 'static,
     ) {
-        self.store.write(deadline, work, move |outcome| responder.answer_among_others(&reply(outcome)));
+        self.database
+            .write(deadline, operation, move |outcome| responder.answer_among_others(&reply(outcome)));
+    }
+}
+
+impl Query {
+    fn parse(request: &Request, fields: Fields<'_>) -> Result<Self, Failure> {
+        if fields.names_one() {
+            let fields = Fields::among(request.params()?, &["id", "params", "at_least"])?;
+            return Ok(Self::One(fields.id()?));
+        }
+        Ok(Self::Page { limit: fields.limit()?, after: fields.after()?, email: fields.email()? })
     }
 }
 
 /// The answer to a write: the user, its version, and the number of the change.
-fn written(user: &User) -> Result<Reply, Failure> {
-    Reply::ok(user)?.with("seq", user.changed_seq)?.with("etag", version(user))
+fn write_reply(user: &User) -> Result<Reply, Failure> {
+    Reply::ok(user)?.with("seq", user.changed_seq)?.with("etag", entity_tag(user))
 }
 
-/// The entity tag of a user as it is shown. The view without e-mail has another one than the whole: who has read the
-/// one has not yet read the other. Either fits `If-Match`.
-fn version(user: &User) -> String {
+/// The entity tag of a user as it is shown. The view without the e-mail address has another tag than the whole, since
+/// the two differ. `If-Match` accepts either.
+fn entity_tag(user: &User) -> String {
     match user.email {
         Some(_) => user.changed_seq.to_string(),
         None => format!("{}{}", user.changed_seq, input::PUBLIC_TAG),
     }
 }
 
-/// A store error that concerns the user with this id.
-fn about(id: i64, error: StoreError) -> Failure {
+/// A store error about the user with this id.
+fn user_failure(id: i64, error: StoreError) -> Failure {
     match error {
         StoreError::NotFound => Failure::not_found(format!("no user has id {id}")),
         StoreError::Changed => {
             Failure::new(412, format!("user {id} has been changed since you read it; read it again"))
         }
-        other => email_taken(other),
+        other => email_failure(other),
     }
 }
 
-fn email_taken(error: StoreError) -> Failure {
+fn email_failure(error: StoreError) -> Failure {
     match error {
         StoreError::Taken => Failure::new(409, "email is taken: another user has it"),
         other => other.into(),

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use pilcrow::process::{self, Common, Join};
-use pilcrow::users::{self, Settings, USERS, admin};
+use pilcrow::users::{self, USERS, UsersSettings, admin};
 
 /// Pilcrow's example service: users, with passwords and logins, in an SQLite database.
 #[derive(Debug, Parser)]
@@ -17,11 +17,11 @@ struct Args {
     #[command(flatten)]
     join: Join,
 
-    /// The database file; made if it is not there. Several users processes may share one
+    /// The database file; created if it does not exist. Several users processes may share one
     #[arg(long, env = "USERS_DATABASE", value_name = "FILE", default_value = "data/users.db")]
     database: PathBuf,
 
-    /// How many changes the feed keeps for those who come back
+    /// How many changes the feed keeps for subscribers that come back
     #[arg(long, env = "USERS_KEEP_CHANGES", value_name = "N", default_value_t = 100_000)]
     keep_changes: u64,
 
@@ -30,13 +30,13 @@ struct Args {
     #[arg(value_parser = clap::value_parser!(u64).range(1..=MAX_TOKEN_SECONDS))]
     token_ttl: u64,
 
-    /// Make the user with this e-mail address an admin, and end. One that does not exist is created; its password is
-    /// the first line of stdin
+    /// Make the user with this e-mail address an admin, and exit. A user that does not exist is created; its password
+    /// is the first line of stdin
     #[arg(long, value_name = "EMAIL")]
     admin: Option<String>,
 }
 
-/// A token that is valid for more than a year is a password that nobody chose.
+/// A token that is valid for longer than a year would be a second password.
 const MAX_TOKEN_SECONDS: u64 = 366 * 24 * 60 * 60;
 
 fn main() -> ExitCode {
@@ -48,14 +48,14 @@ fn main() -> ExitCode {
 
 fn make_admin(database: &Path, email: &str) -> Result<(), String> {
     let done = admin::make(database, email)?;
-    // Nobody may be reading; it is done all the same.
+    // A closed stdout is no failure: the work is done.
     let _ = writeln!(io::stdout(), "{done}");
     Ok(())
 }
 
 impl Args {
-    fn settings(&self) -> Settings {
+    fn settings(&self) -> UsersSettings {
         let Self { keep_changes, token_ttl: token_seconds, .. } = *self;
-        Settings { keep_changes, token_seconds, secured: self.common.secured() }
+        UsersSettings { keep_changes, token_seconds, secured: self.common.secured() }
     }
 }

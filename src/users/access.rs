@@ -1,65 +1,60 @@
 //! Who may do what.
 //!
-//! In development mode nobody is asked who he is. In a secured cluster a login token is what a client shows, in
-//! `Authorization: Bearer <token>`; one rule says what it opens: a user's e-mail address is seen, and the user
-//! changed, by that user and by admins ([`Asker::owns`]). What is shown is a [`Claim`] until the database has said
-//! whose token it is. Writes ask twice: before any work is done, and inside their own transaction, so that a token
-//! that ends in between writes nothing.
+//! In development mode nobody is asked for a token. In a secured cluster a client shows a login token, in
+//! `Authorization: Bearer <token>`. One rule says what it permits: users can change only their own record and admins
+//! can change any; only they see the e-mail address ([`Actor::owns`]). A [`Credential`] is what a request shows; an
+//! [`Actor`] is whom the database knows by it. Writes check twice: before any work is done, and inside their own
+//! transaction. So a token that ends in between writes nothing.
 
 use std::time::{Duration, Instant};
 
-use rusqlite::Connection;
-use sha2::{Digest, Sha256};
-
-use super::model;
-use super::store::StoreError;
+use super::passwords::{TokenHash, hash_token};
+use super::store::{StoreError, UserReader};
+use super::values::User;
 use crate::packet::{Failure, Origin};
 use crate::service::Request;
 
-/// The SHA-256 of a login token: what the database knows it by.
-pub type TokenHash = [u8; 32];
-
-/// What a request shows of who is behind it.
+/// What a request shows of its sender.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Claim {
-    /// Development mode: it does not matter.
-    NotAsked,
-    /// Nothing.
-    Nothing,
-    /// A token, of whomever.
+pub enum Credential {
+    /// Development mode: nothing is checked.
+    Unchecked,
+    /// The request shows nothing.
+    Missing,
+    /// The request shows a token, which may be invalid.
     Token(TokenHash),
 }
 
-/// Who is behind a request, as the database knows it.
+/// The sender of a request, as the database knows it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Asker {
+pub enum Actor {
     /// Development mode: anybody, who may do everything.
     Anybody,
-    /// Somebody who is not logged in.
+    /// A client that is not logged in.
     Stranger,
     /// This user.
     User {
-        /// Whose token it is.
+        /// The owner of the token.
         id: i64,
-        /// Whether that user may do everything.
+        /// Whether the user is an admin.
         admin: bool,
         /// When the token expires.
         until: Instant,
     },
 }
 
-impl Claim {
-    /// What this request shows; in development mode (not `secured`) nobody looks.
+impl Credential {
+    /// What this request shows. Development mode (not `secured`) does not look.
     ///
     /// # Errors
-    /// 401 if something is shown that is no token.
+    /// 401 if the request shows something that is no token.
     pub fn of(request: &Request, secured: bool) -> Result<Self, Failure> {
         if !secured {
-            return Ok(Self::NotAsked);
+            return Ok(Self::Unchecked);
         }
         match request.origin() {
             Some(Origin { authorization: Some(shown), .. }) => Ok(Self::Token(token(shown)?)),
-            _ => Ok(Self::Nothing),
+            _ => Ok(Self::Missing),
         }
     }
 
@@ -74,63 +69,67 @@ impl Claim {
         }
     }
 
-    /// Who that is, if no token is shown.
+    /// The actor, if the request shows no token.
     #[must_use]
-    pub fn without_token(&self) -> Option<Asker> {
+    pub fn without_token(&self) -> Option<Actor> {
         match self {
-            Self::NotAsked => Some(Asker::Anybody),
-            Self::Nothing => Some(Asker::Stranger),
+            Self::Unchecked => Some(Actor::Anybody),
+            Self::Missing => Some(Actor::Stranger),
             Self::Token(_) => None,
         }
     }
 
-    /// Who that is. Without a token the database is not asked.
+    /// The actor. Without a token the database is not read.
     ///
     /// # Errors
-    /// 401 if nobody has this token, or not any more.
-    pub fn asker(&self, db: &Connection) -> Result<Asker, StoreError> {
+    /// 401 if the token is not valid, or not any more.
+    pub fn actor(&self, reader: &(impl UserReader + ?Sized)) -> Result<Actor, StoreError> {
         let hash = match self {
-            Self::NotAsked => return Ok(Asker::Anybody),
-            Self::Nothing => return Ok(Asker::Stranger),
+            Self::Unchecked => return Ok(Actor::Anybody),
+            Self::Missing => return Ok(Actor::Stranger),
             Self::Token(hash) => hash,
         };
-        let owner = model::token_owner(db, hash)?.ok_or_else(|| StoreError::Refused(unknown_token()))?;
-        // A token lives for a year at most, so that this is in range.
+        let owner = reader.token_owner(hash)?.ok_or_else(|| StoreError::Rejected(unknown_token()))?;
+        // A token is valid for at most a year, so this is in range.
         let left = Duration::try_from_secs_f64(owner.seconds_left).unwrap_or_default();
-        Ok(Asker::User { id: owner.user_id, admin: owner.admin, until: Instant::now() + left })
+        Ok(Actor::User { id: owner.user_id, admin: owner.admin, until: Instant::now() + left })
     }
 
-    /// Says whether the user with this id may be changed.
+    /// Checks that the actor may change the user with this id.
     ///
     /// # Errors
-    /// 401 for whoever is not logged in, 403 for another user.
-    pub fn must_own(&self, db: &Connection, id: i64) -> Result<(), StoreError> {
-        let refused = match self.asker(db)? {
-            asker if asker.owns(id) => return Ok(()),
-            Asker::Stranger => log_in_first(),
+    /// 401 if the actor is not logged in, 403 if it is another user.
+    pub fn require_owner(&self, reader: &(impl UserReader + ?Sized), id: i64) -> Result<(), StoreError> {
+        let refused = match self.actor(reader)? {
+            actor if actor.owns(id) => return Ok(()),
+            Actor::Stranger => log_in_first(),
             _ => Failure::new(403, "this is another user: you may change none but yourself"),
         };
-        Err(StoreError::Refused(refused))
+        Err(StoreError::Rejected(refused))
     }
 
-    /// Says whether users may be looked for by this e-mail address: otherwise anybody could try who has an account.
+    /// Checks that the actor may search for this e-mail address. Otherwise anybody could find out who has an account.
     ///
     /// # Errors
-    /// 401 for whoever is not logged in, 403 for another's address, whether or not anybody has it.
-    pub fn may_look_for(&self, db: &Connection, email: &str) -> Result<Asker, StoreError> {
-        let asker = self.asker(db)?;
-        let refused = match asker {
-            Asker::Anybody | Asker::User { admin: true, .. } => return Ok(asker),
-            Asker::User { id, .. } if model::has_email(db, id, email)? => return Ok(asker),
-            Asker::User { .. } => Failure::new(403, "you may look for no e-mail address but your own"),
-            Asker::Stranger => log_in_first(),
+    /// 401 if the actor is not logged in, 403 for any address but its own, whether or not a user has it.
+    pub fn require_search_right(
+        &self,
+        reader: &(impl UserReader + ?Sized),
+        email: &str,
+    ) -> Result<Actor, StoreError> {
+        let actor = self.actor(reader)?;
+        let refused = match actor {
+            Actor::Anybody | Actor::User { admin: true, .. } => return Ok(actor),
+            Actor::User { id, .. } if reader.has_email(id, email)? => return Ok(actor),
+            Actor::User { .. } => Failure::new(403, "you may look for no e-mail address but your own"),
+            Actor::Stranger => log_in_first(),
         };
-        Err(StoreError::Refused(refused))
+        Err(StoreError::Rejected(refused))
     }
 }
 
-impl Asker {
-    /// Whether this is the user with this id, or somebody who may do everything: who may change it, and see its
+impl Actor {
+    /// Whether the actor is the user with this id or may do everything. Only then may it change the user and see its
     /// e-mail address.
     #[must_use]
     pub fn owns(&self, id: i64) -> bool {
@@ -141,7 +140,16 @@ impl Asker {
         }
     }
 
-    /// When what it may see ends by itself, if it does.
+    /// The user as the actor may see it: the e-mail addresses of others are hidden.
+    #[must_use]
+    pub fn view_of(&self, mut user: User) -> User {
+        if !self.owns(user.id) {
+            user.email = None;
+        }
+        user
+    }
+
+    /// When the token expires, if there is one.
     #[must_use]
     pub fn until(&self) -> Option<Instant> {
         match self {
@@ -151,15 +159,9 @@ impl Asker {
     }
 }
 
-/// What the database keeps of a token.
-#[must_use]
-pub fn hash_of(token: &str) -> TokenHash {
-    Sha256::digest(token.as_bytes()).into()
-}
-
 fn token(authorization: &str) -> Result<TokenHash, Failure> {
     match authorization.trim().split_once(' ') {
-        Some((scheme, token)) if scheme.eq_ignore_ascii_case("bearer") => Ok(hash_of(token.trim())),
+        Some((scheme, token)) if scheme.eq_ignore_ascii_case("bearer") => Ok(hash_token(token.trim())),
         _ => Err(Failure::new(401, "Authorization must be Bearer and the token of a login")),
     }
 }
@@ -168,7 +170,7 @@ fn log_in_first() -> Failure {
     Failure::new(401, "log in at POST /users/login, and show its token: Authorization: Bearer <token>")
 }
 
-/// The refusal of a token that nobody has, or not any more.
+/// Rejects a token that is not valid.
 #[must_use]
 pub fn unknown_token() -> Failure {
     Failure::new(401, "this token is not valid, or not any more: log in at POST /users/login for a new one")

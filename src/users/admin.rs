@@ -1,52 +1,49 @@
-//! `users --admin`: how somebody becomes an admin. Over the network nobody does.
+//! `users --admin`: how a user becomes an admin. It is not possible over the network.
 //!
-//! It works on the database file, also while users processes run on it: they are told of the change as of any other.
+//! It works on the database file, also while users processes run on it. They are notified as of any other change.
 
 use std::io::{self, BufRead, IsTerminal};
 use std::path::Path;
 
 use serde_json::{Map, Value, json};
 
+use super::database::Database;
 use super::input::Fields;
-use super::model::{self, NewUser, Role, User};
-use super::store::Store;
+use super::operations::{AdminOutcome, CreateAdmin, MakeAdmin};
+use super::values::{NewUser, Role, User};
 use crate::packet::Failure;
 
-/// Makes the user with this e-mail address an admin; one that does not exist is created, with a password that is
-/// asked for, or else read from the first line of stdin. Returned is what was done, in a sentence.
+/// The running processes forget old changes, as their flag says. This process forgets none.
+const KEEP_ALL: u64 = u64::MAX;
+
+/// Makes the user with this e-mail address an admin. If there is no such user, creates one with a password from the
+/// terminal or else from the first line of stdin. Returns a sentence that says what was done.
 ///
 /// # Errors
 /// A sentence that says why it could not be done.
-pub fn make(database: &Path, email: &str) -> Result<String, String> {
+pub fn make(path: &Path, email: &str) -> Result<String, String> {
     let fields = Map::from_iter([("email".to_owned(), json!(email))]);
     let email = checked(&fields, Fields::email)?;
-    let store = Store::open(database)?;
-    let said = |why: String| format!("{email} is not made an admin: {why}");
-    let promote = email.clone();
-    let promoted = store.write_now(move |db| model::make_admin(db, &promote, KEEP_ALL));
-    if let Some((user, has_password)) = promoted.map_err(|error| said(error.to_string()))? {
-        return Ok(of_old(&user, has_password));
+    let database = Database::open(path, KEEP_ALL)?;
+    let explain = |why: String| format!("{email} is not made an admin: {why}");
+    let promoted = database.write_now(MakeAdmin { email: email.clone() });
+    if let Some((user, has_password)) = promoted.map_err(|error| explain(error.to_string()))? {
+        return Ok(describe_promotion(&user, has_password));
     }
-    let fields = Map::from_iter([("password".to_owned(), json!(ask_password(&email).map_err(said)?))]);
+    let fields = Map::from_iter([("password".to_owned(), json!(ask_password(&email).map_err(explain)?))]);
     let password =
-        checked(&fields, Fields::new_password)?.hash().map_err(|error| said(error.errormessage))?;
-    // Everybody sees the name: it must tell nothing of the address.
-    let (email_of_new, name) = (email.clone(), "Admin".to_owned());
-    let new = NewUser { email: email_of_new, name, password: Some(password), role: Role::Admin };
-    let made = store.write_now(move |db| match model::make_admin(db, &new.email, KEEP_ALL)? {
-        // Somebody has signed up with it while the password was typed.
-        Some((user, has_password)) => Ok(of_old(&user, has_password)),
-        None => {
-            Ok(format!("{}, user {}, is new and an admin", new.email, model::create(db, &new, KEEP_ALL)?.id))
-        }
-    });
-    made.map_err(|error| said(error.to_string()))
+        checked(&fields, Fields::new_password)?.hash().map_err(|error| explain(error.errormessage))?;
+    // Everybody sees the name: it must not reveal the address.
+    let name = "Admin".to_owned();
+    let new = NewUser { email: email.clone(), name, password: Some(password), role: Role::Admin };
+    match database.write_now(CreateAdmin(new)).map_err(|error| explain(error.to_string()))? {
+        // A client signed up with this address while the password was typed.
+        AdminOutcome::Promoted { user, has_password } => Ok(describe_promotion(&user, has_password)),
+        AdminOutcome::Created(user) => Ok(format!("{email}, user {}, is new and an admin", user.id)),
+    }
 }
 
-/// The running processes forget old changes, as they were told to; this one forgets none.
-const KEEP_ALL: u64 = u64::MAX;
-
-fn of_old(user: &User, has_password: bool) -> String {
+fn describe_promotion(user: &User, has_password: bool) -> String {
     let email = user.email.as_deref().unwrap_or_default();
     let password = if has_password {
         "with the password that it has"

@@ -1,4 +1,4 @@
-//! What the users service accepts: every rule about a field, with the words that refuse a breach of it.
+//! The input rules of the users service: every rule about a field, and the error of a field that breaks it.
 
 use email_address::{EmailAddress, Options};
 use serde_json::{Map, Value};
@@ -9,7 +9,7 @@ use crate::packet::Failure;
 /// The longest name, in characters.
 const MAX_NAME_CHARS: usize = 100;
 
-/// The longest e-mail address, in characters (RFC 5321 leaves room for no more).
+/// The longest e-mail address, in characters. RFC 5321 permits no longer one.
 const MAX_EMAIL_CHARS: usize = 254;
 
 /// The shortest and the longest password, in characters.
@@ -18,7 +18,7 @@ const PASSWORD_CHARS: std::ops::RangeInclusive<usize> = 8..=128;
 /// How the entity tag of a user without its e-mail address ends.
 pub const PUBLIC_TAG: &str = "-public";
 
-/// How many users a list has unless told otherwise, and at most.
+/// How many users a list has by default, and at most.
 const DEFAULT_LIMIT: i64 = 50;
 const MAX_LIMIT: i64 = 500;
 
@@ -27,37 +27,30 @@ const MAX_LIMIT: i64 = 500;
 pub struct Fields<'a>(&'a Map<String, Value>);
 
 impl<'a> Fields<'a> {
-    /// The arguments, if none is there but those `known`. `params`, the path parameter, is called `id` here.
+    /// The arguments, if all of them are `known`. The path parameter `params` is called `id` in the error.
     ///
     /// # Errors
-    /// 400 that names the first field that is not known.
+    /// 400 that names the first unknown field.
     pub fn among(fields: &'a Map<String, Value>, known: &[&str]) -> Result<Self, Failure> {
         match fields.keys().find(|field| !known.contains(&field.as_str())) {
             None => Ok(Self(fields)),
             Some(field) if field == "params" => {
                 Err(Failure::bad_request("this route takes nothing after its path"))
             }
-            Some(field) => {
-                let known: Vec<&str> = known.iter().copied().filter(|name| *name != "params").collect();
-                Err(Failure::bad_request(format!(
-                    "{} is no field here; known are: {}",
-                    shown(field),
-                    known.join(", ")
-                )))
-            }
+            Some(field) => Err(Failure::bad_request(unknown_field(field, known))),
         }
     }
 
-    /// Whether a user is named, by path or by query.
+    /// Whether the request names one user, by path or by query.
     #[must_use]
     pub fn names_one(self) -> bool {
         self.0.contains_key("id") || self.0.contains_key("params")
     }
 
-    /// The id of the user that is meant: the path parameter or `id`.
+    /// The id of the user: the path parameter or `id`.
     ///
     /// # Errors
-    /// 400 if there is none, if it is no positive integer, or if the two differ.
+    /// 400 if there is none, if it is not a positive integer, or if the two differ.
     pub fn id(self) -> Result<i64, Failure> {
         let rule = || Failure::bad_request("id must be a positive integer, as in /users/1");
         let read = |name| self.0.get(name).map(|value| integer(value).filter(|id| *id > 0).ok_or_else(rule));
@@ -109,11 +102,11 @@ impl<'a> Fields<'a> {
         self.number("at_least")
     }
 
-    /// The versions of which the user must have one, from the entity tags of `If-Match`; nothing if any will do.
-    /// A tag that is none of ours fits no version.
+    /// The versions of which the user must have one, from the entity tags of `If-Match`. `None` permits any version.
+    /// A tag of another form matches no version.
     ///
     /// # Errors
-    /// 400 if it is no text.
+    /// 400 if it is not text.
     pub fn if_match(self) -> Result<Option<Vec<u64>>, Failure> {
         let Some(tags) = self.text("if_match")? else { return Ok(None) };
         if tags.trim() == "*" {
@@ -191,11 +184,11 @@ impl<'a> Fields<'a> {
         Ok(Some(Password::new(password)))
     }
 
-    /// The password of a login. Whether one can be right at all is not told, but one that is too long is not
-    /// hashed.
+    /// The password of a login. The answer does not reveal whether it could be right. A password that is too long is
+    /// not hashed.
     ///
     /// # Errors
-    /// 400 if it is missing, no text, or too long.
+    /// 400 if it is missing, not text, or too long.
     pub fn login_password(self) -> Result<Password, Failure> {
         let password = Self::required(self.text("password")?, "password")?;
         if password.chars().count() > *PASSWORD_CHARS.end() {
@@ -205,10 +198,10 @@ impl<'a> Fields<'a> {
         Ok(Password::new(password))
     }
 
-    /// The e-mail of a login, whatever it looks like.
+    /// The e-mail address of a login, in any form.
     ///
     /// # Errors
-    /// 400 if it is missing, no text, or too long.
+    /// 400 if it is missing, not text, or too long.
     pub fn login_email(self) -> Result<String, Failure> {
         let email = Self::required(self.text("email")?, "email")?;
         if email.is_empty() || email.chars().count() > MAX_EMAIL_CHARS {
@@ -235,7 +228,12 @@ fn integer(value: &Value) -> Option<i64> {
     }
 }
 
-/// A field's name as a client sent it, short enough for an answer.
-fn shown(field: &str) -> String {
-    field.chars().take(40).collect()
+/// What a client reads about a field that its route does not know. A long name is cut.
+fn unknown_field(field: &str, known: &[&str]) -> String {
+    let field: String = field.chars().take(40).collect();
+    let known: Vec<&str> = known.iter().copied().filter(|name| *name != "params").collect();
+    if known.is_empty() {
+        return format!("unknown field `{field}`; this route takes no fields");
+    }
+    format!("unknown field `{field}`; expected one of: {}", known.join(", "))
 }

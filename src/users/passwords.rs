@@ -1,7 +1,7 @@
 //! Passwords and tokens: argon2id on threads of its own, and random tokens of which only a hash is kept.
 //!
-//! Hashing a password is slow on purpose. It runs on a small pool, so that a login delays nobody else's packet,
-//! and never takes more than half of the machine.
+//! Hashing a password is slow on purpose. It runs on a small pool, so a login delays no other packet and never takes
+//! more than half of the processors.
 
 use std::fmt;
 use std::thread;
@@ -10,15 +10,15 @@ use argon2::Argon2;
 use argon2::password_hash::{PasswordHasher, PasswordVerifier, phc};
 use sha2::{Digest, Sha256};
 
+use super::workers::WorkerPool;
 use crate::packet::Failure;
-use crate::pool::{Admission, Pool};
 
-/// How many passwords may wait to be hashed. The next is refused: whoever waits longer has given up anyway.
+/// How many passwords may wait to be hashed. The next is refused: its client would stop waiting before its turn.
 const MAX_WAITING: usize = 64;
 
-/// A hash that no password has: random text in the form, and with the cost, of the real ones. It is checked where
-/// there is no other, so that an unknown e-mail takes as long to refuse as a wrong password.
-pub(super) const NOBODYS: &str =
+/// A hash that no password has: random text with the form and the cost of a real hash. It is checked if there is no
+/// other, so rejecting an unknown e-mail address takes as long as rejecting a wrong password.
+pub(super) const DUMMY_HASH: &str =
     "$argon2id$v=19$m=19456,t=2,p=1$AgWkuL59+RDghPLSz3oZSA$oarmXYGAJ7KA8AGWpWavlVe4lkhsYPc8ouLRx3h1sxk";
 
 /// A password as a client sent it. It cannot be printed.
@@ -32,12 +32,16 @@ pub struct Token {
     /// 256 random bits in hexadecimal: for the client, once.
     pub text: String,
     /// What the database keeps.
-    pub hash: Vec<u8>,
+    pub hash: TokenHash,
 }
 
-/// The threads that hash.
-pub struct HashingPool {
-    pool: Pool,
+/// The SHA-256 of a login token: the database knows a token only by it.
+pub type TokenHash = [u8; 32];
+
+/// The hash under which the database keeps a token.
+#[must_use]
+pub fn hash_token(token: &str) -> TokenHash {
+    Sha256::digest(token.as_bytes()).into()
 }
 
 impl Password {
@@ -62,7 +66,7 @@ impl Password {
     /// Whether it is the one with this hash. With no hash it is not, after the same time.
     #[must_use]
     pub fn matches(&self, hash: Option<&PasswordHash>) -> bool {
-        let matches = phc::PasswordHash::new(hash.map_or(NOBODYS, PasswordHash::as_str))
+        let matches = phc::PasswordHash::new(hash.map_or(DUMMY_HASH, PasswordHash::as_str))
             .is_ok_and(|hash| Argon2::default().verify_password(self.0.as_bytes(), &hash).is_ok());
         matches && hash.is_some()
     }
@@ -82,27 +86,18 @@ impl PasswordHash {
     }
 }
 
-impl HashingPool {
-    /// Starts as many threads as half the processors, at least one.
-    ///
-    /// # Errors
-    /// A sentence, if the operating system starts no further thread.
-    pub fn start() -> Result<Self, String> {
-        let threads = thread::available_parallelism().map_or(1, |count| (count.get() / 2).max(1));
-        let pool = Pool::start("hash", threads, MAX_WAITING)?;
-        Ok(Self { pool })
-    }
-
-    /// Runs `job` on a thread of the pool, soon. If too many wait already, it is called here and now with the
-    /// 503 that its client is to be told.
-    pub fn submit(&self, job: impl FnOnce(Result<(), Failure>) + Send + 'static) {
-        self.pool.submit(|admission| match admission {
-            Admission::Admitted => job(Ok(())),
-            Admission::Refused => {
-                job(Err(Failure::new(503, "too many passwords are being checked; try again in a moment")));
-            }
-        });
-    }
+/// Starts the threads that hash: half as many as there are processors, at least one.
+///
+/// # Errors
+/// A sentence, if the operating system starts no further thread.
+pub fn start_hashing() -> Result<WorkerPool, String> {
+    let threads = thread::available_parallelism().map_or(1, |count| (count.get() / 2).max(1));
+    WorkerPool::start(
+        "hash",
+        threads,
+        MAX_WAITING,
+        "too many passwords are being checked; try again in a moment",
+    )
 }
 
 impl Token {
@@ -112,7 +107,7 @@ impl Token {
     /// 500 if the operating system has no randomness.
     pub fn generate() -> Result<Self, Failure> {
         let text = new_secret()?;
-        let hash = Sha256::digest(text.as_bytes()).to_vec();
+        let hash = hash_token(&text);
         Ok(Self { text, hash })
     }
 }

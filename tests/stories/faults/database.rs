@@ -124,7 +124,7 @@ fn refused_while_locked(timeout: &str, limit: Duration) {
     ended.store(true, Ordering::SeqCst);
     assert!(reader.join().unwrap() > 0);
     assert_eq!(emails(&system.http()), ["kim@example.com", "next@example.com"]);
-    system.users[0].await_log(&["writes are taken again"]);
+    system.users[0].await_log(&["writes are accepted again"]);
 }
 
 // ---- a disk of its own
@@ -251,7 +251,7 @@ fn on_a_full_disk_writes_are_refused_and_reads_go_on_until_there_is_room_again()
         3,
         "once for each time"
     );
-    assert_eq!(times_said(&disk.users.log(), "writes are taken again"), 3);
+    assert_eq!(times_said(&disk.users.log(), "writes are accepted again"), 3);
     let told: Vec<String> = written.iter().map(|_| email_in(&events.event().unwrap())).collect();
     let there = emails(&http);
     assert_eq!(told, there, "the feed tells what is there, in this order");

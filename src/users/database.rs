@@ -1,0 +1,90 @@
+//! One opened database: readers on the caller's thread, one writer thread.
+
+use std::path::Path;
+use std::time::Instant;
+
+use crossbeam_channel::bounded;
+
+use super::sqlite::Sqlite;
+use super::store::{BUSY_TIMEOUT, Engine, Operation, StoreError, View};
+use super::writer::WriteQueue;
+use crate::service::Batch;
+
+/// A database of users on this engine.
+pub struct Database<E> {
+    engine: E,
+    writes: WriteQueue,
+}
+
+impl Database<Sqlite> {
+    /// Opens an SQLite file, and creates it if it does not exist. Its feed keeps so many changes.
+    ///
+    /// # Errors
+    /// A sentence that names the file and the reason.
+    pub fn open(path: &Path, keep_changes: u64) -> Result<Self, String> {
+        let (engine, writer) = Sqlite::open(path, keep_changes)?;
+        Self::start(engine, writer)
+    }
+}
+
+impl<E: Engine> Database<E> {
+    /// Starts the writer thread of this engine.
+    ///
+    /// # Errors
+    /// A sentence, if the operating system starts no further thread.
+    pub fn start(engine: E, writer: E::Writer) -> Result<Self, String> {
+        Ok(Self { engine, writes: WriteQueue::start(writer)? })
+    }
+
+    /// Lends a reader that sees this state. It reads on the caller's thread.
+    ///
+    /// # Errors
+    /// [`StoreError::Busy`] if no reader was returned in time.
+    pub fn reader(&self, view: View) -> Result<E::Reader<'_>, StoreError> {
+        self.engine.reader(view)
+    }
+
+    /// Lends a reader of the newest state, if one is idle at this moment.
+    pub fn idle_reader(&self) -> Option<E::Reader<'_>> {
+        self.engine.idle_reader()
+    }
+
+    /// Begins and ends a batch of requests on this thread.
+    pub fn on_batch(&self, batch: Batch) {
+        self.engine.on_batch(batch);
+    }
+
+    /// Queues a write for the writer thread. `done` receives its outcome after the commit. A write whose `deadline`
+    /// has passed before its turn is not begun. What `done` returns is dropped after all writes of its transaction have
+    /// been reported.
+    pub fn write<O: Operation, R: 'static>(
+        &self,
+        deadline: Option<Instant>,
+        operation: O,
+        done: impl FnOnce(Result<O::Output, StoreError>) -> R + Send + 'static,
+    ) {
+        self.writes.push(deadline, operation, done);
+    }
+
+    /// Writes and waits for the commit. Only for the start of a process, when no client waits yet.
+    ///
+    /// # Errors
+    /// Those of the operation and of the commit.
+    pub fn write_now<O: Operation>(&self, operation: O) -> Result<O::Output, StoreError> {
+        let (done, outcome) = bounded(1);
+        self.write(None, operation, move |written| drop(done.try_send(written)));
+        outcome.recv_timeout(2 * BUSY_TIMEOUT).unwrap_or(Err(StoreError::Busy))
+    }
+
+    /// How many writes wait for the writer thread.
+    #[must_use]
+    pub fn waiting_writes(&self) -> usize {
+        self.writes.len()
+    }
+
+    /// The sentence that says why this database cannot be used.
+    #[must_use]
+    pub fn explain(&self, error: &StoreError) -> String {
+        self.engine.explain(error)
+    }
+}
