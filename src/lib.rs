@@ -1,68 +1,58 @@
-//! Pilcrow: microservices over plain TCP, small enough to read in an evening.
+//! Pilcrow: microservices over plain TCP, written to be read.
 //!
-//! Three processes work together. All that they share is packets: one JSON object each, ended by `¶`.
+//! Three processes exchange packets. A packet is one JSON object that ends with `¶`.
 //!
 //! ```text
 //!                  HTTP                         packets
 //!   curl, browser ──────► gateway :8000 ══════════════════════► users :9020 ──► SQLite
-//!                            │   ▲        a link to each           │   ▲
-//!                   register │   │ list   instance        register │   │ list
+//!                            │   ▲      one link per instance      │   ▲
+//!                   register │   │ list                   register │   │ list
 //!                            ▼   │                                 ▼   │
 //!                         ┌────────────────────────────────────────────────┐
 //!                         │               distributor :9000                │
 //!                         └────────────────────────────────────────────────┘
 //! ```
 //!
-//! - The **distributor** knows who is alive. Every other process keeps one connection to it, registers itself,
-//!   and is sent the list of all nodes whenever that changes. No request passes through it.
-//! - The **gateway** speaks HTTP in front and packets behind. It knows no service by name: from the list it
-//!   learns which instance answers which `METHOD /path`.
-//! - **users** is a service like any that you would write: a name, routes, handlers. Several instances of it share
-//!   the load, and one database file.
+//! - The **distributor** knows which nodes live. Every other process keeps one connection to it, registers, and gets
+//!   the list of all nodes whenever it changes. No request passes through it.
+//! - The **gateway** translates HTTP requests into packets. It knows no service by name: the list says which instance
+//!   answers which `METHOD /path`.
+//! - **users** is a service: a name, routes, handlers. Several instances share the load and one database file.
 //!
-//! # Reading order
+//! # The path of one request
 //!
-//! Roughly the way that a request takes:
+//! These ten files have PATH_LINES lines together: two evenings. Read them in this order.
 //!
-//! 1. [`packet`]: what crosses a connection. [`packet::frame`]: how bytes become packets again.
-//! 2. [`registry`], [`node`] and [`routes`]: what there is to know, as plain values without sockets.
-//! 3. [`distributor`]: the smallest process. What it adds to the registry are connections.
-//! 4. [`net::listener`], [`net::peer`] and [`net::outbox`]: the answering side of a connection.
-//! 5. [`net::dial`], [`net::link`] and [`net::membership`]: the calling side, which comes back by itself.
-//! 6. [`mesh`]: lists, links and routes together; whoever has one calls services by `METHOD /path`.
-//! 7. [`http`] and [`gateway`]: one HTTP request from its first byte to its answer.
-//! 8. [`service`] and [`users`]: how a service is written, and a real one.
-//! 9. [`subscription`] and [`users::feed`]: many replies to one request, and what follows from that.
-//! 10. [`process`] and `src/bin`: how each process begins and ends, one screen each.
+//! 1. `src/packet.rs`: what a packet is, and how it is written.
+//! 2. `src/packet/frame.rs`: how bytes become packets again.
+//! 3. `src/registry.rs`: which nodes are registered, as a value without sockets.
+//! 4. `src/distributor.rs`: the registry behind a port.
+//! 5. `src/routes.rs`: which instance answers which route, as a value without sockets.
+//! 6. `src/net/listener.rs`: a port; one thread per connection.
+//! 7. `src/net/pending.rs`: which caller waits for which reply.
+//! 8. `src/net/link.rs`: the calling side; a link reconnects by itself.
+//! 9. `src/mesh.rs`: lists, links and routes together; it calls the least busy instance.
+//! 10. `src/service.rs`: how a service finds the handler of a request and answers.
 //!
-//! # Modules
+//! Beside this path are the parts that each file names in its first lines, such as [`net::outbox`] and
+//! [`net::peer`]. The story goes on in front with [`http`] and [`gateway`], and behind with [`users`].
 //!
-//! | module | what it is | used by |
+//! # Layers
+//!
+//! A module uses only its own layer and the layers below. `tests/house` checks this.
+//!
+//! | layer | modules | what it is |
 //! | --- | --- | --- |
-//! | [`packet`] | packets and frames: reading and writing them, without sockets | whoever sends or reads |
-//! | [`address`] | addresses, each with one spelling | whoever dials, registers or logs |
-//! | [`node`] | what a node says when it registers, and what the list says of it | whoever registers or lists |
-//! | [`net`] | listeners, links, membership: connections and their threads | all that talk |
-//! | [`registry`] | who is alive: a pure value | [`distributor`] |
-//! | [`routes`] | which instance answers `METHOD /path`: a pure value | [`mesh`] |
-//! | [`distributor`] | the service registry | the binary `distributor` |
-//! | [`mesh`] | calls services by `METHOD /path` | [`gateway`], services that call others |
-//! | [`context`] | how long and how far a request has come, passed on from call to call | [`mesh`], [`service`] |
-//! | [`subscription`] | a stream of replies that survives its links | [`gateway`], `examples/watch.rs` |
-//! | [`http`] | HTTP on a listener; knows no packet | [`gateway`], [`metrics_page`] |
-//! | [`gateway`] | HTTP in front of the mesh | the binary `gateway` |
-//! | [`service`] | what a service is written with | [`users`], `examples/greetings.rs` |
-//! | [`users`] | the example service, on SQLite | the binary `users` |
-//! | [`observe`] | metrics, the access log, and the writer of every log line | every module above |
-//! | [`metrics_page`] | the metrics over HTTP, on a port of its own | all binaries |
-//! | [`pool`] | a few threads behind a bounded queue | [`service`], [`users`] |
-//! | [`process`] | settings, log, signals, exit status | all binaries |
-//! | [`byte_reader`] | a buffered reader of bytes | [`packet`] |
-//! | [`sync`] | locks that survive a panic of their holder, permits that are given back | whoever locks or counts |
-//! | [`thread`] | starts named threads | every layer that starts one |
+//! | bin | `src/bin` | arguments, start and stop of the three processes |
+//! | programs | [`gateway`], [`users`], [`distributor`] | what the processes do |
+//! | kit | [`service`], [`mesh`], [`subscription`], [`process`], [`pool`], [`metrics_page`] | what a program is written with |
+//! | http | [`http`] | HTTP/1.1 on a listener; it knows no packet |
+//! | net | [`net`] | connections and their threads |
+//! | observe | [`observe`] | metrics, access log, log writer |
+//! | values | [`packet`], [`node`], [`registry`], [`routes`], [`context`], [`address`], [`byte_reader`], [`clock`], [`sync`], [`thread`] | no socket; what every layer needs |
 //!
-//! The wire is described in `docs/protocol.md`, the design in `docs/architecture.md`, and the reasons for it in
-//! `docs/decisions.md`.
+//! `docs/architecture.md` has the threads, locks and limits, `docs/protocol.md` the wire, and `docs/decisions.md` the
+//! reasons. `docs/glossary.md` defines the terms.
 
 pub mod address;
 pub mod byte_reader;

@@ -1,12 +1,15 @@
 //! The mesh: what any process needs to call services by `METHOD /path`.
 //!
-//! It follows the distributors' lists, keeps one link to each instance, knows which instance serves which route,
-//! and calls the least busy one. The gateway is written on it. No call goes through a distributor.
+//! A mesh follows the lists of the distributors, keeps one link to each instance, and calls the least busy instance
+//! of a route. The gateway is written with it. No call goes through a distributor.
 //!
-//! The list *adds* instances; a live link is the truth about the rest. An instance that a list leaves out, since
-//! its distributor has just been restarted, stays in use for as long as its link lives.
+//! - This file calls: [`Mesh::exchange`] picks an instance, sends, waits, and handles failures.
+//! - `link_table` knows which instance serves which route.
+//! - `failure` maps an outcome to a status.
 
-use std::collections::{HashMap, HashSet};
+mod failure;
+mod link_table;
+
 use std::fmt;
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -28,8 +31,11 @@ use crate::net::stream::ReplyStream;
 use crate::node::Node;
 use crate::observe::metrics::{self, CALLS, Gauge};
 use crate::packet::{Dialect, Failure, Outgoing};
-use crate::routes::{Resolved, Routes, Row};
+use crate::routes::{Resolved, Row};
 use crate::sync::{read, write};
+pub use failure::failure_of;
+pub(crate) use failure::read_reply;
+use link_table::LinkTable;
 
 /// A process's view of all services, and its links to them.
 pub struct Mesh {
@@ -38,15 +44,6 @@ pub struct Mesh {
     closing: AtomicBool,
     /// What its links prove, once it belongs to a cluster.
     secret: OnceLock<Option<Secret>>,
-}
-
-/// *Invariant:* every link here has its routes in `routes`, and no route has a link that is not here.
-#[derive(Default)]
-struct LinkTable {
-    routes: Routes<Arc<Link>>,
-    links: HashMap<String, Arc<Link>>,
-    /// By distributor: the instances of its newest list, with their ids.
-    listed: HashMap<usize, HashMap<String, Option<String>>>,
 }
 
 /// How a call ended, and which instance was asked.
@@ -292,52 +289,11 @@ impl Mesh {
         read(&self.table).routes.pick(method, path, usable)
     }
 
-    /// Takes in a list. Nodes without routes, such as gateways, get no link.
-    fn follow(self: &Arc<Self>, place: usize, nodes: Vec<Node>) {
-        let nodes: Vec<Node> = nodes.into_iter().filter(|node| !node.urls.is_empty()).collect();
-        let mut after = DeferredWork::default();
-        let mut table = write(&self.table);
-        let before = table.listed.remove(&place).unwrap_or_default();
-        let now = nodes.iter().map(|node| (node.address(), node.id().map(str::to_owned))).collect();
-        for node in &nodes {
-            let address = node.address();
-            let news = before.get(&address).map(Option::as_deref) != Some(node.id());
-            self.follow_node(&mut table, &mut after, node, &address, news);
-        }
-        table.listed.insert(place, now);
-        table.drop_unlisted(&mut after);
-        drop(table);
-        after.finish();
-    }
-
-    fn follow_node(
-        self: &Arc<Self>,
-        table: &mut LinkTable,
-        after: &mut DeferredWork,
-        node: &Node,
-        address: &str,
-        news: bool,
-    ) {
-        let known = table.links.get(address).filter(|link| link.dialect() == node.dialect()).cloned();
-        let link = match known {
-            Some(link) => {
-                link.set_leaving(node.is_leaving());
-                if news {
-                    link.dial_now();
-                }
-                link
-            }
-            None if node.is_leaving() => return,
-            None => match self.open(address, node.dialect()) {
-                Ok(link) => link,
-                Err(error) => {
-                    after.log_lines.push(format!("no link to {address}: no further thread ({error})"));
-                    return;
-                }
-            },
-        };
-        after.log_changes(&node.name, address, &table.routes.set(address, &node.name, &node.urls, &link));
-        after.links.extend(table.links.insert(address.to_owned(), link));
+    /// Follows a list: opens links to new instances, and drops those that are gone.
+    fn follow(self: &Arc<Self>, distributor: usize, nodes: Vec<Node>) {
+        let deferred =
+            write(&self.table).follow(distributor, nodes, |node| self.open(&node.address(), node.dialect()));
+        deferred.finish();
     }
 
     fn open(self: &Arc<Self>, address: &str, dialect: Dialect) -> io::Result<Arc<Link>> {
@@ -357,9 +313,8 @@ impl Mesh {
             log::info!("link {address}: up");
             return;
         }
-        let mut after = DeferredWork::default();
-        write(&self.table).drop_unlisted(&mut after);
-        after.finish();
+        let deferred = write(&self.table).drop_unlisted();
+        deferred.finish();
     }
 }
 
@@ -372,84 +327,4 @@ fn log_retry(request: &Outgoing<'_>, from: &Link, why: &dyn fmt::Display, to: &L
     let Outgoing { method, uri, .. } = request;
     log::info!("{method} {uri}: {} ({why}); trying {}", from.address(), to.address());
     CALLS.retries.inc();
-}
-
-impl LinkTable {
-    /// Takes out the instances that no list names and whose link is down.
-    fn drop_unlisted(&mut self, after: &mut DeferredWork) {
-        let listed: HashSet<&str> =
-            self.listed.values().flat_map(HashMap::keys).map(String::as_str).collect();
-        let gone: Vec<String> = self
-            .links
-            .iter()
-            .filter(|(address, link)| !listed.contains(address.as_str()) && !link.is_up())
-            .map(|(address, _)| address.clone())
-            .collect();
-        for address in gone {
-            after.log_changes("instance", &address, &self.routes.remove(&address));
-            after.links.extend(self.links.remove(&address));
-        }
-    }
-}
-
-/// Work that a change of the table leaves for after its lock: requests must not wait for a log line or for a link that
-/// ends.
-#[derive(Default)]
-struct DeferredWork {
-    links: Vec<Arc<Link>>,
-    log_lines: Vec<String>,
-}
-
-impl DeferredWork {
-    fn log_changes(&mut self, name: &str, address: &str, changes: &[String]) {
-        if !changes.is_empty() {
-            self.log_lines.push(format!("{name} at {address}: {}", changes.join(", ")));
-        }
-    }
-
-    fn finish(self) {
-        drop(self.links);
-        for line in self.log_lines {
-            log::info!("{line}");
-        }
-    }
-}
-
-/// The one table of outcomes and the statuses that they have, in HTTP and between services.
-#[must_use]
-pub fn failure_of(outcome: Outcome, uri: &str) -> Failure {
-    let (status, what_now) = match outcome {
-        Outcome::Timeout => (504, "look before you repeat it"),
-        Outcome::LinkLost => (502, "look before you repeat it"),
-        Outcome::Refused(Refusal::TooLarge { .. } | Refusal::TooLargeForCourse { .. }) => (413, "send less"),
-        Outcome::Refused(Refusal::Down) => (503, "start an instance, or try again in a moment"),
-        Outcome::Refused(Refusal::Busy | Refusal::NoTurn) => (503, "try again in a moment"),
-        Outcome::Refused(Refusal::Ring) => (508, "break the ring of services that call each other"),
-    };
-    Failure::new(status, format!("{uri}: {outcome}; {what_now}"))
-}
-
-/// What a refusal says in its own words; all other fields belong to whoever refuses, such as `oldest`.
-const FIELDS_OF_ITS_OWN: [&str; 5] = ["key", "errorcode", "errorCode", "errormessage", "more"];
-
-/// A reply packet unpacked, or what it refuses.
-///
-/// # Errors
-/// The failure that the reply tells of.
-pub(crate) fn read_reply(reply: &ReplyFrame) -> Result<Value, Failure> {
-    let packet: Value = serde_json::from_str(&reply.json)
-        .map_err(|error| Failure::new(502, format!("the reply cannot be read: {error}")))?;
-    match reply.errorcode.unwrap_or(0) {
-        0 => Ok(packet),
-        code => {
-            let message = packet.get("errormessage").and_then(Value::as_str).unwrap_or("the service refused");
-            let failure = Failure::new(u16::try_from(code).unwrap_or(500), message);
-            let rest = packet
-                .as_object()
-                .into_iter()
-                .flatten()
-                .filter(|(name, _)| !FIELDS_OF_ITS_OWN.contains(&name.as_str()));
-            Err(rest.fold(failure, |failure, (name, value)| failure.with(name, value.clone())))
-        }
-    }
 }

@@ -3,6 +3,7 @@
 //! | part | what it knows |
 //! | --- | --- |
 //! | this file | opening the file, migrations |
+//! | `connection` | how a connection is opened |
 //! | [`readers`] | the connections that read, and which state they see |
 //! | [`reads`], [`writes`] | the statements, each once |
 //! | `errors` | which store error an SQLite error is |
@@ -10,6 +11,7 @@
 //! In WAL mode a read that begins after a commit sees it, in this process and in every other on the same file.
 //! So every client can read what it has written.
 
+mod connection;
 mod errors;
 mod readers;
 mod reads;
@@ -20,10 +22,11 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rusqlite::{Connection, OpenFlags, TransactionBehavior};
+use rusqlite::{Connection, TransactionBehavior};
 
 use super::store::{BUSY_TIMEOUT, Engine, StoreError, View};
 use crate::service::Batch;
+use connection::connect;
 use readers::Readers;
 pub use readers::{LentReader, MAX_READERS};
 pub use writes::SqliteWriter;
@@ -120,25 +123,6 @@ fn create_private(path: &Path) -> std::io::Result<()> {
         Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => Err(error),
         _ => Ok(()),
     }
-}
-
-/// Runs a statement that runs often.
-fn run(connection: &Connection, sql: &str) -> Result<(), rusqlite::Error> {
-    connection.prepare_cached(sql)?.execute([]).map(drop)
-}
-
-fn connect(path: &Path) -> Result<Connection, StoreError> {
-    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let connection = Connection::open_with_flags(path, flags)?;
-    connection.busy_timeout(BUSY_TIMEOUT)?;
-    connection.pragma_update(None, "foreign_keys", true)?;
-    connection.pragma_update(None, "synchronous", "FULL")?;
-    // The undo log of a savepoint is small. In memory, a full disk cannot refuse it.
-    connection.pragma_update(None, "temp_store", "MEMORY")?;
-    // In KiB. The system caches the file as well: a larger cache here would be a second copy.
-    connection.pragma_update(None, "cache_size", -1024)?;
-    connection.set_prepared_statement_cache_capacity(32);
-    Ok(connection)
 }
 
 /// Switches to WAL mode and applies the migrations that this file lacks. Several processes may do this at once.

@@ -12,7 +12,21 @@ const fn layer(name: &'static str, modules: &'static [&'static str]) -> Layer {
 }
 
 pub const LAYERS: [Layer; 7] = [
-    layer("values", &["address", "clock", "context", "node", "packet", "registry", "routes", "sync"]),
+    layer(
+        "values",
+        &[
+            "address",
+            "byte_reader",
+            "clock",
+            "context",
+            "node",
+            "packet",
+            "registry",
+            "routes",
+            "sync",
+            "thread",
+        ],
+    ),
     layer("observe", &["observe"]),
     layer("net", &["net"]),
     layer("http", &["http"]),

@@ -297,6 +297,9 @@ impl<'ast> Visit<'ast> for PathReader<'_> {
         visit::visit_path(self, path);
     }
 
+    /// `pub(in path)` names no dependency.
+    fn visit_vis_restricted(&mut self, _visibility: &'ast syn::VisRestricted) {}
+
     fn visit_macro(&mut self, one: &'ast Macro) {
         self.record_tokens(one.tokens.clone());
         visit::visit_macro(self, one);

@@ -12,7 +12,7 @@ use std::time::Instant;
 use rusqlite::Connection;
 
 use super::super::store::{BUSY_TIMEOUT, StoreError, View};
-use super::{connect, run};
+use super::connection::{connect, run};
 use crate::service::Batch;
 use crate::sync::lock;
 
@@ -168,7 +168,7 @@ impl Readers {
 
 impl LentReader<'_> {
     /// The connection. It is there until the reader is dropped.
-    pub(in crate::users) fn connection(&self) -> Result<&Connection, StoreError> {
+    pub(in super::super) fn connection(&self) -> Result<&Connection, StoreError> {
         self.connection.as_ref().ok_or(StoreError::Busy)
     }
 }

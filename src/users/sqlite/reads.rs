@@ -6,7 +6,7 @@ use serde_json::value::RawValue;
 use super::super::passwords::{PasswordHash, TokenHash};
 use super::super::store::{FAILED_LOGIN_WINDOW_MS, StoreError, UserReader};
 use super::super::values::{Change, Role, TokenOwner, User, UserPage, email_key};
-use super::{LentReader, SqliteWriter};
+use super::readers::LentReader;
 
 /// The columns of a [`User`], in the order of [`user`]. A macro, so that the statements are constants.
 macro_rules! columns {
@@ -26,12 +26,6 @@ pub trait HasConnection {
 impl HasConnection for LentReader<'_> {
     fn connection(&self) -> Result<&Connection, StoreError> {
         self.connection()
-    }
-}
-
-impl HasConnection for SqliteWriter {
-    fn connection(&self) -> Result<&Connection, StoreError> {
-        Ok(self.connection())
     }
 }
 

@@ -9,9 +9,9 @@ use super::super::store::{
     FAILED_LOGIN_WINDOW_MS, GroupCommit, MAX_FAILED_LOGINS, StoreError, UserReader, UserTransaction,
 };
 use super::super::values::{Expiry, NewUser, User, UserUpdate, email_key};
+use super::connection::run;
 use super::errors::TRANSACTION_LOST;
-use super::reads::{columns, user};
-use super::run;
+use super::reads::{HasConnection, columns, user};
 use crate::clock;
 
 /// The connection that writes.
@@ -24,10 +24,6 @@ pub struct SqliteWriter {
 impl SqliteWriter {
     pub(super) fn new(connection: Connection, keep_changes: u64) -> Self {
         Self { connection, keep_changes }
-    }
-
-    pub(super) fn connection(&self) -> &Connection {
-        &self.connection
     }
 
     /// The user with this id, if its version is among the `expected` ones.
@@ -53,6 +49,12 @@ impl SqliteWriter {
             self.connection.prepare_cached(sql)?.execute([seq - keep])?;
         }
         Ok(())
+    }
+}
+
+impl HasConnection for SqliteWriter {
+    fn connection(&self) -> Result<&Connection, StoreError> {
+        Ok(&self.connection)
     }
 }
 
