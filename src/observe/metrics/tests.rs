@@ -16,6 +16,7 @@ fn every_metric_has_a_name_of_its_own_that_can_be_registered() {
     SERVICE_IN_FLIGHT.set(0);
     CALLS.retries.inc_by(0);
     WIRE.overflows.inc_by(0);
+    WIRE.show_reasons(&["too_long"]);
     STORE.changes.inc_by(0);
     LISTS_PUSHED.inc_by(0);
     LOG.access_dropped.inc_by(0);
