@@ -102,13 +102,24 @@ fn the_document_about_the_secret_shows_what_happens() {
 }
 
 #[test]
+fn the_document_of_examples_shows_what_happens() {
+    run_document("documents::the_document_of_examples_shows_what_happens", "examples/README.md");
+}
+
+#[test]
 fn the_document_of_decisions_shows_what_happens() {
     run_document("documents::the_document_of_decisions_shows_what_happens", "docs/decisions.md");
 }
 
 /// The documents that have a test of their own above.
-const RUN: [&str; 5] =
-    ["README.md", "docs/decisions.md", "docs/protocol.md", "docs/secret.md", "docs/seeing.md"];
+const RUN: [&str; 6] = [
+    "README.md",
+    "docs/decisions.md",
+    "docs/protocol.md",
+    "docs/secret.md",
+    "docs/seeing.md",
+    "examples/README.md",
+];
 
 #[test]
 fn every_command_in_a_document_is_run_or_has_a_reason() {
