@@ -14,8 +14,9 @@ const MAX_SHOWN_CHARS: usize = 1000;
 /// What is shown in place of a secret.
 const MASK: &str = "\"***\"";
 
-/// A field is secret if its name contains one of these, in any case.
-const SECRET_NAMES: [&str; 4] = ["password", "token", "authorization", "secret"];
+/// A field is secret if its name contains one of these, in any case. They also cover names that are misspelled: a client
+/// that sends `pasword` has sent a password.
+const SECRET_NAMES: [&str; 7] = ["pass", "word", "pwd", "token", "auth", "secret", "credential"];
 
 /// A packet for a log line, with or without its delimiter: each value of a secret field is `"***"`, whatever its type. At
 /// most about 1,000 characters are shown; the length of a longer text follows.
