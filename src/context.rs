@@ -10,6 +10,9 @@ use serde_json::value::RawValue;
 
 use crate::packet::{Origin, Outgoing};
 
+/// How long a caller without a deadline waits at most.
+pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(5);
+
 /// The most services that a request may pass through. A request with more of them is in a ring.
 pub const MAX_HOPS: u32 = 8;
 

@@ -81,7 +81,7 @@ pub struct Settings {
 }
 
 /// A whole answer, or a stream of events.
-type Outcome = HttpOutcome<EventStream>;
+type GatewayOutcome = HttpOutcome<EventStream>;
 
 impl Gateway {
     /// A gateway on this mesh. `id` begins the ids of requests that come without one.
@@ -109,14 +109,14 @@ impl Gateway {
         request: &HttpRequest,
         target: &'a Target<'_>,
         record: &mut RequestRecord<'a>,
-    ) -> Result<Outcome, HttpAnswer> {
+    ) -> Result<GatewayOutcome, HttpAnswer> {
         // A HEAD is a GET whose answer is sent without its body.
         let method = if request.method == Method::Head { "GET" } else { request.method.as_str() };
         let path = &*target.path;
         if own_paths::is_own(path) {
             // Any other method is the client's word, and no route.
             record.route = Some(Cow::Borrowed(path)).filter(|_| method == "GET");
-            return own_paths::answer(&self.mesh, method, path).map(Outcome::Answer);
+            return own_paths::answer(&self.mesh, method, path).map(GatewayOutcome::Answer);
         }
         let (uri, has_segment) = match self.mesh.resolve(method, path) {
             Resolved::Route(uri, segment) => (uri, segment.is_some()),
@@ -125,7 +125,7 @@ impl Gateway {
         record.route = Some(Cow::Borrowed(uri));
         // A route without an instance is no log service: it gets 503 below.
         if (method, uri) == ("POST", "/logs") && self.mesh.dialect(method, uri) != Some(Dialect::Pilcrow) {
-            return self.write_log(context, &request.body, record).map(Outcome::Answer);
+            return self.write_log(context, &request.body, record).map(GatewayOutcome::Answer);
         }
         let segment = if has_segment { Some(target.last_segment()?) } else { None };
         let params = translate::params(request, target.query, segment)?;
@@ -142,7 +142,7 @@ impl Gateway {
             let message = format!("{uri} answers with a stream; send Accept: text/event-stream, or a limit");
             return Err(RequestError::new(406, message).into());
         }
-        Ok(Outcome::Answer(translate::reply_answer(reply).conditional(request)))
+        Ok(GatewayOutcome::Answer(translate::reply_answer(reply).conditional(request)))
     }
 
     /// Answers a request that no route takes.
@@ -153,14 +153,14 @@ impl Gateway {
         method: &str,
         path: &'a str,
         record: &mut RequestRecord<'a>,
-    ) -> Result<Outcome, HttpAnswer> {
+    ) -> Result<GatewayOutcome, HttpAnswer> {
         let allowed = match resolved {
             Resolved::MethodNotAllowed(allowed) => allowed,
             _ => Vec::new(),
         };
         if path == "/" {
             record.route = Some(Cow::Borrowed(path)).filter(|_| method == "GET");
-            return own_paths::answer_root(&self.mesh, method, allowed).map(Outcome::Answer);
+            return own_paths::answer_root(&self.mesh, method, allowed).map(GatewayOutcome::Answer);
         }
         Err(if allowed.is_empty() {
             translate::not_found_answer(method, path)
@@ -178,7 +178,7 @@ impl Gateway {
         uri: &str,
         params: &RawValue,
         record: &mut RequestRecord<'_>,
-    ) -> Result<Outcome, HttpAnswer> {
+    ) -> Result<GatewayOutcome, HttpAnswer> {
         let place = StreamPlace::take(self.streams.clone(), self.settings.max_streams)
             .ok_or_else(|| translate::outcome_answer(CallOutcome::Refused(Refusal::Busy), uri))?;
         let params = serde_json::from_str(params.get()).unwrap_or_default();
@@ -188,9 +188,11 @@ impl Gateway {
         match first {
             Ok(Some(first)) if first.more => {
                 let events = EventStream::new(subscription, first, record.to_static(), place);
-                Ok(Outcome::Events(Box::new(events)))
+                Ok(GatewayOutcome::Events(Box::new(events)))
             }
-            Ok(Some(whole)) => Ok(Outcome::Answer(translate::reply_answer(whole).conditional(request))),
+            Ok(Some(whole)) => {
+                Ok(GatewayOutcome::Answer(translate::reply_answer(whole).conditional(request)))
+            }
             Ok(None) => Err(translate::outcome_answer(CallOutcome::Timeout, uri)),
             Err(failure) => Err(translate::failure_answer(&failure)),
         }
@@ -254,7 +256,7 @@ impl HttpHandler for Gateway {
     type Events = EventStream;
 
     /// Takes no longer than the timeout.
-    fn answer(&self, request: &HttpRequest) -> Outcome {
+    fn answer(&self, request: &HttpRequest) -> GatewayOutcome {
         let began = Instant::now();
         let origin = Arc::new(self.origin(request));
         let context = Context { origin: Some(origin.clone()), ..Context::default() };
@@ -275,17 +277,19 @@ impl HttpHandler for Gateway {
         // Otherwise the id could not be taken out of the origin below without a copy.
         drop(context);
         let took = began.elapsed();
-        match result.unwrap_or_else(Outcome::Answer) {
-            Outcome::Answer(answer) => {
+        match result.unwrap_or_else(GatewayOutcome::Answer) {
+            GatewayOutcome::Answer(answer) => {
                 record.count(answer.status, took);
                 record.log(answer.status, answer.sent_bytes(&request.method), took);
                 let answer = with_challenge(answer);
-                Outcome::Answer(answer.with_header("X-Request-Id", Arc::unwrap_or_clone(origin).request_id))
+                GatewayOutcome::Answer(
+                    answer.with_header("X-Request-Id", Arc::unwrap_or_clone(origin).request_id),
+                )
             }
             // The access log gets its line when the stream has ended.
-            Outcome::Events(events) => {
+            GatewayOutcome::Events(events) => {
                 record.count(200, took);
-                Outcome::Events(events)
+                GatewayOutcome::Events(events)
             }
         }
     }

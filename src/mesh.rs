@@ -20,10 +20,10 @@ use serde::Serialize;
 use serde_json::Value;
 use serde_json::value::to_raw_value;
 
-use crate::context::{Context, MAX_HOPS};
+use crate::context::{Context, DEFAULT_TIMEOUT, MAX_HOPS};
 use crate::net::call::Call;
 use crate::net::health::Intent;
-use crate::net::link::{DEFAULT_TIMEOUT, Link, LinkLimits, LinkState};
+use crate::net::link::{Link, LinkLimits, LinkState};
 use crate::net::membership::{Membership, OnList};
 use crate::net::reply::{Outcome, Refusal, ReplyFrame};
 use crate::net::secret::Secret;

@@ -39,6 +39,7 @@ pub mod pending;
 pub mod proof;
 pub mod reply;
 pub mod secret;
+pub(crate) mod socket_write;
 pub mod stream;
 
 use std::io;

@@ -11,6 +11,7 @@
 
 mod bad_frame;
 pub mod course;
+mod delimiter;
 pub mod frame;
 pub mod masked;
 mod reply;

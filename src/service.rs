@@ -25,6 +25,7 @@ mod askers;
 mod course;
 mod endpoints;
 mod request;
+mod requested_route;
 mod responder;
 pub mod streams;
 
@@ -42,7 +43,7 @@ use crate::mesh::Mesh;
 use crate::metrics_page;
 use crate::net::flood::say;
 use crate::net::listener::{Listener, Serving};
-use crate::net::membership::{Membership, OnList, Registration};
+use crate::net::membership::{Membership, OnList, RegistrationHandle};
 pub use crate::net::peer::Batch;
 use crate::net::peer::{Answerer, PacketServer, Peer};
 use crate::node::Node;
@@ -53,8 +54,9 @@ use crate::pool::{Pool, no_thread};
 use crate::process::{self, Common, Identity, Join};
 use askers::Askers;
 use course::CourseNodes;
-use endpoints::{Endpoints, Handler, RequestedRoute};
+use endpoints::{Endpoints, Handler};
 pub use request::Request;
+use requested_route::RequestedRoute;
 pub use responder::Responder;
 use streams::StreamTable;
 pub use streams::{SharedReply, StreamSender};
@@ -94,7 +96,7 @@ struct Dispatcher {
     askers: Askers,
     course_nodes: CourseNodes,
     /// Set once the service has joined its distributors.
-    registration: OnceLock<Registration>,
+    registration: OnceLock<RegistrationHandle>,
 }
 
 /// The flags of a service that has no flags of its own.

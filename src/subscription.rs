@@ -11,9 +11,9 @@ use std::time::{Duration, Instant};
 use serde_json::value::to_raw_value;
 use serde_json::{Map, Value};
 
-use crate::context::Context;
+use crate::context::{Context, DEFAULT_TIMEOUT};
 use crate::mesh::{self, Mesh, read_reply};
-use crate::net::link::{DEFAULT_TIMEOUT, Outcome, ReplyFrame, ReplyStream, StreamEnd};
+use crate::net::link::{Outcome, ReplyFrame, ReplyStream, StreamEnd};
 use crate::packet::Failure;
 
 /// How long to wait before a lost stream is asked for again.

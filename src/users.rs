@@ -48,7 +48,7 @@ use std::time::Instant;
 
 use serde::Serialize;
 
-use crate::net::link::DEFAULT_TIMEOUT;
+use crate::context::DEFAULT_TIMEOUT;
 use crate::process::Identity;
 use crate::service::{Failure, Reply, Request, Responder, Service};
 use access::{Actor, Credential, unknown_token};

@@ -8,7 +8,7 @@ use std::net::TcpStream;
 use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
-use crate::net::outbox::{not_read, write_by};
+use crate::net::socket_write::{not_read, write_by};
 
 /// How long a client may take to read what it is sent.
 const CLIENT_TIMEOUT: Duration = Duration::from_secs(10);

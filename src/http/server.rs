@@ -16,7 +16,7 @@ use super::reader::{READ_BYTES, ReadError, RequestReader};
 use super::request::{HttpRequest, RequestError};
 use super::request_head::BodyLength;
 use crate::net::listener::{Connection, Serve};
-use crate::net::outbox::write_by;
+use crate::net::socket_write::write_by;
 
 /// How long a client may take to read an answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);

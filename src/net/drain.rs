@@ -36,14 +36,14 @@ pub struct Connection {
     /// The address of the other end, in canonical form.
     pub peer: SocketAddr,
     id: u64,
-    state: Arc<State>,
+    state: Arc<DrainState>,
     connections: Arc<Connections>,
 }
 
 /// A request that is being worked on. A drain waits until this is dropped.
 #[derive(Debug)]
 pub struct Work {
-    state: Arc<State>,
+    state: Arc<DrainState>,
     connections: Arc<Connections>,
 }
 
@@ -51,18 +51,18 @@ pub struct Work {
 #[derive(Debug)]
 struct Open {
     stream: Arc<TcpStream>,
-    state: Arc<State>,
+    state: Arc<DrainState>,
 }
 
 #[derive(Debug, Default)]
-struct State {
+struct DrainState {
     /// How many requests are being worked on.
     working: AtomicUsize,
     /// Whether the peer was asked to close this connection.
     is_parting: AtomicBool,
 }
 
-impl State {
+impl DrainState {
     /// Whether a drain may close the connection: nothing is being worked on, and no request is expected.
     fn is_idle(&self, elapsed: Duration) -> bool {
         let patience = if self.is_parting.load(Ordering::SeqCst) { PARTING } else { SETTLE };
@@ -83,7 +83,7 @@ impl Connections {
         if open.len() >= limit {
             return Err(stream);
         }
-        let (stream, state) = (Arc::new(stream), Arc::<State>::default());
+        let (stream, state) = (Arc::new(stream), Arc::<DrainState>::default());
         open.insert(id, Open { stream: stream.clone(), state: state.clone() });
         Ok(Connection { stream, peer, id, state, connections: self.clone() })
     }

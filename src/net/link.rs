@@ -35,6 +35,7 @@ use super::peer::{PacketSummary, wire_len};
 use super::pending::{Delivery, NOBODY, Waiter};
 use super::secret::Secret;
 use super::stream::open_queue;
+use crate::context::DEFAULT_TIMEOUT;
 use crate::observe::metrics::{CALLS, WIRE};
 use crate::packet::frame::FrameError;
 use crate::packet::{DEFAULT_MAX_FRAME_BYTES, Dialect, Head, Outgoing, Timing};
@@ -42,9 +43,6 @@ use crate::sync::{Permit, read, write};
 
 pub use super::reply::{Outcome, Refusal, ReplyFrame};
 pub use super::stream::{ReplyStream, StreamEnd};
-
-/// How long a caller without a deadline of its own waits at most.
-pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The limit of streams on one link. Streams may stay open for ever, so requests have a limit of their own.
 const MAX_STREAMS: usize = 4096;

@@ -66,12 +66,12 @@ pub struct Listener {
 pub struct Serving {
     address: SocketAddr,
     connections: Arc<Connections>,
-    waker: Waker,
+    waker: AcceptWaker,
     accepting: Option<JoinHandle<()>>,
 }
 
 /// The local address of the connection that wakes the accept thread at the end. It is not served.
-type Waker = Arc<Mutex<Option<SocketAddr>>>;
+type AcceptWaker = Arc<Mutex<Option<SocketAddr>>>;
 
 impl Listener {
     /// Binds the first address that is free. Port 0 takes a free port.
@@ -152,7 +152,7 @@ impl Listener {
         let (refused, to_refuse) = bounded(REFUSALS_WAITING);
         let refusing = service.clone();
         spawn(&format!("{name} refuse"), move || refuse_politely(&to_refuse, refusing.as_ref()))?;
-        let (address, waker) = (self.address, Waker::default());
+        let (address, waker) = (self.address, AcceptWaker::default());
         let acceptor = Acceptor {
             listener: self,
             name,
@@ -174,7 +174,7 @@ struct Acceptor {
     max_connections: usize,
     service: Arc<dyn Serve>,
     connections: Arc<Connections>,
-    waker: Waker,
+    waker: AcceptWaker,
     refused: Sender<(TcpStream, SocketAddr)>,
     turned_away: IntCounter,
 }

@@ -56,9 +56,9 @@ struct Repeat {
 
 /// The right to register this process again at its distributors.
 #[derive(Clone)]
-pub struct Registration(Arc<Me>);
+pub struct RegistrationHandle(Arc<Me>);
 
-impl Registration {
+impl RegistrationHandle {
     /// Registers again, so that the distributors push the list: a course gateway whose connection was closed connects
     /// again only then. Waits until [`REPEAT_PAUSE`] has passed since the last time. Whoever calls meanwhile returns at
     /// once, since the registration that is waited for is news enough.
@@ -143,8 +143,8 @@ impl Membership {
 
     /// For those who have reason to register again.
     #[must_use]
-    pub fn registration(&self) -> Registration {
-        Registration(self.me.clone())
+    pub fn registration(&self) -> RegistrationHandle {
+        RegistrationHandle(self.me.clone())
     }
 
     /// The registration as a frame, for peers that this node tells directly that it leaves.

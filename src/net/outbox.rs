@@ -14,13 +14,14 @@
 //! over the rest. So a peer that does not read costs its callers their own timeout and no more.
 
 use std::fmt;
-use std::io::{self, Write};
+use std::io;
 use std::net::{Shutdown, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use super::socket_write::{send_at_once, write_by};
 use super::{WRITE_TIMEOUT, is_timeout, spawn};
 use crate::observe::metrics::WIRE;
 use crate::packet::DELIMITER;
@@ -55,7 +56,7 @@ pub struct Outbox(Arc<Shared>);
 struct Shared {
     stream: Arc<TcpStream>,
     one_by_one: AtomicBool,
-    state: Mutex<State>,
+    state: Mutex<OutboxState>,
     /// Wakes the writer thread: something was posted, or the connection closed.
     wake: Condvar,
     /// Wakes callers that wait for room: the connection closed. They must take no wake from the writer thread.
@@ -63,7 +64,7 @@ struct Shared {
 }
 
 #[derive(Debug, Default)]
-struct State {
+struct OutboxState {
     queue: Vec<u8>,
     /// An empty buffer that becomes the queue while the queue is written, so that it need not grow anew each time.
     spare: Vec<u8>,
@@ -76,7 +77,7 @@ struct State {
     closed: bool,
 }
 
-impl State {
+impl OutboxState {
     fn has_work(&self) -> bool {
         !self.closed && (!self.queue.is_empty() || self.latest.is_some())
     }
@@ -131,7 +132,7 @@ impl Outbox {
     #[must_use]
     pub fn new(stream: Arc<TcpStream>, batching: Batching) -> Self {
         let one_by_one = AtomicBool::new(batching == Batching::OneByOne);
-        let (state, wake, closed) = (Mutex::new(State::default()), Condvar::new(), Condvar::new());
+        let (state, wake, closed) = (Mutex::new(OutboxState::default()), Condvar::new(), Condvar::new());
         Self(Arc::new(Shared { stream, one_by_one, state, wake, closed }))
     }
 
@@ -276,7 +277,7 @@ impl Outbox {
     fn queue<E: From<SendError>>(
         &self,
         write: impl FnOnce(&mut Vec<u8>) -> Result<(), E>,
-    ) -> Result<MutexGuard<'_, State>, E> {
+    ) -> Result<MutexGuard<'_, OutboxState>, E> {
         let mut state = lock(&self.0.state);
         if state.closed {
             return Err(SendError::Closed.into());
@@ -294,7 +295,7 @@ impl Outbox {
         Ok(state)
     }
 
-    fn queue_copy(&self, frame: &[u8]) -> Result<MutexGuard<'_, State>, SendError> {
+    fn queue_copy(&self, frame: &[u8]) -> Result<MutexGuard<'_, OutboxState>, SendError> {
         self.queue(|queue| {
             queue.extend_from_slice(frame);
             Ok(())
@@ -302,7 +303,7 @@ impl Outbox {
     }
 
     /// Writes what is queued, unless another thread is writing: that one takes it along.
-    fn write_queued<'a>(&'a self, mut state: MutexGuard<'a, State>, patience: Patience) {
+    fn write_queued<'a>(&'a self, mut state: MutexGuard<'a, OutboxState>, patience: Patience) {
         if state.writing {
             return;
         }
@@ -400,47 +401,6 @@ impl Shared {
         }
         memchr::memmem::find(bytes, &DELIMITER).map_or(bytes.len(), |at| at + DELIMITER.len())
     }
-}
-
-/// One write that fails, rather than waits, where there is no room.
-#[cfg(target_os = "linux")]
-fn send_at_once(stream: &TcpStream, bytes: &[u8]) -> io::Result<usize> {
-    const DONT_WAIT: i32 = 0x40;
-    const NO_SIGNAL: i32 = 0x4000;
-    socket2::SockRef::from(stream).send_with_flags(bytes, DONT_WAIT | NO_SIGNAL)
-}
-
-/// Elsewhere a write waits for room, at most [`WRITE_TIMEOUT`].
-#[cfg(not(target_os = "linux"))]
-fn send_at_once(mut stream: &TcpStream, bytes: &[u8]) -> io::Result<usize> {
-    stream.write(bytes)
-}
-
-/// Writes all of `bytes` before `deadline`. The write timeout of the stream limits each single wait. The deadline limits
-/// their sum: a peer that reads one byte a second would otherwise hold the writer forever.
-pub(crate) fn write_by(mut stream: &TcpStream, bytes: &[u8], deadline: Instant) -> io::Result<()> {
-    let mut rest = bytes;
-    while !rest.is_empty() {
-        match stream.write(rest) {
-            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-            Ok(count) => rest = &rest[count..],
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            // The kernel gives up a peer that takes nothing for long; which of the two is quicker is chance.
-            Err(error) if is_timeout(&error) || error.kind() == io::ErrorKind::TimedOut => {
-                return Err(not_read());
-            }
-            Err(error) => return Err(error),
-        }
-        if !rest.is_empty() && Instant::now() >= deadline {
-            return Err(not_read());
-        }
-    }
-    Ok(())
-}
-
-/// The error of a peer that reads nothing for too long.
-pub(crate) fn not_read() -> io::Error {
-    io::Error::new(io::ErrorKind::TimedOut, "the peer does not read what it is sent")
 }
 
 impl fmt::Display for SendError {

@@ -21,8 +21,8 @@ use serde::{Deserialize, Serialize};
 
 use super::flood::say;
 use super::is_timeout;
-use super::outbox::write_by;
-use super::secret::{Challenges, Role, Secret, is_challenge, new_challenge};
+use super::secret::{Challenges, ProofRole, Secret, is_challenge, new_challenge};
+use super::socket_write::write_by;
 use crate::packet::{DELIMITER, PROTO, encode};
 
 /// How long all three packets together may take. A connection without a proof is closed within 2 s.
@@ -72,7 +72,7 @@ struct ProofPacket {
 /// is sent the reason, and the caller closes the connection.
 #[must_use]
 pub fn is_admitted(secret: &Secret, stream: &TcpStream, peer: SocketAddr) -> bool {
-    let exchange = Exchange::begin(stream);
+    let exchange = ProofExchange::begin(stream);
     let Err(why) = exchange.accept(secret) else { return true };
     exchange.refuse(&why);
     let message = format_args!("{peer} closed: it does not prove the cluster secret ({why})");
@@ -85,7 +85,7 @@ pub fn is_admitted(secret: &Secret, stream: &TcpStream, peer: SocketAddr) -> boo
 /// # Errors
 /// Why the connection must not be used.
 pub fn prove(secret: &Secret, stream: &TcpStream) -> Result<(), Unproven> {
-    Exchange::begin(stream).dial(secret)
+    ProofExchange::begin(stream).dial(secret)
 }
 
 /// Whether an acceptor says, in its first packet, that it wants the secret proven.
@@ -96,12 +96,12 @@ pub fn asks_for_proof(frame: &str) -> bool {
 }
 
 /// One exchange, with one deadline for all of it.
-struct Exchange<'a> {
+struct ProofExchange<'a> {
     stream: &'a TcpStream,
     deadline: Instant,
 }
 
-impl<'a> Exchange<'a> {
+impl<'a> ProofExchange<'a> {
     fn begin(stream: &'a TcpStream) -> Self {
         Self { stream, deadline: Instant::now() + PROOF_TIMEOUT }
     }
@@ -117,11 +117,11 @@ impl<'a> Exchange<'a> {
             return Err(Unproven::NoProof);
         }
         let challenges = Challenges { acceptor: &acceptor, dialer: &dialer };
-        if !secret.is_proven(Role::Dialer, challenges, &proof) {
+        if !secret.is_proven(ProofRole::Dialer, challenges, &proof) {
             return Err(Unproven::Wrong);
         }
         self.send(&ProofPacket {
-            proof: Some(secret.proof(Role::Acceptor, challenges)),
+            proof: Some(secret.proof(ProofRole::Acceptor, challenges)),
             ..ProofPacket::default()
         })?;
         self.end()
@@ -136,7 +136,7 @@ impl<'a> Exchange<'a> {
         };
         let dialer = new_challenge()?;
         let challenges = Challenges { acceptor: &acceptor, dialer: &dialer };
-        let ours = secret.proof(Role::Dialer, challenges);
+        let ours = secret.proof(ProofRole::Dialer, challenges);
         self.send(&ProofPacket {
             challenge: Some(dialer.clone()),
             proof: Some(ours),
@@ -144,7 +144,7 @@ impl<'a> Exchange<'a> {
         })?;
         match self.receive()? {
             ProofPacket { proof: Some(theirs), .. }
-                if secret.is_proven(Role::Acceptor, challenges, &theirs) =>
+                if secret.is_proven(ProofRole::Acceptor, challenges, &theirs) =>
             {
                 self.end()
             }

@@ -28,7 +28,7 @@ pub struct Secret(Hmac<Sha256>);
 
 /// Who makes a proof.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Role {
+pub enum ProofRole {
     /// The one who opened the connection.
     Dialer,
     /// The one who took it.
@@ -73,18 +73,18 @@ impl Secret {
 
     /// What this role answers to these challenges, in hexadecimal digits.
     #[must_use]
-    pub fn proof(&self, role: Role, challenges: Challenges<'_>) -> String {
+    pub fn proof(&self, role: ProofRole, challenges: Challenges<'_>) -> String {
         to_hex(&self.mac(role, challenges).finalize().into_bytes())
     }
 
     /// Whether `proof` is what this role answers to these challenges. How long this takes says nothing of where
     /// they differ.
     #[must_use]
-    pub fn is_proven(&self, role: Role, challenges: Challenges<'_>, proof: &str) -> bool {
+    pub fn is_proven(&self, role: ProofRole, challenges: Challenges<'_>, proof: &str) -> bool {
         from_hex(proof).is_some_and(|proof| self.mac(role, challenges).verify_slice(&proof).is_ok())
     }
 
-    fn mac(&self, role: Role, challenges: Challenges<'_>) -> Hmac<Sha256> {
+    fn mac(&self, role: ProofRole, challenges: Challenges<'_>) -> Hmac<Sha256> {
         let mut mac = self.0.clone();
         let Challenges { acceptor, dialer } = challenges;
         mac.update(format!("pilcrow/1 {role} {acceptor} {dialer}").as_bytes());
@@ -149,7 +149,7 @@ impl fmt::Debug for Secret {
     }
 }
 
-impl fmt::Display for Role {
+impl fmt::Display for ProofRole {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Dialer => "dialer",

@@ -31,17 +31,17 @@ const BATCH_TIME: Duration = Duration::from_millis(10);
 const KEEP_BYTES: usize = 2 * EARLY_BYTES;
 
 static BUFFER: Buffer =
-    Buffer { state: Mutex::new(State::new()), appended: Condvar::new(), written: Condvar::new() };
+    Buffer { state: Mutex::new(LogState::new()), appended: Condvar::new(), written: Condvar::new() };
 
 struct Buffer {
-    state: Mutex<State>,
+    state: Mutex<LogState>,
     /// Notified when the thread must wake.
     appended: Condvar,
     /// Notified after each write.
     written: Condvar,
 }
 
-struct State {
+struct LogState {
     lines: Vec<u8>,
     /// Whether the lines must be written without waiting for more.
     is_urgent: bool,
@@ -63,7 +63,7 @@ enum ThreadState {
     Writes,
 }
 
-impl State {
+impl LogState {
     const fn new() -> Self {
         Self {
             lines: Vec::new(),
@@ -151,12 +151,12 @@ pub fn flush(timeout: Duration) {
     let mut state = lock(&BUFFER.state);
     state.is_urgent = true;
     BUFFER.appended.notify_one();
-    let is_unwritten = |state: &mut State| state.thread == ThreadState::Writes || !state.lines.is_empty();
+    let is_unwritten = |state: &mut LogState| state.thread == ThreadState::Writes || !state.lines.is_empty();
     drop(BUFFER.written.wait_timeout_while(state, timeout, is_unwritten));
 }
 
 impl Buffer {
-    fn wake_thread(&self, mut state: MutexGuard<'_, State>, is_urgent: bool) {
+    fn wake_thread(&self, mut state: MutexGuard<'_, LogState>, is_urgent: bool) {
         state.is_urgent |= is_urgent;
         let must_wake = match state.thread {
             ThreadState::WaitsForAnyLine => true,
@@ -187,7 +187,7 @@ impl Buffer {
     }
 
     /// Waits until the time for a batch is over or a line is urgent, and then for a first line if there is none.
-    fn await_batch(&self) -> MutexGuard<'_, State> {
+    fn await_batch(&self) -> MutexGuard<'_, LogState> {
         let mut state = lock(&self.state);
         state.thread = ThreadState::WaitsForUrgentLine;
         self.written.notify_all();

@@ -1,24 +1,24 @@
-//! What a process counts of itself, in the text form that Prometheus reads (`docs/seeing.md` has the table).
+//! The metrics of a process, in the text format of Prometheus (`docs/seeing.md` has the table).
 //!
-//! Everything is counted in atomics that belong to the whole process. Whoever counts keeps the handle of what it
-//! counts: on the way of a request nothing is looked up by its labels but the route, once, behind a read lock.
-//! What somebody else knows anyway, such as how many connections are open, is not counted a second time: it is
-//! looked up when the metrics are asked for ([`watch`]).
+//! Counters are atomics that belong to the whole process. A caller keeps the handle of its counter. A request looks up
+//! only its route by a label, once, behind a read lock.
+//! A value that another part knows already, such as the number of open connections, is not counted again. It is read
+//! when the metrics are requested ([`watch`]).
 //!
-//! How many series there can be is limited, whatever clients send and nodes register: a route is one that a node
-//! has registered, never the path of a client, and of routes and of statuses only so many are told apart.
+//! The number of series has a limit, whatever clients send and nodes register. A route is a registered one, never the
+//! path of a client, and only a limited number of routes and statuses have their own series.
 
 mod process;
+mod register;
 
 use std::collections::HashMap;
 use std::sync::{Arc, LazyLock, Mutex, OnceLock, RwLock};
 use std::time::Duration;
 
-use prometheus::core::Collector;
 use prometheus::{
-    Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
-    TextEncoder,
+    Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, TextEncoder,
 };
+use register::{REGISTRY, counter, counters, gauge, histogram, histograms, registered};
 
 use crate::sync::{lock, read, write};
 
@@ -40,8 +40,6 @@ const METHODS: [&str; 9] = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OP
 
 /// What stands in place of what is not told apart.
 const OTHER: &str = "other";
-
-static REGISTRY: LazyLock<Registry> = LazyLock::new(Registry::new);
 
 /// What is looked up when the metrics are asked for.
 static WATCHED: Mutex<Vec<Watched>> = Mutex::new(Vec::new());
@@ -313,20 +311,20 @@ pub fn text() -> String {
 pub struct RouteTable {
     answers: IntCounterVec,
     seconds: HistogramVec,
-    routes: RwLock<Routes>,
+    routes: RwLock<KnownRoutes>,
     /// All routes that came when the table was full.
     others: OnceLock<Arc<RouteSeries>>,
 }
 
 /// The routes that are told apart.
 #[derive(Default)]
-struct Routes {
+struct KnownRoutes {
     /// By route, then by method.
     series: HashMap<String, HashMap<String, Arc<RouteSeries>>>,
     count: usize,
 }
 
-impl Routes {
+impl KnownRoutes {
     fn get(&self, method: &str, route: &str) -> Option<&Arc<RouteSeries>> {
         self.series.get(route)?.get(method)
     }
@@ -417,37 +415,6 @@ impl RouteSeries {
 /// This method if HTTP knows it, else `other`.
 fn known_method(method: &str) -> &str {
     METHODS.into_iter().find(|known| *known == method).unwrap_or(OTHER)
-}
-
-fn counter(name: &str, help: &str) -> IntCounter {
-    registered(IntCounter::new(name, help))
-}
-
-fn counters(name: &str, help: &str, labels: &[&str]) -> IntCounterVec {
-    registered(IntCounterVec::new(Opts::new(name, help), labels))
-}
-
-fn gauge(name: &str, help: &str) -> IntGauge {
-    registered(IntGauge::new(name, help))
-}
-
-fn histogram(name: &str, help: &str, bounds: &[f64]) -> Histogram {
-    registered(Histogram::with_opts(HistogramOpts::new(name, help).buckets(bounds.to_vec())))
-}
-
-fn histograms(name: &str, help: &str, bounds: &[f64]) -> HistogramVec {
-    let opts = HistogramOpts::new(name, help).buckets(bounds.to_vec());
-    registered(HistogramVec::new(opts, &["method", "route"]))
-}
-
-/// Puts what was made on the page.
-fn registered<C: Collector + Clone + 'static>(made: prometheus::Result<C>) -> C {
-    // Names are constants of this module, each used once: a test that asks for all of them has seen them all.
-    let made = made.unwrap_or_else(|error| unreachable!("a metric is named wrongly: {error}"));
-    if let Err(error) = REGISTRY.register(Box::new(made.clone())) {
-        log::error!("a metric is not shown: {error}");
-    }
-    made
 }
 
 #[cfg(test)]

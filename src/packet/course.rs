@@ -13,7 +13,7 @@ use std::borrow::Cow;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use super::frame::find_delimiter;
+use super::delimiter::find_delimiter;
 use super::{DELIMITER, Head, Outgoing, PROTO, encode_into};
 
 /// How far one frame of a course node has been searched for its end. Each byte is looked at once.
@@ -64,13 +64,13 @@ impl CourseSearch {
 #[must_use]
 pub fn is_from_pilcrow(head: &Head<'_>) -> bool {
     #[derive(Deserialize)]
-    struct Registration {
+    struct RegisteredNode {
         proto: String,
     }
     let registers = || (head.method.as_deref(), head.uri.as_deref()) == (Some("POST"), Some("/distributes"));
     let announces = || {
         let params = head.params.filter(|_| registers())?;
-        serde_json::from_str::<Registration>(params.get()).ok()
+        serde_json::from_str::<RegisteredNode>(params.get()).ok()
     };
     head.deadline_ms.is_some() || announces().is_some_and(|registration| registration.proto == PROTO)
 }

@@ -8,6 +8,7 @@ use std::io::{self, Read};
 
 pub use super::bad_frame::{BadFrame, FrameError};
 use super::course::CourseSearch;
+use super::delimiter::find_delimiter;
 use super::{DELIMITER, Dialect};
 use crate::byte_reader::ByteReader;
 
@@ -179,14 +180,6 @@ impl<R: Read> FrameReader<R> {
             self.begin_search();
         }
     }
-}
-
-/// The place of the first delimiter in `frame`, of which `searched` bytes have been searched before.
-pub(super) fn find_delimiter(frame: &[u8], searched: &mut usize) -> Option<usize> {
-    // The delimiter may have been cut in two, so the last byte searched is looked at again.
-    let from = searched.saturating_sub(1);
-    *searched = frame.len();
-    memchr::memmem::find(&frame[from..], &DELIMITER).map(|at| from + at)
 }
 
 fn is_space(byte: u8) -> bool {

@@ -4,12 +4,11 @@
 //! in [`crate::service`] wraps them around it.
 
 use std::collections::HashMap;
-use std::fmt;
 use std::sync::Arc;
 
 use super::request::Request;
+use super::requested_route::RequestedRoute;
 use super::responder::Responder;
-use crate::observe::metrics::{RouteSeries, SERVICE};
 use crate::packet::{Failure, Reply};
 use crate::pool::{Admission, Pool};
 
@@ -38,13 +37,6 @@ pub(super) struct Endpoint {
 /// The routes of this service: first by uri, then by method.
 #[derive(Default)]
 pub(super) struct Endpoints(HashMap<String, HashMap<String, Endpoint>>);
-
-/// Which route a request names, and where it is counted.
-pub(super) struct RequestedRoute {
-    pub(super) method: String,
-    pub(super) uri: String,
-    pub(super) series: Arc<RouteSeries>,
-}
 
 impl Handler {
     /// Answers the request, now or later. `pool` runs the slow handlers.
@@ -111,28 +103,5 @@ impl Endpoints {
         let mut urls: Vec<String> = all.collect();
         urls.sort();
         urls
-    }
-}
-
-impl RequestedRoute {
-    /// A route of this service.
-    fn known(method: &str, uri: &str) -> Arc<Self> {
-        Self::new(method, uri, Some(uri))
-    }
-
-    /// A route that this service does not have. Its requests are counted together, whatever they name.
-    pub(super) fn unknown(method: &str, uri: &str) -> Arc<Self> {
-        Self::new(method, uri, None)
-    }
-
-    fn new(method: &str, uri: &str, route: Option<&str>) -> Arc<Self> {
-        let series = SERVICE.of(method, route);
-        Arc::new(Self { method: method.to_owned(), uri: uri.to_owned(), series })
-    }
-}
-
-impl fmt::Debug for RequestedRoute {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {}", self.method, self.uri)
     }
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::course::ReplyRules;
-use super::endpoints::RequestedRoute;
+use super::requested_route::RequestedRoute;
 use super::streams::{StreamSender, StreamTable};
 use crate::net::listener::Work;
 use crate::net::peer::{Peer, SentAnswer};

@@ -16,7 +16,7 @@ use super::notify::CommitListener;
 use super::operations::AddListener;
 use super::replay::{CHANGES_PER_READ, Replays};
 use super::store::{Engine, StoreError, UserReader, View};
-use super::subscribers::{FeedState, MAX_PAUSE, Subscriber, Subscribers, Waiter, check_kept};
+use super::subscribers::{FeedState, MAX_PAUSE, SeqWaiter, Subscriber, Subscribers, check_kept};
 use super::values::Change;
 use crate::observe::metrics::{self, Gauge};
 use crate::packet::{Failure, Reply};
@@ -138,7 +138,7 @@ impl<E: Engine> Feed<E> {
         let outcome = if state.last >= seq {
             Ok(())
         } else if state.waiters.len() < MAX_WAITERS {
-            state.waiters.push(Waiter { seq, deadline, resume: Box::new(resume) });
+            state.waiters.push(SeqWaiter { seq, deadline, resume: Box::new(resume) });
             drop(state);
             return self.subscribers.wake_feed();
         } else {

@@ -34,7 +34,7 @@ pub struct FeedState {
     /// The streams that have everything up to `last`.
     pub subscribers: Vec<Subscriber>,
     /// The readers that wait for a later change.
-    pub waiters: Vec<Waiter>,
+    pub waiters: Vec<SeqWaiter>,
     /// The last read of the database failed. The log reports the first failure, not ten per second.
     pub is_in_trouble: bool,
     /// [`UserReader::rights_version`] when the tokens of the subscribers were last checked.
@@ -54,7 +54,7 @@ pub struct Subscriber {
 }
 
 /// A reader that waits until a change has happened.
-pub struct Waiter {
+pub struct SeqWaiter {
     /// The number of the change.
     pub seq: u64,
     /// When it stops waiting.
@@ -64,7 +64,7 @@ pub struct Waiter {
 }
 
 /// A waiter whose wait is over, and its outcome.
-pub type ReadyWaiter = (Waiter, Result<(), Failure>);
+pub type ReadySeqWaiter = (SeqWaiter, Result<(), Failure>);
 
 /// A change as it is sent. Each view is encoded when it is first needed.
 struct EncodedChange<'a> {
@@ -183,7 +183,7 @@ impl FeedState {
 
     /// Takes the waiters whose wait is over, each with its outcome. Returns also how long the others can wait.
     #[must_use]
-    pub fn take_ready(&mut self, now: Instant) -> (Vec<ReadyWaiter>, Duration) {
+    pub fn take_ready(&mut self, now: Instant) -> (Vec<ReadySeqWaiter>, Duration) {
         let (mut ready, mut pause) = (Vec::new(), MAX_PAUSE);
         let last = self.last;
         for waiter in std::mem::take(&mut self.waiters) {

@@ -35,13 +35,13 @@ fn both<D: Send, A: Send>(
 }
 
 fn accept(secret: &Secret, stream: &TcpStream) -> Result<(), Unproven> {
-    let exchange = Exchange::begin(stream);
+    let exchange = ProofExchange::begin(stream);
     exchange.accept(secret).inspect_err(|why| exchange.refuse(why))
 }
 
 /// The next packet, as it is.
 fn frame(stream: &TcpStream) -> ProofPacket {
-    Exchange::begin(stream).receive().unwrap()
+    ProofExchange::begin(stream).receive().unwrap()
 }
 
 fn send(mut stream: &TcpStream, text: &str) {
@@ -133,7 +133,7 @@ fn an_answer_in_pieces_is_put_together() {
             let acceptor = frame(stream).challenge.unwrap();
             let dialer = new_challenge().unwrap();
             let challenges = Challenges { acceptor: &acceptor, dialer: &dialer };
-            let proof = secret().proof(Role::Dialer, challenges);
+            let proof = secret().proof(ProofRole::Dialer, challenges);
             let answer = format!("{{\"challenge\":\"{dialer}\",\"proof\":\"{proof}\",\"later\":1}}¶");
             for byte in answer.as_bytes() {
                 let mut stream = stream;

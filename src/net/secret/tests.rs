@@ -16,10 +16,10 @@ fn a_proof_is_what_others_compute() {
     let (acceptor, dialer) = challenges();
     let both = Challenges { acceptor: &acceptor, dialer: &dialer };
     let secret = Secret::new(TEXT).unwrap();
-    assert_eq!(secret.proof(Role::Dialer, both), DIALERS);
-    assert_eq!(secret.proof(Role::Acceptor, both), ACCEPTORS);
+    assert_eq!(secret.proof(ProofRole::Dialer, both), DIALERS);
+    assert_eq!(secret.proof(ProofRole::Acceptor, both), ACCEPTORS);
     // A secret longer than a block of SHA-256 is hashed first.
-    let long = Secret::new(&[b'k'; 200]).unwrap().proof(Role::Dialer, both);
+    let long = Secret::new(&[b'k'; 200]).unwrap().proof(ProofRole::Dialer, both);
     assert_eq!(long, "49d1d1d689a97ac9e48257f93dc70a22bee039539ad73de75cb154ac9be99aca");
 }
 
@@ -29,13 +29,13 @@ fn a_proof_holds_for_its_role_its_challenges_and_its_secret_alone() {
     let both = Challenges { acceptor: &acceptor, dialer: &dialer };
     let (secret, other) =
         (Secret::new(TEXT).unwrap(), Secret::new(b"another secret of 30 bytes ...").unwrap());
-    assert!(secret.is_proven(Role::Dialer, both, DIALERS));
-    assert!(secret.is_proven(Role::Acceptor, both, ACCEPTORS));
-    assert!(!secret.is_proven(Role::Acceptor, both, DIALERS));
-    assert!(!secret.is_proven(Role::Dialer, both, ACCEPTORS));
-    assert!(!other.is_proven(Role::Dialer, both, DIALERS));
+    assert!(secret.is_proven(ProofRole::Dialer, both, DIALERS));
+    assert!(secret.is_proven(ProofRole::Acceptor, both, ACCEPTORS));
+    assert!(!secret.is_proven(ProofRole::Acceptor, both, DIALERS));
+    assert!(!secret.is_proven(ProofRole::Dialer, both, ACCEPTORS));
+    assert!(!other.is_proven(ProofRole::Dialer, both, DIALERS));
     let swapped = Challenges { acceptor: &dialer, dialer: &acceptor };
-    assert!(!secret.is_proven(Role::Dialer, swapped, DIALERS));
+    assert!(!secret.is_proven(ProofRole::Dialer, swapped, DIALERS));
 }
 
 #[test]
@@ -46,9 +46,9 @@ fn what_is_no_proof_is_not_taken_for_one() {
     let other_last = format!("{}5", &DIALERS[..63]);
     let bad = ["", "b", &DIALERS[..62], &DIALERS[..63], &other_last, &DIALERS.to_uppercase(), "é", "zz"];
     for text in bad {
-        assert!(!secret.is_proven(Role::Dialer, both, text), "{text}");
+        assert!(!secret.is_proven(ProofRole::Dialer, both, text), "{text}");
     }
-    assert!(!secret.is_proven(Role::Dialer, both, &format!("{DIALERS}00")));
+    assert!(!secret.is_proven(ProofRole::Dialer, both, &format!("{DIALERS}00")));
 }
 
 #[test]

@@ -7,7 +7,7 @@ use std::sync::LazyLock;
 
 use prometheus::{Counter, IntGauge};
 
-use super::{gauge, registered};
+use super::register::{gauge, registered};
 use crate::clock;
 
 /// In how many parts `/proc` cuts a second of processor time: the same on every Linux that we run on.

@@ -4,7 +4,7 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
-use pilcrow::net::secret::{Challenges, Role, Secret, new_challenge};
+use pilcrow::net::secret::{Challenges, ProofRole, Secret, new_challenge};
 use serde_json::{Value, json};
 
 use super::{PATIENCE, secrets};
@@ -50,9 +50,9 @@ impl Packets {
         let acceptor = packets.receive().expect("a challenge")["challenge"].as_str().unwrap().to_owned();
         let dialer = new_challenge().unwrap();
         let both = Challenges { acceptor: &acceptor, dialer: &dialer };
-        packets.send(&json!({ "challenge": dialer, "proof": secret.proof(Role::Dialer, both) }));
+        packets.send(&json!({ "challenge": dialer, "proof": secret.proof(ProofRole::Dialer, both) }));
         let proof = packets.receive().expect("a proof")["proof"].as_str().unwrap().to_owned();
-        assert!(secret.is_proven(Role::Acceptor, both, &proof));
+        assert!(secret.is_proven(ProofRole::Acceptor, both, &proof));
         packets
     }
 
