@@ -215,7 +215,7 @@ fn if_the_database_undoes_a_transaction_by_itself_every_write_in_it_is_told_and_
 }
 
 #[test]
-fn a_write_whose_asker_has_stopped_waiting_is_not_begun() {
+fn a_write_past_its_deadline_is_not_started() {
     let scratch = Scratch::new();
     let release = scratch.hold_the_writer();
     let (now, later) = (Instant::now(), Instant::now() + Duration::from_secs(3600));

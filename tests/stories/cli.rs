@@ -44,7 +44,7 @@ impl Binary {
 }
 
 #[test]
-fn help_and_version_are_told_on_stdout() {
+fn help_and_version_go_to_stdout() {
     for binary in ALL {
         for flag in ["--version", "-V"] {
             let (status, out, told) = binary.run(&[flag], &[]);
@@ -101,7 +101,7 @@ fn a_bad_flag_is_one_line_that_names_it_and_exit_status_2() {
 }
 
 #[test]
-fn a_bad_setting_from_outside_is_one_line_as_well() {
+fn a_bad_environment_variable_is_one_line_too() {
     assert!(GATEWAY.refused(2, &[], &[("GATE_PORT", "eighty")]).contains("eighty"));
     assert!(USERS.refused(2, &[], &[("USERS_LISTEN", "nonsense")]).contains("nonsense"));
     assert!(DISTRIBUTOR.refused(2, &[], &[("PILCROW_MAX_FRAME", "much")]).contains("much"));
@@ -180,13 +180,13 @@ fn each_binary_prints_one_line_and_ends_with_status_0_soon_after_a_signal() {
 }
 
 #[test]
-fn the_courses_variables_say_where_everything_is() {
+fn the_variables_of_the_course_set_the_addresses() {
     let (scratch, ports) = (Scratch::new(), Ports::free());
     serves_on(&scratch, &ports, "127.0.0.1", &ports.variables("127.0.0.1"));
 }
 
 #[test]
-fn the_courses_variables_may_stand_in_a_file_called_env_in_the_working_directory() {
+fn the_variables_of_the_course_are_read_from_the_file_env() {
     let (scratch, ports) = (Scratch::new(), Ports::free());
     let lines = ports.variables("127.0.0.1").map(|(name, value)| format!("{name}={value}\n"));
     std::fs::write(scratch.file(".env"), format!("# where everything is\n{}", lines.concat())).unwrap();
@@ -280,7 +280,7 @@ fn pilcrow_distributor_names_one_distributor_or_several() {
 }
 
 #[test]
-fn the_three_find_each_other_in_whatever_order_they_start() {
+fn the_three_processes_find_each_other_in_any_order() {
     let orders = [
         [GATEWAY, USERS, DISTRIBUTOR],
         [USERS, GATEWAY, DISTRIBUTOR],
@@ -312,7 +312,7 @@ fn the_three_find_each_other_in_whatever_order_they_start() {
 }
 
 #[test]
-fn by_default_the_log_tells_who_came_who_registered_and_which_routes_came_and_went() {
+fn by_default_the_log_shows_connections_registrations_and_route_changes() {
     let scratch = Scratch::new();
     let (distributor, users, gateway) = start_three(&scratch);
     let joined = distributor.address().to_string();
@@ -338,7 +338,7 @@ fn by_default_the_log_tells_who_came_who_registered_and_which_routes_came_and_we
 }
 
 #[test]
-fn at_debug_the_log_tells_every_packet_with_peer_key_and_size() {
+fn at_debug_the_log_shows_every_packet() {
     let scratch = Scratch::new();
     let (any, debug) = (["--listen", "127.0.0.1:0"], [("RUST_LOG", "debug")]);
     let distributor = DISTRIBUTOR.start(scratch.path(), &any, &debug);

@@ -96,7 +96,7 @@ fn course_keeper(distributor: &Process, urls: &[&str]) -> Echo {
 }
 
 #[test]
-fn a_course_service_is_sent_what_the_course_sends_and_nothing_else() {
+fn a_course_service_gets_only_what_the_course_sends() {
     let distributor = Process::distributor(&[]);
     let gateway = Process::gateway(&distributor, &[]);
     let goods = Echo::course(&distributor, "goods", &["GET/goods", "POST/goods"], Asked::echo);
@@ -182,7 +182,7 @@ fn a_reply_without_a_key_belongs_to_the_only_request_that_waits_and_else_to_none
 }
 
 #[test]
-fn the_course_log_service_is_sent_text_and_its_client_an_answer_at_once() {
+fn the_course_log_service_gets_text_and_the_client_an_immediate_answer() {
     let distributor = Process::distributor(&[]);
     let gateway = Process::gateway(&distributor, &[]);
     let logs = Echo::course(&distributor, "logs", &["POST/logs"], |_| {});
@@ -258,7 +258,7 @@ fn a_course_gate_is_answered_in_its_own_dialect() {
 }
 
 #[test]
-fn a_course_gate_is_pushed_lists_and_nothing_else() {
+fn a_course_gate_gets_lists_and_nothing_else() {
     let mut system = System::start();
     let mut gate = course_gate(&system.distributor);
     // Everything that could make our own nodes talk: another gateway, a service that leaves, one that changes.
@@ -352,7 +352,7 @@ impl PlayedDistributor {
 }
 
 #[test]
-fn a_list_is_told_by_its_shape() {
+fn a_list_is_recognised_by_its_shape() {
     let ours = Process::distributor(&[]);
     let services = ["one", "two", "three"].map(|name| Echo::start(&ours, name, &[&format!("GET/{name}")]));
     let ports = services.each_ref().map(Echo::port);

@@ -528,7 +528,7 @@ fn a_password_in_a_bad_packet_never_reaches_the_log() {
 }
 
 #[test]
-fn empty_frames_and_white_space_mean_nothing_and_packets_may_come_in_any_pieces() {
+fn empty_frames_and_white_space_are_skipped_and_packets_may_arrive_in_any_pieces() {
     let scratch = Scratch::new();
     let distributor = Process::distributor(&[]);
     let users = Process::users(&distributor, &scratch, &[]);

@@ -56,7 +56,7 @@ fn connections_are_opened_and_accepted_in_two_files_only() {
 }
 
 #[test]
-fn of_all_uris_the_net_knows_distributes_alone() {
+fn the_net_layer_knows_no_uri_but_distributes() {
     let uris = lines_with(&["src/net.rs", "src/net"], &["\"/"]);
     assert!(!uris.is_empty());
     assert!(uris.iter().all(|line| line.contains("\"/distributes\"")), "{uris:#?}");
@@ -104,7 +104,7 @@ fn stories_named_in(text: &str) -> Vec<&str> {
 }
 
 #[test]
-fn each_promise_names_stories_that_there_are() {
+fn each_guarantee_names_tests_that_exist() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let promises = fs::read_to_string(root.join("docs/reliability.md")).unwrap();
     let named = stories_named_in(&promises);

@@ -16,7 +16,7 @@ use crate::harness::{
 const TIMEOUT: Duration = Duration::from_secs(5);
 
 #[test]
-fn an_instance_that_is_killed_takes_no_read_with_it_and_no_route() {
+fn a_killed_instance_loses_no_read_and_no_route() {
     let mut system = System::on(Scratch::in_memory(), Process::distributor(&[]), 2, &[]);
     system.create_user("kim@example.com", "Kim");
     let load = Load::start(system.http(), 4, TIMEOUT);
@@ -50,7 +50,7 @@ fn one_instance_after_the_other_is_replaced_under_load_without_one_failed_reques
 }
 
 #[test]
-fn a_distributor_that_is_restarted_under_load_costs_no_request() {
+fn a_distributor_restart_under_load_loses_no_request() {
     let address = format!("127.0.0.1:{}", free_port());
     let distributor = Process::distributor(&["--listen", &address]);
     let system = System::on(Scratch::in_memory(), distributor, 2, &[]);
@@ -120,7 +120,7 @@ fn a_route_without_an_instance_is_503_until_one_is_back_on_the_same_port_or_anot
 }
 
 #[test]
-fn of_several_distributors_any_one_suffices() {
+fn any_one_of_several_distributors_is_enough() {
     let nobody_yet = format!("127.0.0.1:{}", free_port());
     let first = Process::distributor(&[]);
     let gateway = Process::gateway_at(&format!("{nobody_yet},{}", first.address()), &[]);
@@ -156,7 +156,7 @@ fn an_instance_that_both_of_two_distributors_list_is_one_instance() {
 }
 
 #[test]
-fn an_instance_that_no_list_names_any_more_stays_in_use_while_its_link_lives() {
+fn an_unlisted_instance_stays_in_use_while_its_link_is_up() {
     let distributor = Process::distributor(&[]);
     let gateway = Process::gateway(&distributor, &[]);
     let echo = Echo::start(&distributor, "echo", &["GET/echo"]);
@@ -173,7 +173,7 @@ fn an_instance_that_no_list_names_any_more_stays_in_use_while_its_link_lives() {
 }
 
 #[test]
-fn a_service_that_registers_again_has_its_new_routes_and_no_longer_its_old_ones() {
+fn a_second_registration_replaces_the_routes() {
     let distributor = Process::distributor(&[]);
     let gateway = Process::gateway(&distributor, &[]);
     let mut echo = Echo::start(&distributor, "echo", &["GET/old", "GET/kept"]);
@@ -199,7 +199,7 @@ fn ask(gateway: &Process, path: &str) -> JoinHandle<Response> {
 }
 
 #[test]
-fn requests_one_after_the_other_take_turns() {
+fn sequential_requests_are_spread_round_robin() {
     let distributor = Process::distributor(&[]);
     let gateway = Process::gateway(&distributor, &[]);
     let order = Arc::new(Mutex::new(Vec::new()));
@@ -305,7 +305,7 @@ fn replies_may_come_in_any_order() {
 }
 
 #[test]
-fn replies_that_nobody_waits_for_disturb_nobody() {
+fn orphan_replies_disturb_no_caller() {
     let distributor = Process::distributor(&[]);
     let gateway = Process::gateway(&distributor, &[]);
     let keeper = keeper(&distributor, "keeper", &["GET/kept"]);
@@ -363,7 +363,7 @@ fn nothing_is_delivered_after_its_deadline() {
 }
 
 #[test]
-fn a_write_whose_asker_has_stopped_waiting_is_not_begun() {
+fn a_write_past_its_deadline_is_not_started() {
     let system = System::start();
     let mut packets = system.users[0].packets();
     let params = json!({ "email": "kim@example.com", "name": "Kim" });
@@ -374,7 +374,7 @@ fn a_write_whose_asker_has_stopped_waiting_is_not_begun() {
 }
 
 #[test]
-fn a_read_whose_link_is_lost_is_tried_on_another_instance_and_a_write_is_not() {
+fn a_read_whose_link_is_lost_is_retried_and_a_write_is_not() {
     let urls = ["GET/echo", "POST/echo"];
     let distributor = Process::distributor(&[]);
     let gateway = Process::gateway(&distributor, &[]);
@@ -415,7 +415,7 @@ fn a_read_that_is_silent_for_half_of_its_time_is_given_up_and_asked_of_another_i
 }
 
 #[test]
-fn a_service_that_breaks_the_rules_of_the_wire_loses_its_link_and_gets_a_new_one() {
+fn a_service_that_breaks_the_protocol_loses_its_link_and_gets_a_new_one() {
     let distributor = Process::distributor(&[]);
     let gateway = Process::gateway(&distributor, &["--max-frame", "1000"]);
     let long = format!("{{\"a\":\"{}", "x".repeat(1000));
@@ -474,7 +474,7 @@ fn a_service_that_breaks_the_rules_of_the_wire_loses_its_link_and_gets_a_new_one
 // ---- the end
 
 #[test]
-fn a_gateway_that_is_asked_to_end_answers_what_has_begun() {
+fn a_gateway_that_shuts_down_answers_requests_that_have_begun() {
     let distributor = Process::distributor(&[]);
     let gateway = Process::gateway(&distributor, &[]);
     let keeper = keeper(&distributor, "keeper", &["GET/kept", "POST/kept"]);
@@ -492,7 +492,7 @@ fn a_gateway_that_is_asked_to_end_answers_what_has_begun() {
 }
 
 #[test]
-fn a_service_that_is_asked_to_end_answers_what_has_begun() {
+fn a_service_that_shuts_down_answers_requests_that_have_begun() {
     let system = System::start();
     let mut packets = system.users[0].packets();
     assert_eq!(packets.call("GET", "/users", &json!({}), 9)["errorcode"], 0);

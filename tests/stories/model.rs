@@ -42,22 +42,22 @@ const USERS_AND_GATEWAY: [Part; 3] = [Part::Users(0), Part::Users(1), Part::Gate
 const ALL: [Part; 4] = [Part::Users(0), Part::Users(1), Part::Gateway, Part::Distributor];
 
 #[test]
-fn what_every_subscriber_was_told_is_the_database() {
+fn every_subscriber_sees_the_state_of_the_database() {
     run(&QUICK);
 }
 
 #[test]
-fn what_every_subscriber_was_told_is_the_database_though_users_is_killed_again_and_again() {
+fn every_subscriber_sees_the_state_of_the_database_although_users_is_killed_repeatedly() {
     run(&Plan { killed: &USERS, kills: 10, ..QUICK });
 }
 
 #[test]
-fn what_every_subscriber_was_told_is_the_database_though_users_and_the_gateway_are_killed() {
+fn every_subscriber_sees_the_state_of_the_database_although_users_and_the_gateway_are_killed() {
     run(&Plan { killed: &USERS_AND_GATEWAY, kills: 10, ..QUICK });
 }
 
 #[test]
-fn what_every_subscriber_was_told_is_the_database_though_anything_is_killed() {
+fn every_subscriber_sees_the_state_of_the_database_although_any_process_is_killed() {
     run(&Plan { killed: &ALL, kills: 10, ..QUICK });
 }
 
@@ -69,7 +69,7 @@ fn the_long_version() {
 
 #[test]
 #[ignore = "takes minutes"]
-fn the_long_version_with_kills() {
+fn the_model_holds_for_a_long_run_with_kills() {
     run(&Plan { killed: &USERS, kills: 60, ..LONG });
     run(&Plan { killed: &USERS_AND_GATEWAY, kills: 60, ..LONG });
     run(&Plan { killed: &ALL, kills: 60, ..LONG });

@@ -15,7 +15,7 @@ use serde_json::json;
 use crate::harness::{Process, SECRET, System};
 
 #[test]
-fn with_the_same_secret_everywhere_the_walk_is_as_without() {
+fn with_one_secret_everywhere_the_walk_passes() {
     let system = System::secured(2);
     let made = system.create_user("kim@example.com", "Kim");
     let read = system.http().get(&format!("/users/{}", made["id"]));
@@ -35,7 +35,7 @@ fn documented(system: &System) -> String {
 
 #[cfg(unix)]
 #[test]
-fn the_proof_by_hand_that_the_documents_show_is_taken() {
+fn the_proof_by_hand_of_the_documents_is_accepted() {
     let has = |program: &str, flag| std::process::Command::new(program).arg(flag).output().is_ok();
     for (program, flag) in [("bash", "--version"), ("openssl", "version")] {
         if !has(program, flag) {

@@ -31,7 +31,7 @@ fn assert_healthy(http: Http) {
 }
 
 #[test]
-fn what_is_beyond_the_limit_is_503_at_once_and_what_is_within_is_answered() {
+fn requests_above_the_limit_get_503_at_once_and_the_others_are_answered() {
     const ROOM: usize = 8;
     let distributor = Process::distributor(&[]);
     let gateway = Process::gateway(&distributor, &["--max-in-flight", "8", "--timeout", "60"]);
@@ -104,7 +104,7 @@ fn each_instance_has_its_own_limit_beside_that_of_the_gateway() {
 }
 
 #[test]
-fn under_a_load_that_is_too_much_every_request_is_answered_and_health_is_told_throughout() {
+fn under_overload_every_request_and_every_health_check_is_answered() {
     let distributor = Process::distributor(&[]);
     let gateway = Process::gateway(&distributor, &["--max-in-flight", "4"]);
     // It answers one after the other, and takes its time.

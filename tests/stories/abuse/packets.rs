@@ -210,7 +210,7 @@ fn violations(limit: usize) -> Vec<Vec<u8>> {
 }
 
 #[test]
-fn hundreds_of_bad_packets_at_every_port_disturb_nobody_and_leave_nothing_behind() {
+fn hundreds_of_bad_packets_at_every_port_disturb_no_client_and_leave_nothing_behind() {
     Stage::start(&SHORT_FRAME.to_string()).storm(&violations(SHORT_FRAME), 400);
 }
 
@@ -223,14 +223,14 @@ fn bad_packets_of_full_size_take_no_more_memory_than_their_connections() {
 
 #[test]
 #[ignore = "slow: ten thousand bad packets at each of three ports, about a minute"]
-fn ten_thousand_bad_packets_at_every_port_disturb_nobody_and_leave_nothing_behind() {
+fn ten_thousand_bad_packets_at_every_port_disturb_no_client_and_leave_nothing_behind() {
     Stage::start(&SHORT_FRAME.to_string()).storm(&violations(SHORT_FRAME), 10_000);
     let limit = pilcrow::packet::DEFAULT_MAX_FRAME_BYTES;
     Stage::start(&limit.to_string()).storm(&violations(limit)[..4], 600);
 }
 
 #[test]
-fn a_flood_from_one_address_is_said_a_hundred_times_and_then_counted() {
+fn a_flood_from_one_address_is_logged_a_hundred_times_and_then_counted() {
     let mut stage = Stage::start(&SHORT_FRAME.to_string());
     stage.storm(&[b"nonsense\xc2\xb6".to_vec()], 300);
     for process in [&stage.users, &stage.distributor] {

@@ -144,7 +144,7 @@ fn a_rejected_registration_leaves_the_one_before_it_as_it_was() {
 }
 
 #[test]
-fn nobody_can_take_the_gateways_own_names_nor_have_routes_under_its_name() {
+fn no_node_can_take_the_gateways_paths_or_name() {
     let distributor = Process::distributor(&[]);
     let paths = ["/healthz", "/readyz", "/routes", "/metrics"];
     let methods = ["GET", "HEAD", "POST", "DELETE", "X-ANY"];

@@ -65,7 +65,7 @@ fn assert_refused_with(http: Http, request: &str, statuses: &[u16]) {
 }
 
 #[test]
-fn a_length_and_a_coding_never_stand_together_whatever_they_say_and_whichever_comes_first() {
+fn a_content_length_beside_a_transfer_encoding_is_rejected_in_any_form_and_order() {
     let mut stage = Stage::start();
     let lengths = || LENGTHS.iter().chain(&NO_LENGTHS);
     let codings = || CODINGS.iter().chain(&NO_CODINGS);
@@ -82,7 +82,7 @@ fn a_length_and_a_coding_never_stand_together_whatever_they_say_and_whichever_co
 }
 
 #[test]
-fn a_length_or_a_coding_stands_once_and_in_one_spelling() {
+fn a_content_length_or_transfer_encoding_is_accepted_once_and_in_one_spelling() {
     let mut stage = Stage::start();
     for length in NO_LENGTHS {
         assert_refused_with(stage.http(), &post(&all(&[("Content-Length", length)]), "{}   "), &[400]);
@@ -114,7 +114,7 @@ fn a_length_or_a_coding_stands_once_and_in_one_spelling() {
 }
 
 #[test]
-fn what_everybody_reads_alike_is_answered_and_leaves_the_connection_in_step() {
+fn an_unambiguous_request_is_answered_and_the_connection_stays_in_sync() {
     let stage = Stage::start();
     let mut connection = stage.http().connect();
     let lengths = LENGTHS.map(|length| post(&all(&[("Content-Length", length)]), "{}   "));
@@ -132,7 +132,7 @@ fn what_everybody_reads_alike_is_answered_and_leaves_the_connection_in_step() {
 }
 
 #[test]
-fn lines_that_end_otherwise_than_in_cr_lf_hide_no_request() {
+fn a_line_without_cr_lf_hides_no_request() {
     let mut stage = Stage::start();
     let coding = "Transfer-Encoding: chunked\r\n";
     let bad = [
@@ -182,7 +182,7 @@ fn lines_that_end_otherwise_than_in_cr_lf_hide_no_request() {
 }
 
 #[test]
-fn a_body_without_its_end_is_no_request() {
+fn a_body_without_its_end_is_not_a_request() {
     let mut stage = Stage::start();
     let (coding, length) = ("Transfer-Encoding: chunked\r\n", "Content-Length: 5\r\n");
     let unfinished = [
@@ -296,7 +296,7 @@ fn a_path_means_what_it_says_and_nothing_else() {
 }
 
 #[test]
-fn a_method_may_be_long_or_strange_and_is_answered_like_any_that_is_not_there() {
+fn a_long_or_strange_method_is_answered_like_any_unknown_method() {
     let mut stage = Stage::start();
     let methods = ["X".repeat(12 * 1024), "get".to_owned(), "G-E-T".to_owned(), "!#$%&'*+.^_`|~".to_owned()];
     for method in methods {
@@ -310,7 +310,7 @@ fn a_method_may_be_long_or_strange_and_is_answered_like_any_that_is_not_there() 
 }
 
 #[test]
-fn of_members_that_stand_twice_the_last_counts_at_every_depth_and_nobody_is_harmed() {
+fn the_last_of_duplicate_members_counts_at_every_depth() {
     let mut stage = Stage::start();
     let json_type = [("Content-Type", "application/json")];
     let twice = br#"{"a":1,"a":{"b":1,"b":2},"\u0061":{"b":3,"b":4},"params":"mine"}"#;

@@ -175,7 +175,7 @@ fn assert_whole(system: &mut System, threads_before: usize) {
 }
 
 #[test]
-fn hundreds_of_clients_that_write_or_read_a_byte_at_a_time_delay_nobody() {
+fn hundreds_of_clients_that_write_or_read_a_byte_at_a_time_delay_no_other() {
     let mut system = system_with_long_lists();
     let before = threads(&system);
     let normal = Normal::start(&system);
@@ -195,7 +195,7 @@ fn hundreds_of_clients_that_write_or_read_a_byte_at_a_time_delay_nobody() {
 
 #[test]
 #[ignore = "slow: 3,000 heads a byte per second, until the last of them is given up after 10 s"]
-fn three_thousand_heads_that_come_byte_by_byte_are_given_up_and_delay_nobody() {
+fn three_thousand_clients_that_write_a_byte_at_a_time_are_closed_and_delay_no_other() {
     let mut system = system_with_long_lists();
     let before = threads(&system);
     let normal = Normal::start(&system);
@@ -212,7 +212,7 @@ fn three_thousand_heads_that_come_byte_by_byte_are_given_up_and_delay_nobody() {
 
 #[test]
 #[ignore = "slow: 3,000 answers read a byte per second, until the last of them is given up"]
-fn three_thousand_answers_that_are_read_byte_by_byte_are_given_up_and_delay_nobody() {
+fn three_thousand_clients_that_read_a_byte_at_a_time_are_closed_and_delay_no_other() {
     let mut system = system_with_long_lists();
     let before = threads(&system);
     let normal = Normal::start(&system);

@@ -46,7 +46,7 @@ fn a_user_that_exists_is_made_an_admin_and_keeps_its_password() {
 }
 
 #[test]
-fn what_breaks_a_rule_makes_nobody_an_admin_and_is_one_sentence() {
+fn invalid_input_creates_no_admin_and_gets_one_sentence() {
     let scratch = Scratch::new();
     let refused = [
         ("boss@example.com", "short\n", "password must have 8 to 128 characters"),

@@ -39,7 +39,7 @@ fn kept(system: &System) -> u32 {
 }
 
 #[test]
-fn after_five_failures_for_one_email_the_right_password_is_refused_as_well_for_a_minute() {
+fn after_five_failures_for_one_email_even_the_right_password_is_rejected_for_a_minute() {
     let system = System::with(2, &[]);
     let http = system.http();
     create(&http, "kim@example.com");
@@ -104,7 +104,7 @@ fn a_client_that_fails_twenty_times_is_refused_whatever_email_it_tries_and_other
 }
 
 #[test]
-fn many_guesses_at_the_same_time_get_no_more_answers_than_one_after_the_other() {
+fn many_guesses_at_once_get_no_more_answers_than_in_sequence() {
     const GUESSES: usize = 64;
     let system = System::with(2, &["--timeout", "60"]);
     create(&system.http(), "kim@example.com");
@@ -150,7 +150,7 @@ fn guesses_straight_over_packets_are_counted_for_each_email() {
 }
 
 #[test]
-fn a_success_gives_no_new_guesses() {
+fn a_successful_login_resets_no_failure_count() {
     let system = System::start();
     let http = system.http();
     create(&http, "kim@example.com");
@@ -163,7 +163,7 @@ fn a_success_gives_no_new_guesses() {
 }
 
 #[test]
-fn what_was_typed_as_an_email_is_not_kept() {
+fn the_email_of_a_failed_login_is_not_stored() {
     let system = System::start();
     let typed = "my-password-in-the-wrong-field";
     assert_eq!(log_in(&system.http(), typed, "a wrong one").status, 401);

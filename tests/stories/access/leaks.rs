@@ -18,7 +18,7 @@ fn ends_badly(process: Process) -> Option<String> {
 }
 
 #[test]
-fn a_log_that_tells_a_password_a_token_or_the_cluster_secret_fails_its_story() {
+fn a_log_with_a_password_a_token_or_the_cluster_secret_fails_its_test() {
     let system = System::secured(1);
     let password = "a password that the log tells";
     let (form, json) = ("a-form's-password-in-the-log", "a \"quoted\" password in the log");

@@ -6,7 +6,7 @@ use super::{PASSWORD, Person, ask, assert_log_in_first};
 use crate::harness::{Http, System};
 
 #[test]
-fn without_a_secret_nobody_is_asked_who_he_is_whatever_he_shows() {
+fn without_a_secret_no_login_is_needed() {
     let system = System::start();
     let kim = Person::new(&system, "kim");
     let lee = Person::new(&system, "lee");
@@ -20,7 +20,7 @@ fn without_a_secret_nobody_is_asked_who_he_is_whatever_he_shows() {
 }
 
 #[test]
-fn a_user_is_changed_and_deleted_by_that_user_alone() {
+fn only_the_user_can_change_and_delete_its_record() {
     let system = System::secured(2);
     let (kim, lee) = (Person::new(&system, "kim"), Person::new(&system, "lee"));
     let http = system.http();
@@ -43,7 +43,7 @@ fn a_user_is_changed_and_deleted_by_that_user_alone() {
 }
 
 #[test]
-fn what_is_shown_and_is_no_valid_token_is_401_on_every_route_but_login_and_sign_up() {
+fn an_invalid_token_gets_401_on_every_route_but_login_and_sign_up() {
     let system = System::secured(1);
     let kim = Person::new(&system, "kim");
     let spent = Person::log_in(&system, &kim.email, PASSWORD);
@@ -89,7 +89,7 @@ fn shown(list: &Value) -> Vec<Option<&str>> {
 }
 
 #[test]
-fn an_email_address_is_shown_to_its_owner_and_to_admins_alone() {
+fn only_the_owner_and_admins_see_an_email_address() {
     let system = System::secured(2);
     let (kim, lee) = (Person::new(&system, "kim"), Person::new(&system, "lee"));
     let boss = Person::admin(&system, "boss");
@@ -112,7 +112,7 @@ fn an_email_address_is_shown_to_its_owner_and_to_admins_alone() {
 }
 
 #[test]
-fn nobody_can_try_whether_an_address_has_an_account() {
+fn no_client_can_test_whether_an_address_has_an_account() {
     let system = System::secured(1);
     let (kim, _lee) = (Person::new(&system, "kim"), Person::new(&system, "lee"));
     let boss = Person::admin(&system, "boss");
@@ -173,7 +173,7 @@ fn the_two_views_of_a_user_have_different_entity_tags_and_if_match_takes_either(
 }
 
 #[test]
-fn who_may_not_write_is_refused_before_a_password_is_hashed() {
+fn a_forbidden_write_is_rejected_before_a_password_is_hashed() {
     let system = System::secured(1);
     let (kim, lee) = (Person::new(&system, "kim"), Person::new(&system, "lee"));
     // The hashing queue has room for 64. If these were hashed before they are refused, most would be 503.

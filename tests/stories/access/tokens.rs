@@ -8,7 +8,7 @@ use super::{PASSWORD, Person, assert_log_in_first};
 use crate::harness::{System, eventually};
 
 #[test]
-fn a_logout_ends_the_token_that_is_shown_and_no_other() {
+fn a_logout_ends_only_the_token_of_its_request() {
     for system in [System::start(), System::secured(2)] {
         let kim = Person::new(&system, "kim");
         let other = Person::log_in(&system, &kim.email, PASSWORD);
@@ -21,7 +21,7 @@ fn a_logout_ends_the_token_that_is_shown_and_no_other() {
 }
 
 #[test]
-fn a_token_that_has_ended_opens_nothing_through_any_instance() {
+fn an_ended_token_is_rejected_by_every_instance() {
     let system = System::secured(2);
     let kim = Person::new(&system, "kim");
     let other = Person::log_in(&system, &kim.email, PASSWORD);
@@ -34,7 +34,7 @@ fn a_token_that_has_ended_opens_nothing_through_any_instance() {
 }
 
 #[test]
-fn a_changed_password_ends_every_token_of_its_user_and_of_nobody_else() {
+fn a_changed_password_ends_every_token_of_its_user_only() {
     let system = System::secured(2);
     let (kim, lee) = (Person::new(&system, "kim"), Person::new(&system, "lee"));
     let other = Person::log_in(&system, &kim.email, PASSWORD);

@@ -61,13 +61,13 @@ fn one_of_two_instances_is_killed_again_and_again(kills: usize, every: Duration)
 }
 
 #[test]
-fn killing_one_of_two_instances_costs_no_read_and_only_the_writes_on_their_way_to_it() {
+fn killing_one_of_two_instances_fails_only_writes_in_flight_to_it() {
     one_of_two_instances_is_killed_again_and_again(3, Duration::ZERO);
 }
 
 #[test]
 #[ignore = "slow: a minute"]
-fn killing_one_of_two_instances_every_two_seconds_for_a_minute_costs_only_the_writes_on_their_way() {
+fn killing_one_of_two_instances_every_two_seconds_for_a_minute_fails_only_writes_in_flight() {
     one_of_two_instances_is_killed_again_and_again(30, Duration::from_secs(2));
 }
 
@@ -94,13 +94,13 @@ fn everything_but_the_gateway_is_replaced(rounds: usize) {
 }
 
 #[test]
-fn a_rolling_restart_of_both_instances_and_the_distributor_costs_not_one_request() {
+fn a_rolling_restart_of_both_instances_and_the_distributor_loses_no_request() {
     everything_but_the_gateway_is_replaced(2);
 }
 
 #[test]
 #[ignore = "slow: a minute"]
-fn twenty_rolling_restarts_cost_not_one_request() {
+fn twenty_rolling_restarts_lose_no_request() {
     everything_but_the_gateway_is_replaced(20);
 }
 
@@ -123,7 +123,7 @@ fn instances_can_be_replaced_without_loss_while_there_is_no_distributor() {
 }
 
 #[test]
-fn a_stopped_instance_costs_no_read_is_set_aside_and_comes_back() {
+fn a_stopped_instance_fails_no_read_becomes_unhealthy_and_recovers() {
     let pair = Pair::start(&["--timeout", "1"]);
     let load = Load::start(pair.system.http(), 4, Duration::from_secs(1));
     load.await_more(30);
@@ -140,7 +140,7 @@ fn a_stopped_instance_costs_no_read_is_set_aside_and_comes_back() {
 }
 
 #[test]
-fn the_last_instance_of_a_route_is_asked_however_long_it_is_silent() {
+fn the_last_instance_of_a_route_is_called_even_if_it_is_silent() {
     let mut system = System::with(1, &["--timeout", "0.2"]);
     system.create_user("kim@example.com", "Kim");
     system.users[0].signal(Signal::SIGSTOP);
@@ -158,7 +158,7 @@ fn the_last_instance_of_a_route_is_asked_however_long_it_is_silent() {
 }
 
 #[test]
-fn an_answer_never_sets_an_instance_aside_whatever_it_says() {
+fn no_answer_makes_an_instance_unhealthy() {
     let distributor = Process::distributor(&[]);
     let refuse = |asked: &crate::harness::Asked| {
         asked.reply(&serde_json::json!({ "errorcode": 500, "errormessage": "broken" }));

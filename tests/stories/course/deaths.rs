@@ -16,7 +16,7 @@ fn await_death(node: &mut Process) {
 }
 
 #[test]
-fn what_kills_a_course_node_is_known() {
+fn the_played_course_nodes_die_of_what_kills_real_ones() {
     let Some(mut fragile) = course_js(&["distributor", "--fragile"]) else { return };
     drop(fragile.packets());
     eventually("a visitor without a word has killed it", || (!fragile.is_alive()).then_some(()));

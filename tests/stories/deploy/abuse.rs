@@ -76,7 +76,7 @@ fn statuses(connection: &mut Connection) -> Vec<u16> {
 
 #[test]
 #[ignore = "slow: forty connections, one after the other, each through a process of its own"]
-fn a_request_that_could_be_read_in_two_ways_smuggles_nothing_past_the_proxy() {
+fn an_ambiguous_request_smuggles_nothing_past_the_proxy() {
     let Some(mut stage) = Stage::start(&[]) else { return };
     let mut guest = Guest::of(&stage);
     let hidden = "{}GET /echo/hidden HTTP/1.1\r\nHost: test\r\n\r\n";
@@ -143,7 +143,7 @@ fn a_request_that_could_be_read_in_two_ways_smuggles_nothing_past_the_proxy() {
 }
 
 #[test]
-fn what_is_no_request_is_refused_and_nobody_else_notices() {
+fn a_malformed_request_is_rejected_and_disturbs_no_other() {
     let Some(mut stage) = Stage::start(&[]) else { return };
     let mut guest = Guest::of(&stage);
     let long = "x".repeat(100 * 1024);
@@ -202,7 +202,7 @@ fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
 }
 
 #[test]
-fn floods_of_http_2_frames_end_nobody_but_their_sender() {
+fn a_flood_of_http_2_frames_closes_only_its_sender() {
     const HEADERS: u8 = 1;
     const RST_STREAM: u8 = 3;
     const SETTINGS: u8 = 4;
@@ -242,7 +242,7 @@ fn floods_of_http_2_frames_end_nobody_but_their_sender() {
 
 #[test]
 #[ignore = "slow: the proxy waits ten seconds for a head, and for a body"]
-fn slow_clients_hold_nothing_of_the_gateway() {
+fn slow_clients_use_no_gateway_connection() {
     // Fewer places than slow clients: were they let through, the guest would get 503.
     let Some(mut stage) = Stage::start(&["--max-connections", "8"]) else { return };
     let mut guest = Guest::of(&stage);

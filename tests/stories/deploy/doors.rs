@@ -9,7 +9,7 @@ use super::proxy::Proxy;
 use crate::harness::{Connection, Echo, Http, PATIENCE, Process, await_instances, eventually};
 
 #[test]
-fn what_is_older_than_tls_1_2_is_refused() {
+fn tls_versions_before_1_2_are_rejected() {
     let gateway = PlayedGateway::start();
     let Some(proxy) = Proxy::before(&[gateway.address()]) else { return };
     for version in ["-tls1_2", "-tls1_3"] {
@@ -41,7 +41,7 @@ fn plain_http_is_redirected_and_what_would_change_something_is_refused() {
 }
 
 #[test]
-fn whoever_renews_the_certificate_is_reached_by_plain_http() {
+fn the_acme_challenge_is_reachable_by_plain_http() {
     let (gateway, acme) = (PlayedGateway::start(), PlayedGateway::start());
     let address = acme.address().to_string();
     let Some(proxy) = Proxy::with(&[gateway.address()], &[("PILCROW_ACME", &address)]) else { return };
@@ -51,7 +51,7 @@ fn whoever_renews_the_certificate_is_reached_by_plain_http() {
 }
 
 #[test]
-fn what_is_for_those_inside_is_closed_however_its_path_is_written() {
+fn internal_paths_are_closed_in_every_spelling() {
     // The played gateway answers everything: what comes back is what got through.
     let gateway = PlayedGateway::start();
     let Some(proxy) = Proxy::before(&[gateway.address()]) else { return };
@@ -84,7 +84,7 @@ fn what_is_for_those_inside_is_closed_however_its_path_is_written() {
 }
 
 #[test]
-fn nobody_can_say_where_he_comes_from_or_which_id_his_request_has() {
+fn a_client_cannot_forge_its_address_or_request_id() {
     let gateway = PlayedGateway::start();
     let Some(proxy) = Proxy::before(&[gateway.address()]) else { return };
     let forged = ["X-Forwarded-For: 6.6.6.6", "x-forwarded-for: 7.7.7.7, 8.8.8.8", "X-FORWARDED-HOST: evil"];

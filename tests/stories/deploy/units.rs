@@ -48,7 +48,7 @@ fn systemd_finds_nothing_wrong_with_the_units() {
 }
 
 #[test]
-fn the_units_take_away_what_the_processes_do_not_need() {
+fn the_units_drop_unneeded_privileges() {
     if !have(&["systemd-analyze"]) {
         return;
     }

@@ -35,7 +35,7 @@ fn the_walk_goes_over_tls_by_http_1_and_by_http_2() {
 }
 
 #[test]
-fn a_body_of_nearly_a_mebibyte_passes_and_a_longer_one_is_told_why_not() {
+fn a_body_of_nearly_a_mebibyte_passes_and_a_longer_one_gets_a_reason() {
     let system = System::start();
     let Some(proxy) = Proxy::before(&[system.gateway.address()]) else { return };
     let file = system.scratch.file("body.json");
@@ -127,7 +127,7 @@ fn a_silent_stream_outlives_every_time_limit_of_the_proxy() {
 }
 
 #[test]
-fn one_of_two_gateways_may_end_and_nobody_notices() {
+fn one_of_two_gateways_can_stop_without_a_failed_request() {
     let system = System::start();
     let other = Process::gateway(&system.distributor, &[]);
     await_instances(&other, "GET", "/users", 1);
@@ -149,7 +149,7 @@ fn one_of_two_gateways_may_end_and_nobody_notices() {
 }
 
 #[test]
-fn a_gateway_that_knows_no_service_is_given_no_request() {
+fn a_gateway_without_a_service_gets_no_request_from_the_proxy() {
     let (system, nobody) = (System::start(), Process::distributor(&[]));
     let lost = Process::gateway(&nobody, &[]);
     let Some(proxy) = Proxy::before(&[lost.address(), system.gateway.address()]) else { return };

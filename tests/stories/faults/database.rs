@@ -57,7 +57,7 @@ fn keep_reading(http: Http, ended: &Arc<AtomicBool>) -> JoinHandle<usize> {
 }
 
 #[test]
-fn while_another_process_has_the_database_locked_writes_wait_and_reads_go_on() {
+fn while_another_process_locks_the_database_writes_wait_and_reads_continue() {
     let system = System::on(Scratch::in_memory(), Process::distributor(&[]), 2, &[]);
     system.create_user("kim@example.com", "Kim");
     let mut created = vec!["kim@example.com".to_owned()];
@@ -95,13 +95,13 @@ fn while_another_process_has_the_database_locked_writes_wait_and_reads_go_on() {
 }
 
 #[test]
-fn who_writes_while_the_database_stays_locked_is_told_so_before_it_stops_waiting() {
+fn a_write_to_a_locked_database_gets_503_before_its_deadline() {
     refused_while_locked("1.5", Duration::from_secs(4));
 }
 
 #[test]
 #[ignore = "slow: waits as long as a write may wait for another process, with the time-out as it is by default"]
-fn a_write_waits_three_seconds_for_another_process_and_is_then_refused_in_words() {
+fn a_write_waits_three_seconds_for_another_process_and_is_then_rejected() {
     refused_while_locked("5", Duration::from_secs(8));
 }
 
@@ -209,7 +209,7 @@ impl OwnDisk {
 }
 
 #[test]
-fn on_a_full_disk_writes_are_refused_and_reads_go_on_until_there_is_room_again() {
+fn on_a_full_disk_writes_are_rejected_and_reads_continue() {
     let distributor = Process::distributor(&[]);
     let Some(mut disk) = OwnDisk::start(&distributor, "mount -t tmpfs -o size=16m none \"$0\"") else {
         return;
@@ -295,7 +295,7 @@ fn users_does_not_start_on_a_disk_that_may_only_be_read_and_says_why() {
 }
 
 #[test]
-fn when_the_disk_turns_read_only_writes_are_refused_and_reads_go_on_until_it_is_back() {
+fn on_a_read_only_disk_writes_are_rejected_and_reads_continue() {
     let mut system = System::start();
     let http = system.http();
     assert_eq!(create(&http, "before@example.com").status, 201);

@@ -37,7 +37,7 @@ impl Deaf {
 }
 
 #[test]
-fn a_service_that_stops_reading_keeps_no_caller_longer_than_its_time_out() {
+fn a_service_that_stops_reading_delays_no_caller_beyond_its_timeout() {
     let distributor = Process::distributor(&[]);
     let gateway = Process::gateway(&distributor, &["--timeout", "1"]);
     let _deaf = Deaf::start(&distributor, &["POST/deaf"]);

@@ -38,7 +38,7 @@ fn flags(all: &[&str]) -> Vec<String> {
 }
 
 #[test]
-fn a_distributor_without_a_free_descriptor_still_tells_those_who_are_registered() {
+fn a_distributor_without_a_free_descriptor_still_pushes_lists() {
     let distributor = Process::start_with_descriptors(40, env!("CARGO_BIN_EXE_distributor"), &flags(&[]));
     let gateway = Process::gateway(&distributor, &[]);
     let mut echo = Echo::start(&distributor, "echo", &["GET/echo"]);
@@ -67,7 +67,7 @@ fn a_distributor_without_a_free_descriptor_still_tells_those_who_are_registered(
 }
 
 #[test]
-fn users_without_a_free_descriptor_still_reads_writes_and_tells_of_changes() {
+fn users_without_a_free_descriptor_still_reads_writes_and_streams() {
     let scratch = Scratch::in_memory();
     let distributor = Process::distributor(&[]);
     let database = scratch.file("users.db");

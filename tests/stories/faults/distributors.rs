@@ -41,18 +41,18 @@ fn without_a_distributor_for(time: Duration) {
 }
 
 #[test]
-fn traffic_goes_on_without_a_distributor_and_new_services_join_as_soon_as_it_is_back() {
+fn traffic_continues_without_a_distributor_and_new_services_join_when_it_returns() {
     without_a_distributor_for(Duration::from_secs(2));
 }
 
 #[test]
 #[ignore = "slow: is without a distributor for a minute"]
-fn traffic_goes_on_for_a_minute_without_a_distributor() {
+fn traffic_continues_for_a_minute_without_a_distributor() {
     without_a_distributor_for(Duration::from_secs(60));
 }
 
 #[test]
-fn of_two_distributors_each_may_be_replaced_in_turn_and_no_request_fails() {
+fn two_distributors_can_be_replaced_in_turn_without_a_failed_request() {
     let addresses = [free_port(), free_port()].map(|port| format!("127.0.0.1:{port}"));
     let both = addresses.join(",");
     let start = |address: &String| Process::distributor(&["--listen", address]);

@@ -29,7 +29,7 @@ fn at_the_moment_of_the_end<T>(process: &Process, meanwhile: impl FnOnce() -> T)
 }
 
 #[test]
-fn who_is_connected_and_has_asked_when_a_gateway_is_asked_to_end_is_answered() {
+fn a_request_on_an_open_connection_is_answered_when_a_gateway_shuts_down() {
     let (gateway, echo, _distributor) = gateway_and_echo();
     let http = gateway.http();
     let mut connections: Vec<Connection> = at_the_moment_of_the_end(&gateway, || {
@@ -51,7 +51,7 @@ fn who_is_connected_and_has_asked_when_a_gateway_is_asked_to_end_is_answered() {
 }
 
 #[test]
-fn a_request_on_a_kept_connection_that_crosses_the_end_of_its_gateway_is_answered() {
+fn a_request_that_crosses_the_shutdown_of_its_gateway_is_answered() {
     let (gateway, echo, _distributor) = gateway_and_echo();
     let mut connections: Vec<Connection> = (0..50).map(|_| gateway.http().connect()).collect();
     for connection in &mut connections {
@@ -112,7 +112,7 @@ fn a_gateway_that_restarts_on_an_inherited_socket_refuses_and_resets_no_connecti
 }
 
 #[test]
-fn who_is_connected_and_has_asked_when_users_or_a_distributor_are_asked_to_end_is_answered() {
+fn a_request_on_an_open_connection_is_answered_when_users_or_a_distributor_shut_down() {
     let scratch = Scratch::new();
     let distributor = Process::distributor(&[]);
     let users = Process::users(&distributor, &scratch, &[]);

@@ -132,7 +132,7 @@ fn ask(http: Http) -> u16 {
 
 #[test]
 #[ignore = "slow: waits until a silent network is noticed, twice"]
-fn a_link_over_which_nothing_comes_any_more_is_noticed_and_replaced_when_the_network_is_back() {
+fn a_dead_link_is_noticed_and_replaced_when_the_network_works_again() {
     let Some(apart) = Apart::start() else { return };
     // Nobody asks anything: the kernel does.
     apart.side.cut();

@@ -12,7 +12,7 @@ use crate::harness::{Connection, Events, Http, Packets, Piece, Process, System, 
 const MOST_KIB: u64 = 100 * 1024;
 
 #[test]
-fn the_stream_of_a_client_that_is_gone_is_cancelled_at_its_source_at_the_next_event() {
+fn the_stream_of_a_lost_client_is_cancelled_at_the_next_event() {
     let system = System::start();
     let mut staying = follow(&system.http(), "");
     let leaving: Vec<Events> = (0..3).map(|_| follow(&system.http(), "")).collect();
@@ -29,7 +29,7 @@ fn the_stream_of_a_client_that_is_gone_is_cancelled_at_its_source_at_the_next_ev
 }
 
 #[test]
-fn a_stream_beyond_the_limit_is_refused_and_served_once_another_has_ended() {
+fn a_stream_above_the_limit_is_rejected_until_another_ends() {
     let system = System::with(1, &["--max-streams", "2"]);
     let http = system.http();
     let (mut first, second) = (follow(&http, ""), follow(&http, "?after=0"));
@@ -48,7 +48,7 @@ fn a_stream_beyond_the_limit_is_refused_and_served_once_another_has_ended() {
 }
 
 #[test]
-fn a_refused_request_for_events_takes_no_place() {
+fn a_rejected_request_for_events_takes_no_slot() {
     let system = System::with(1, &["--max-streams", "1"]);
     let http = system.http();
     // Its place is given back a moment after its answer.
@@ -66,7 +66,7 @@ fn a_refused_request_for_events_takes_no_place() {
 }
 
 #[test]
-fn streams_take_no_place_from_requests() {
+fn streams_take_no_slot_from_requests() {
     let system = System::with(1, &["--max-in-flight", "2"]);
     let http = system.http();
     let mut all: Vec<Events> = (0..6).map(|_| follow(&http, "")).collect();
@@ -100,7 +100,7 @@ fn stalled_client(gateway: &Process) -> Events {
 }
 
 #[test]
-fn clients_that_do_not_read_10_000_changes_cost_nobody_anything_and_can_go_on() {
+fn clients_that_do_not_read_10_000_changes_disturb_no_other_and_can_resume() {
     const LAST: u64 = 10_000;
     let system = System::start();
     let http = system.http();
@@ -151,7 +151,7 @@ fn read_everything(events: &mut Events, http: &Http, last: u64) -> u64 {
 }
 
 #[test]
-fn a_subscriber_that_does_not_read_is_ended_with_a_reason_and_nobody_else_is() {
+fn only_the_subscriber_that_does_not_read_is_ended_with_a_reason() {
     let system = System::start();
     let users = &system.users[0];
     let mut stalled = Packets::on(narrow(users.address()));
@@ -194,7 +194,7 @@ fn a_subscriber_that_does_not_read_is_ended_with_a_reason_and_nobody_else_is() {
 }
 
 #[test]
-fn subscribers_that_read_nothing_of_the_past_keep_nobody_else_from_it() {
+fn subscribers_that_do_not_read_their_replay_block_no_other() {
     const LAST: u64 = 6_000;
     let system = System::start();
     let users = &system.users[0];
@@ -235,7 +235,7 @@ fn many_clients_of_one_gateway_get_a_burst_of_changes_whole() {
 }
 
 #[test]
-fn while_a_gateway_of_the_course_is_about_who_does_not_say_that_it_is_ours_gets_a_page() {
+fn while_a_course_gateway_is_registered_unknown_peers_get_at_most_64_kib() {
     let system = System::start();
     for number in 1..=3 {
         assert_eq!(create(&system.http(), &number.to_string()), number);
@@ -268,7 +268,7 @@ fn while_a_gateway_of_the_course_is_about_who_does_not_say_that_it_is_ours_gets_
 
 #[test]
 #[ignore = "takes 30 s: a silent stream is kept alive by a comment every 15 s"]
-fn a_silent_stream_is_kept_alive_by_comments_and_a_client_that_is_gone_is_noticed_at_one() {
+fn comments_keep_a_silent_stream_alive_and_detect_a_lost_client() {
     let system = System::start();
     let mut events = follow(&system.http(), "");
     let gone = follow(&system.http(), "");

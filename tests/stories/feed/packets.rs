@@ -17,7 +17,7 @@ fn expect_silence(packets: &mut Packets) {
 }
 
 #[test]
-fn every_reply_of_a_stream_has_the_key_of_its_request_and_says_that_more_follow() {
+fn every_reply_of_a_stream_has_the_key_of_its_request_and_more() {
     let system = System::start();
     let mut packets = system.users[0].packets();
     subscribe(&mut packets, &json!(7), None);
@@ -36,7 +36,7 @@ fn every_reply_of_a_stream_has_the_key_of_its_request_and_says_that_more_follow(
 }
 
 #[test]
-fn after_cancel_nothing_more_comes_and_the_connection_serves_on() {
+fn after_cancel_the_stream_stops_and_the_connection_stays() {
     let system = System::start();
     let mut packets = system.users[0].packets();
     // Who follows after the one that is cancelled is told after it.
@@ -101,7 +101,7 @@ fn numbered(packets: &mut Packets) -> (Value, Value) {
 }
 
 #[test]
-fn a_key_that_has_a_stream_is_refused_a_second_one_and_keeps_the_first() {
+fn a_second_stream_under_one_key_is_rejected_and_the_first_continues() {
     let system = System::start();
     let mut packets = system.users[0].packets();
     subscribe_from_now_on(&mut packets, 1);
@@ -126,7 +126,7 @@ fn key_0_opens_a_stream_like_any_other_key() {
 }
 
 #[test]
-fn subscribers_that_leave_without_a_word_disturb_nobody() {
+fn subscribers_that_disconnect_disturb_no_other() {
     let mut system = System::start();
     let mut writer = system.users[0].packets();
     let mut staying = system.users[0].packets();

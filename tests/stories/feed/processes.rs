@@ -100,12 +100,12 @@ fn move_the_stream(end: impl Fn(Process)) {
 }
 
 #[test]
-fn when_the_instance_that_streams_is_killed_another_goes_on() {
+fn when_the_streaming_instance_is_killed_another_continues() {
     move_the_stream(Process::kill);
 }
 
 #[test]
-fn when_the_instance_that_streams_is_asked_to_end_another_goes_on() {
+fn when_the_streaming_instance_shuts_down_another_continues() {
     move_the_stream(|users| {
         let ended = users.end_by(SIGTERM);
         assert!(ended.status.success());
@@ -113,7 +113,7 @@ fn when_the_instance_that_streams_is_asked_to_end_another_goes_on() {
 }
 
 #[test]
-fn an_instance_that_is_asked_to_end_tells_its_subscribers_and_does_not_wait_for_them() {
+fn an_instance_that_shuts_down_notifies_its_subscribers_without_waiting() {
     let mut system = System::of(&[&["--drain", "3600"]], &[]);
     let mut subscribers: Vec<Packets> = (0..3).map(|_| system.users[0].packets()).collect();
     for packets in &mut subscribers {
@@ -134,7 +134,7 @@ fn an_instance_that_is_asked_to_end_tells_its_subscribers_and_does_not_wait_for_
 }
 
 #[test]
-fn a_gateway_that_is_asked_to_end_ends_its_streams_and_does_not_wait_for_them() {
+fn a_gateway_that_shuts_down_ends_its_streams_without_waiting() {
     let system = System::with(1, &["--drain", "3600"]);
     let mut all: Vec<Events> = (0..3).map(|_| follow(&system.http(), "")).collect();
     let seq = create(&system.http(), "kim");
@@ -173,7 +173,7 @@ fn a_stream_needs_no_distributor_once_it_stands() {
 }
 
 #[test]
-fn events_are_refused_in_words_where_nobody_serves_them_now() {
+fn a_request_for_events_without_an_instance_gets_a_reason() {
     let mut system = System::start();
     let unknown = system.http().events("/nowhere/changes", &[]).err().unwrap();
     assert_eq!(unknown.status, 404);

@@ -22,7 +22,7 @@ fn patch(http: &Http, headers: &[(&str, &str)], name: &str) -> Response {
 // ---- seq
 
 #[test]
-fn every_answer_says_which_change_it_is_or_contains() {
+fn every_answer_has_the_seq_of_its_change() {
     let system = System::start();
     let http = system.http();
     assert_eq!(http.get("/users").reply()["seq"], 0, "nothing has happened yet");
@@ -37,7 +37,7 @@ fn every_answer_says_which_change_it_is_or_contains() {
 }
 
 #[test]
-fn a_list_and_its_number_are_of_one_moment() {
+fn a_list_and_its_seq_are_from_one_moment() {
     const WRITES: u64 = 300;
     let system = System::start();
     let mut packets = system.users[0].packets();
@@ -67,7 +67,7 @@ fn at_least(packets: &mut Packets, params: &Value, key: u64, deadline_ms: u64) {
 }
 
 #[test]
-fn a_state_that_is_there_already_is_read_at_once() {
+fn a_state_that_is_reached_already_is_read_at_once() {
     let system = System::start();
     let http = system.http();
     create(&http, "kim");
@@ -93,7 +93,7 @@ fn a_state_that_is_there_already_is_read_at_once() {
 }
 
 #[test]
-fn a_read_waits_for_the_change_that_it_must_contain_and_answers_when_another_client_makes_it() {
+fn a_read_waits_for_the_change_that_it_must_contain() {
     let system = System::with(2, &[]);
     create(&system.http(), "kim");
     let mut packets = system.users[0].packets();
@@ -121,7 +121,7 @@ fn a_read_waits_for_the_change_that_it_must_contain_and_answers_when_another_cli
 }
 
 #[test]
-fn a_read_that_waited_in_vain_is_told_so_in_time() {
+fn a_read_that_waits_for_a_change_is_rejected_before_its_deadline() {
     let system = System::with(1, &["--timeout", "0.5"]);
     let http = system.http();
     create(&http, "kim");
@@ -136,7 +136,7 @@ fn a_read_that_waited_in_vain_is_told_so_in_time() {
 }
 
 #[test]
-fn many_readers_may_wait_at_once_for_different_changes() {
+fn many_readers_can_wait_for_different_changes() {
     const READERS: u64 = 100;
     let system = System::start();
     let mut packets = system.users[0].packets();
@@ -175,7 +175,7 @@ fn reads_and_writes_of_a_user_have_an_entity_tag_that_changes_with_the_user() {
 }
 
 #[test]
-fn a_client_that_has_this_version_is_told_304_without_a_body() {
+fn a_client_that_has_this_version_gets_304_without_a_body() {
     let system = System::start();
     let http = system.http();
     create(&http, "kim");
@@ -217,7 +217,7 @@ fn a_client_that_has_this_version_is_told_304_without_a_body() {
 }
 
 #[test]
-fn an_edit_of_a_version_that_has_changed_is_refused_with_412_and_changes_nothing() {
+fn an_edit_of_a_changed_version_gets_412_and_changes_nothing() {
     let system = System::start();
     let http = system.http();
     create(&http, "kim");
@@ -256,7 +256,7 @@ fn an_edit_of_a_version_that_has_changed_is_refused_with_412_and_changes_nothing
 }
 
 #[test]
-fn of_two_editors_who_have_read_the_same_version_exactly_one_gets_through() {
+fn exactly_one_of_two_editors_of_the_same_version_succeeds() {
     let system = System::with(2, &[]);
     let http = system.http();
     create(&http, "kim");

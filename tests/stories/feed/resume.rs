@@ -10,7 +10,7 @@ use super::{all_changes, create, create_at, create_many, follow, next_change, se
 use crate::harness::{Http, Process, Random, System};
 
 #[test]
-fn after_a_number_comes_exactly_what_followed_it_and_then_what_is_new() {
+fn after_a_seq_come_all_later_changes_and_then_new_ones() {
     let system = System::start();
     let http = system.http();
     create_many(&mut system.users[0].packets(), 450);
@@ -35,7 +35,7 @@ fn after_a_number_comes_exactly_what_followed_it_and_then_what_is_new() {
 }
 
 #[test]
-fn last_event_id_goes_on_after_that_event_and_wins_over_after() {
+fn last_event_id_resumes_after_that_event_and_wins_over_after() {
     let system = System::start();
     let http = system.http();
     create_many(&mut system.users[0].packets(), 9);
@@ -48,7 +48,7 @@ fn last_event_id_goes_on_after_that_event_and_wins_over_after() {
 }
 
 #[test]
-fn whoever_joins_while_others_write_misses_nothing_and_gets_nothing_twice() {
+fn a_subscriber_that_joins_during_writes_gets_each_change_once() {
     const WRITERS: u64 = 3;
     const WRITES: u64 = 120;
     const SUBSCRIBERS: u64 = 24;

@@ -6,7 +6,7 @@ use super::{all_changes, create, create_many, follow, next_change, seqs, subscri
 use crate::harness::{Piece, System};
 
 #[test]
-fn each_create_update_and_delete_comes_as_an_event_with_its_number() {
+fn each_create_update_and_delete_is_an_event_with_its_seq() {
     let system = System::start();
     let http = system.http();
     let mut events = follow(&http, "?after=0");
@@ -34,7 +34,7 @@ fn each_create_update_and_delete_comes_as_an_event_with_its_number() {
 }
 
 #[test]
-fn what_is_refused_is_no_change() {
+fn a_rejected_write_is_not_a_change() {
     let system = System::start();
     let http = system.http();
     let mut events = follow(&http, "?after=0");
@@ -75,7 +75,7 @@ fn no_change_shows_a_password_or_its_hash() {
 }
 
 #[test]
-fn without_after_only_what_is_new_comes_and_first_of_all_a_comment() {
+fn without_after_only_new_changes_come_after_a_first_comment() {
     let system = System::start();
     let http = system.http();
     let mut old = follow(&http, "?after=0");
@@ -94,7 +94,7 @@ fn without_after_only_what_is_new_comes_and_first_of_all_a_comment() {
 }
 
 #[test]
-fn the_head_of_a_stream_says_what_comes_and_that_nobody_may_keep_it() {
+fn the_head_of_a_stream_forbids_caching() {
     let system = System::start();
     let events = system.http().events("/users/changes", &[("X-Request-Id", "mine")]).ok().unwrap();
     for (name, value) in [("Cache-Control", "no-store"), ("Connection", "close"), ("X-Request-Id", "mine")] {
@@ -134,7 +134,7 @@ fn with_a_limit_the_changes_are_a_plain_list() {
 }
 
 #[test]
-fn whoever_takes_events_still_gets_what_is_no_stream() {
+fn a_client_that_accepts_events_still_gets_plain_answers() {
     let system = System::start();
     let http = system.http();
     create(&http, "kim");
@@ -149,7 +149,7 @@ fn whoever_takes_events_still_gets_what_is_no_stream() {
 }
 
 #[test]
-fn who_asks_for_neither_events_nor_a_limit_is_told_in_words() {
+fn a_read_of_the_feed_without_events_or_limit_gets_a_reason() {
     let system = System::start();
     let http = system.http();
     create(&http, "kim");
@@ -168,7 +168,7 @@ fn who_asks_for_neither_events_nor_a_limit_is_told_in_words() {
 }
 
 #[test]
-fn the_front_for_comparison_says_that_it_cannot_stream() {
+fn the_tiny_http_front_says_that_it_cannot_stream() {
     let system = System::with(1, &["--front", "tiny-http"]);
     let http = system.http();
     create(&http, "kim");
@@ -185,7 +185,7 @@ fn the_front_for_comparison_says_that_it_cannot_stream() {
 }
 
 #[test]
-fn what_is_forgotten_is_refused_with_410_and_the_oldest_number_there_is() {
+fn expired_changes_get_410_with_the_oldest_seq() {
     let system = System::of(&[&["--keep-changes", "10"]], &[]);
     let http = system.http();
     create_many(&mut system.users[0].packets(), 25);
@@ -208,7 +208,7 @@ fn what_is_forgotten_is_refused_with_410_and_the_oldest_number_there_is() {
 }
 
 #[test]
-fn a_subscriber_is_told_if_changes_are_forgotten_before_it_got_them() {
+fn a_subscriber_is_notified_when_changes_expire_before_it_reads_them() {
     let system = System::of(&[&["--keep-changes", "10"]], &[]);
     let mut subscriber = system.users[0].packets();
     let after = subscribe_from_now_on(&mut subscriber, 1);
@@ -235,7 +235,7 @@ fn a_subscriber_is_told_if_changes_are_forgotten_before_it_got_them() {
 }
 
 #[test]
-fn an_after_that_is_no_number_is_refused_with_400() {
+fn an_after_that_is_not_a_number_gets_400() {
     let system = System::start();
     let http = system.http();
     for after in ["abc", "-1", "1.5", "", "1e3", "99999999999999999999", "1&after=2"] {

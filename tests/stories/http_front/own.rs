@@ -6,7 +6,7 @@ use super::{Stage, assert_complete, assert_ends, assert_failure};
 use crate::harness::{Connection, Echo, Process, Response, await_instances, eventually};
 
 #[test]
-fn healthz_readyz_and_routes_say_what_there_is() {
+fn healthz_readyz_and_routes_show_the_state() {
     let distributor = Process::distributor(&[]);
     let gateway = Process::gateway(&distributor, &[]);
     let http = gateway.http();
@@ -56,7 +56,7 @@ fn routes_follow_a_service_that_registers_again() {
 }
 
 #[test]
-fn the_gateways_own_names_take_get_and_head_and_nothing_after_them() {
+fn the_gateways_own_paths_accept_get_and_head_only() {
     let stage = Stage::start();
     for path in ["/healthz", "/readyz", "/routes", "/health%7A", "/healthz?x=1"] {
         let answer = stage.http().get(path);
@@ -104,7 +104,7 @@ fn the_root_shows_routes_and_own_paths_until_a_service_registers_it() {
 }
 
 #[test]
-fn connections_beyond_the_limit_are_told_so_and_closed() {
+fn connections_above_the_limit_get_503_and_are_closed() {
     let mut stage = Stage::with(&["--max-connections", "4"]);
     // Those of the harness may be counted until their end has been seen.
     let mut open: Vec<Connection> = (0..4).map(|_| admitted(&stage)).collect();
@@ -154,7 +154,7 @@ fn assert_turned_away(connection: &mut Connection, what: &str) {
 }
 
 #[test]
-fn a_hundred_connections_beyond_the_limit_are_closed_and_harm_nobody() {
+fn a_hundred_connections_above_the_limit_are_closed_and_disturb_no_other() {
     let mut stage = Stage::with(&["--max-connections", "4"]);
     let mut open: Vec<Connection> = (0..4).map(|_| admitted(&stage)).collect();
     let mut beyond: Vec<Connection> = (0..100).map(|_| stage.http().connect()).collect();

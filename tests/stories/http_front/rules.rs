@@ -47,7 +47,7 @@ fn http_1_0_closes_unless_it_is_asked_to_keep_the_connection() {
 }
 
 #[test]
-fn requests_that_do_not_wait_for_answers_are_answered_in_order() {
+fn pipelined_requests_are_answered_in_order() {
     let stage = Stage::start();
     let mut connection = stage.http().connect();
     let request = |number: usize| match (number % 4, format!("{{\"n\":{number}}}")) {
@@ -226,7 +226,7 @@ fn a_body_over_one_mebibyte_is_refused_before_it_is_read() {
 }
 
 #[test]
-fn a_body_of_one_mebibyte_is_read_and_harms_no_one_if_no_packet_can_hold_it() {
+fn a_body_of_one_mebibyte_is_read_and_rejected_if_no_packet_can_hold_it() {
     let mut stage = Stage::start();
     let mut connection = stage.http().connect();
     let body = |bytes: usize| {
@@ -251,7 +251,7 @@ fn a_body_of_one_mebibyte_is_read_and_harms_no_one_if_no_packet_can_hold_it() {
 }
 
 #[test]
-fn what_is_no_request_is_refused_and_its_connection_closed() {
+fn a_malformed_request_is_rejected_and_its_connection_closed() {
     let mut stage = Stage::start();
     let tls_hello = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\x5a\x0a\x0d\x0a\x0d\x0a";
     let bad: [&[u8]; 40] = [
@@ -307,7 +307,7 @@ fn what_is_no_request_is_refused_and_its_connection_closed() {
 }
 
 #[test]
-fn what_is_not_begun_as_it_should_but_is_clear_is_answered() {
+fn a_request_after_empty_lines_is_answered() {
     let stage = Stage::start();
     let mut connection = stage.http().connect();
     let clear = [
@@ -333,7 +333,7 @@ fn what_is_not_begun_as_it_should_but_is_clear_is_answered() {
 }
 
 #[test]
-fn targets_that_are_no_paths_are_bad_requests() {
+fn targets_that_are_not_paths_are_bad_requests() {
     let stage = Stage::start();
     for request in ["OPTIONS *", "CONNECT example.com:443", "GET echo", "GET ftp://example.com/echo", "GET ?"]
     {
@@ -349,7 +349,7 @@ fn targets_that_are_no_paths_are_bad_requests() {
 }
 
 #[test]
-fn a_client_that_leaves_in_the_middle_is_no_trouble() {
+fn a_client_that_leaves_in_the_middle_disturbs_no_other() {
     let mut stage = Stage::start();
     let parts = [
         "",

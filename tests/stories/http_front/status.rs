@@ -101,7 +101,7 @@ fn the_error_codes_of_a_course_service_mean_nothing_to_http() {
 }
 
 #[test]
-fn a_client_that_takes_events_is_told_the_same_when_there_is_no_stream() {
+fn a_client_that_accepts_events_gets_the_plain_answer_when_there_is_no_stream() {
     let stage = Stage::start();
     let _service = Echo::answering(&stage.distributor, "codes", &["GET/codes"], |asked| {
         let code: i64 = asked.params()["code"].as_str().unwrap().parse().unwrap();
@@ -131,7 +131,7 @@ fn a_client_that_takes_events_is_told_the_same_when_there_is_no_stream() {
 }
 
 #[test]
-fn a_status_without_a_body_leaves_the_connection_in_step() {
+fn a_status_without_a_body_keeps_the_connection_in_sync() {
     let stage = Stage::start();
     let mut connection = stage.http().connect();
     for status in [204, 304, 205] {
@@ -145,7 +145,7 @@ fn a_status_without_a_body_leaves_the_connection_in_step() {
 }
 
 #[test]
-fn what_is_not_there_is_404_and_what_is_not_allowed_is_405_with_the_methods_that_are() {
+fn an_unknown_path_gets_404_and_an_unknown_method_405_with_allow() {
     let stage = Stage::start();
     for (method, target) in
         [("GET", "/nowhere"), ("DELETE", "/nowhere/1"), ("BREW", "/nowhere"), ("HEAD", "/healthz/x")]
@@ -180,7 +180,7 @@ fn what_is_not_there_is_404_and_what_is_not_allowed_is_405_with_the_methods_that
 }
 
 #[test]
-fn a_registered_method_cannot_write_headers_of_its_own() {
+fn a_registered_method_cannot_inject_headers() {
     let stage = Stage::start();
     let urls = ["EVIL\r\nX-Injected: yes/trap", "GET/trap"];
     let _evil = Echo::start(&stage.distributor, "evil", &urls);
@@ -232,7 +232,7 @@ fn a_link_lost_before_the_reply_is_502_and_comes_back() {
 }
 
 #[test]
-fn no_reply_in_time_is_504_and_a_late_reply_disturbs_nobody() {
+fn a_request_without_a_reply_gets_504_and_a_late_reply_is_dropped() {
     let mut stage = Stage::with(&["--timeout", "0.3"]);
     let mut connection = stage.http().connect();
     connection.send_request("GET", "/silence/1", &[], b"");
@@ -257,7 +257,7 @@ fn no_reply_in_time_is_504_and_a_late_reply_disturbs_nobody() {
 }
 
 #[test]
-fn replies_reach_those_who_asked_in_whatever_order_they_come() {
+fn replies_in_any_order_reach_their_callers() {
     let stage = Stage::with(&["--timeout", "15"]);
     let mut connections: Vec<Connection> = (0..20).map(|_| stage.http().connect()).collect();
     for (number, connection) in connections.iter_mut().enumerate() {
@@ -272,7 +272,7 @@ fn replies_reach_those_who_asked_in_whatever_order_they_come() {
 }
 
 #[test]
-fn more_requests_in_flight_than_permitted_are_503() {
+fn requests_above_the_in_flight_limit_get_503() {
     let mut stage = Stage::with(&["--max-in-flight", "1", "--timeout", "15"]);
     let mut first = stage.http().connect();
     first.send_request("GET", "/silence", &[], b"");
@@ -291,7 +291,7 @@ fn more_requests_in_flight_than_permitted_are_503() {
 }
 
 #[test]
-fn a_reply_that_is_no_packet_costs_only_its_link() {
+fn a_reply_that_is_not_a_packet_closes_only_its_link() {
     let distributor = Process::distributor(&[]);
     let mut gateway = Process::gateway(&distributor, &[]);
     let too_long = [b"{\"key\":1,\"a\":\"".to_vec(), vec![b'x'; 1024 * 1024], "\"}¶".into()].concat();

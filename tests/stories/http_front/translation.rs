@@ -41,7 +41,7 @@ fn query_values_are_text_and_repeated_names_are_arrays() {
 }
 
 #[test]
-fn the_last_segment_reaches_a_service_as_it_was_meant() {
+fn the_last_segment_reaches_a_service_decoded() {
     let stage = Stage::start();
     let table = [
         ("/echo/1", "1"),
@@ -72,7 +72,7 @@ fn the_last_segment_reaches_a_service_as_it_was_meant() {
 }
 
 #[test]
-fn percent_codes_that_are_none_are_bad_requests() {
+fn invalid_percent_codes_are_bad_requests() {
     let stage = Stage::start();
     let bad = [
         "%",
@@ -129,7 +129,7 @@ fn a_json_body_keeps_its_types_and_wins_over_the_query() {
 }
 
 #[test]
-fn of_two_members_with_one_name_the_last_counts() {
+fn the_last_of_two_members_with_one_name_counts() {
     let stage = Stage::start();
     let table: [(&[u8], Value); 4] = [
         (br#"{"a":1,"a":2}"#, json!({ "a": 2 })),
@@ -152,7 +152,7 @@ fn numbers_reach_a_service_as_they_were_written() {
 }
 
 #[test]
-fn what_a_service_cannot_read_is_its_own_bad_request_and_harms_nobody() {
+fn params_that_a_service_cannot_read_get_400() {
     let system = System::start();
     for name in [r#""\ud800""#, r#""\udc00\ud800""#, "1e400", "-1e999", r#"{"\ud800":1}"#] {
         let body = format!("{{\"email\":\"kim@example.com\",\"name\":{name}}}");
@@ -234,7 +234,7 @@ fn bodies_of_other_types_are_refused() {
 }
 
 #[test]
-fn a_json_body_that_is_no_object_is_a_bad_request() {
+fn a_json_body_that_is_not_an_object_is_a_bad_request() {
     let stage = Stage::start();
     let bad: [&[u8]; 26] = [
         b"[]",
@@ -274,7 +274,7 @@ fn a_json_body_that_is_no_object_is_a_bad_request() {
 }
 
 #[test]
-fn json_of_ten_thousand_levels_harms_nobody() {
+fn json_with_ten_thousand_levels_is_rejected_and_disturbs_no_other() {
     let mut stage = Stage::start();
     let nested = |open: &str, close: &str, levels: usize| {
         format!("{{\"a\":{}1{}}}", open.repeat(levels), close.repeat(levels))

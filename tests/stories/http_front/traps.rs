@@ -81,7 +81,7 @@ fn trap_3_a_huge_declared_length_is_refused_and_costs_no_memory() {
 }
 
 #[test]
-fn trap_4_clients_that_declare_more_than_they_send_delay_nobody() {
+fn trap_4_clients_that_declare_more_than_they_send_delay_no_other() {
     let stage = Stage::start();
     let mut stalled: Vec<Connection> = (0..64)
         .map(|_| {
@@ -145,7 +145,7 @@ fn trap_5_every_accepted_connection_has_its_delay_switched_off() {
 }
 
 #[test]
-fn trap_6_what_is_not_complete_in_ten_seconds_is_answered_408() {
+fn trap_6_a_request_that_is_incomplete_after_ten_seconds_gets_408() {
     let mut stage = Stage::start();
     let slow: [(&str, &[u8]); 6] = [
         ("a request line that stops", b"GET /ec"),
@@ -281,7 +281,7 @@ fn trap_7_a_length_that_can_be_read_in_two_ways_is_refused() {
 }
 
 #[test]
-fn trap_7_bodies_that_nobody_wanted_leave_the_connection_in_step() {
+fn trap_7_unread_bodies_keep_the_connection_in_sync() {
     let stage = Stage::start();
     let smuggled = "GET /echo/smuggled HTTP/1.1\r\nHost: test\r\n\r\n";
     let size = smuggled.len();
@@ -313,7 +313,7 @@ fn trap_7_connection_close_is_honoured_and_sent() {
 }
 
 #[test]
-fn trap_8_an_answer_that_goes_on_is_sent_as_it_comes() {
+fn trap_8_a_stream_is_sent_as_it_comes() {
     let stage = Stage::start();
     let mut connection = stage.http().connect();
     connection.send_request("GET", "/silence", &[("Accept", "text/event-stream")], b"");

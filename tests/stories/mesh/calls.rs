@@ -33,7 +33,7 @@ fn relay(
 }
 
 #[test]
-fn a_call_is_understood_as_a_request_at_the_gateway_is() {
+fn a_call_resolves_paths_as_the_gateway_does() {
     let distributor = Process::distributor(&[]);
     let echo = Echo::start(&distributor, "echo", &["GET/echo", "POST/echo", "GET/echo/all"]);
     let (mesh, _membership) = join(&distributor);
@@ -58,7 +58,7 @@ fn a_call_is_understood_as_a_request_at_the_gateway_is() {
 }
 
 #[test]
-fn a_call_that_fails_says_why_in_words() {
+fn a_failed_call_says_why() {
     let distributor = Process::distributor(&[]);
     let play = |asked: &Asked| match asked.params()["do"].as_str() {
         Some("refuse") => {
@@ -112,7 +112,7 @@ fn a_call_that_fails_says_why_in_words() {
 }
 
 #[test]
-fn what_is_left_of_the_time_travels_with_a_call_and_the_hops_are_counted() {
+fn the_remaining_time_and_the_hops_travel_with_a_call() {
     const WORK: Duration = Duration::from_millis(50);
     let distributor = Process::distributor(&[]);
     let echo = Echo::start(&distributor, "echo", &["GET/echo"]);
@@ -150,7 +150,7 @@ fn what_is_left_of_the_time_travels_with_a_call_and_the_hops_are_counted() {
 }
 
 #[test]
-fn what_is_called_for_nobody_any_more_is_given_up() {
+fn a_call_past_its_deadline_is_given_up() {
     let distributor = Process::distributor(&[]);
     let echo = Echo::answering(&distributor, "echo", &["GET/echo"], |_| {});
     let _relay = relay(&distributor, "relay", "/relay", "/echo", Duration::ZERO);
@@ -195,7 +195,7 @@ fn services_that_call_each_other_in_a_ring_end_with_508_and_no_storm() {
 }
 
 #[test]
-fn a_request_that_has_come_through_too_many_services_is_refused_at_the_door() {
+fn a_request_with_too_many_hops_is_rejected() {
     let distributor = Process::distributor(&[]);
     let system = serve(Service::new("door", 0).route("GET", "/door", |_| Reply::ok("in")), &distributor);
     let (mesh, _membership) = join(&distributor);
@@ -209,7 +209,7 @@ fn a_request_that_has_come_through_too_many_services_is_refused_at_the_door() {
 }
 
 #[test]
-fn a_service_of_the_course_gets_nothing_that_it_does_not_know() {
+fn a_course_service_gets_no_unknown_fields() {
     let distributor = Process::distributor(&[]);
     let course = Echo::course(&distributor, "course", &["GET/course"], |asked| {
         asked.reply(&json!({ "errorcode": 0, "errormessage": "success", "results": "hello" }));
@@ -228,7 +228,7 @@ fn a_service_of_the_course_gets_nothing_that_it_does_not_know() {
 }
 
 #[test]
-fn what_a_service_of_the_course_means_by_more_is_its_own_affair() {
+fn more_in_the_reply_of_a_course_service_starts_no_stream() {
     let distributor = Process::distributor(&[]);
     let page =
         json!({ "errorcode": 0, "errormessage": "success", "results": [1, 2], "more": true, "seq": 3 });

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use crate::harness::{Echo, Process, await_instances};
 
 #[test]
-fn a_service_is_told_the_request_id_the_client_and_what_it_showed() {
+fn a_service_gets_the_request_id_the_client_address_and_the_authorization() {
     let distributor = Process::distributor(&[]);
     let service = Echo::start(&distributor, "told", &["GET/told"]);
     let gateway = Process::gateway(&distributor, &[]);
@@ -22,7 +22,7 @@ fn a_service_is_told_the_request_id_the_client_and_what_it_showed() {
 }
 
 #[test]
-fn of_a_trusted_proxy_the_last_address_is_believed() {
+fn the_last_address_of_a_trusted_proxy_counts() {
     let distributor = Process::distributor(&[]);
     let service = Echo::start(&distributor, "told", &["GET/told"]);
     let gateway = Process::gateway(&distributor, &["--trusted-proxy", "10.1.1.1,127.0.0.1"]);
@@ -41,7 +41,7 @@ fn of_a_trusted_proxy_the_last_address_is_believed() {
 }
 
 #[test]
-fn a_service_of_the_course_is_told_nothing_of_this() {
+fn a_course_service_gets_no_origin_fields() {
     let distributor = Process::distributor(&[]);
     let service = Echo::course(&distributor, "told", &["GET/told"], crate::harness::Asked::echo);
     let gateway = Process::gateway(&distributor, &[]);
@@ -53,7 +53,7 @@ fn a_service_of_the_course_is_told_nothing_of_this() {
 }
 
 #[test]
-fn whoever_is_not_let_in_is_told_how_to_show_who_it_is() {
+fn a_401_carries_www_authenticate() {
     let distributor = Process::distributor(&[]);
     let refuse = |asked: &crate::harness::Asked| {
         asked.reply(&json!({ "errorcode": 401, "errormessage": "log in first" }));

@@ -68,7 +68,7 @@ fn subscribe(packets: &mut Packets) {
 }
 
 #[test]
-fn a_service_learns_that_its_subscriber_has_cancelled_or_is_gone() {
+fn a_service_notices_that_its_subscriber_cancelled_or_disconnected() {
     let stage = Stage::start();
     let mut packets = stage.packets();
     subscribe(&mut packets);
@@ -147,7 +147,7 @@ fn a_client_is_answered_in_time_by_a_stream_that_does_not_begin() {
 }
 
 #[test]
-fn one_slow_reader_of_a_stream_without_numbers_is_told_that_it_does_not_keep_up() {
+fn a_slow_reader_of_a_stream_without_seq_gets_an_error_that_says_so() {
     let stage = Stage::start();
     let mut events = stage.events();
     assert!(matches!(events.piece(), Some(Piece::Event(_))));

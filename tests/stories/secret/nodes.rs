@@ -31,7 +31,7 @@ fn count(process: &Process, words: &[&str]) -> usize {
 }
 
 #[test]
-fn a_node_without_the_secret_is_turned_away_and_told_what_to_set_once() {
+fn a_node_without_the_secret_is_rejected_and_logs_once_what_to_set() {
     let (distributor, scratch) = (secured_distributor(), Scratch::new());
     let users = Process::users(&distributor, &scratch, &[]);
     let address = distributor.address().to_string();
@@ -50,7 +50,7 @@ fn a_node_without_the_secret_is_turned_away_and_told_what_to_set_once() {
 }
 
 #[test]
-fn a_node_with_another_secret_is_turned_away_and_each_side_says_so() {
+fn a_node_with_another_secret_is_rejected_and_both_sides_log_it() {
     let (distributor, scratch) = (secured_distributor(), Scratch::new());
     let users = Process::users_with(&distributor, &scratch, &[], &[("PILCROW_SECRET", OTHER)]);
     let address = distributor.address().to_string();
@@ -93,21 +93,21 @@ fn false_distributor(act: impl FnOnce(&mut TcpStream)) -> (String, Process) {
 }
 
 #[test]
-fn a_false_distributor_that_sends_a_list_learns_nothing() {
+fn a_fake_distributor_that_sends_a_list_learns_nothing() {
     let list = json!({ "uri": "/distributes", "method": "GET", "key": 0, "params": [] });
     let (sent, _users) = false_distributor(|stream| stream.write_all(format!("{list}¶").as_bytes()).unwrap());
     assert_eq!(sent, "");
 }
 
 #[test]
-fn a_false_distributor_that_is_silent_learns_nothing() {
+fn a_silent_fake_distributor_learns_nothing() {
     let (sent, users) = false_distributor(|_| {});
     assert_eq!(sent, "");
     users.await_log(&["no proof came within 1.5s"]);
 }
 
 #[test]
-fn a_false_distributor_that_guesses_a_proof_or_sends_one_back_is_not_believed() {
+fn a_fake_distributor_with_a_guessed_or_reflected_proof_is_rejected() {
     for reflects in [true, false] {
         let (sent, users) = false_distributor(|stream| {
             let mut packets = Packets::on(stream.try_clone().unwrap());

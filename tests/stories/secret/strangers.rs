@@ -67,7 +67,7 @@ fn challenged(address: SocketAddr) -> (Packets, Value) {
 }
 
 #[test]
-fn a_course_node_is_told_and_closed_and_is_shown_nobody() {
+fn a_course_node_without_the_secret_is_closed_and_sees_no_list() {
     let system = System::secured(1);
     let params = json!({ "port": 9040, "name": "goods", "urls": ["GET/goods"] });
     let register = json!({ "uri": "/distributes", "method": "POST", "key": 0, "params": params });
@@ -84,7 +84,7 @@ fn a_course_node_is_told_and_closed_and_is_shown_nobody() {
 }
 
 #[test]
-fn who_says_nothing_or_little_is_closed_all_the_same() {
+fn a_peer_that_sends_little_or_nothing_is_closed() {
     let system = System::secured(1);
     let ports = [system.distributor.address(), system.users[0].address()];
     thread::scope(|scope| {
@@ -111,7 +111,7 @@ fn who_says_nothing_or_little_is_closed_all_the_same() {
 }
 
 #[test]
-fn a_proof_that_was_overheard_is_worth_nothing() {
+fn a_recorded_proof_is_rejected() {
     let distributor = Process::distributor_with(&[], &[("PILCROW_SECRET", SECRET)]);
     let relay = Relay::before(distributor.address());
     let mut node = Packets::proven(relay.address, SECRET);
@@ -132,7 +132,7 @@ fn a_proof_that_was_overheard_is_worth_nothing() {
 }
 
 #[test]
-fn strangers_by_the_hundred_disturb_nobody_and_do_not_fill_the_log() {
+fn hundreds_of_unknown_peers_disturb_no_member_and_do_not_fill_the_log() {
     let system = System::secured(1);
     system.create_user("kim@example.com", "Kim");
     let ports = [(system.distributor.address(), 150), (system.users[0].address(), 50)];
@@ -153,7 +153,7 @@ fn strangers_by_the_hundred_disturb_nobody_and_do_not_fill_the_log() {
 }
 
 #[test]
-fn strangers_count_among_the_connections() {
+fn unknown_peers_count_as_connections() {
     let distributor = Process::distributor_with(&["--max-connections", "2"], &[("PILCROW_SECRET", SECRET)]);
     eventually("there is no room for a third", || {
         let mut three = [(); 3].map(|()| Packets::to(distributor.address()));
@@ -164,7 +164,7 @@ fn strangers_count_among_the_connections() {
 }
 
 #[test]
-fn the_secret_stands_in_no_log_not_even_at_trace_and_never_crosses_the_wire() {
+fn no_log_contains_the_secret_and_it_never_crosses_the_wire() {
     let scratch = Scratch::new();
     let variables = [("PILCROW_SECRET", SECRET), ("RUST_LOG", "trace")];
     let distributor = Process::distributor_with(&[], &variables);

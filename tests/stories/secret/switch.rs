@@ -45,7 +45,7 @@ fn set_mode(file: &std::path::Path, mode: u32) {
 fn set_mode(_file: &std::path::Path, _mode: u32) {}
 
 #[test]
-fn without_a_secret_only_loopback_is_listened_on_and_the_refusal_says_what_to_set() {
+fn without_a_secret_a_process_listens_on_loopback_only_and_says_what_to_set() {
     for program in ALL {
         for listen in ["0.0.0.0:0", "[::]:0", "192.0.2.1:0", "[::ffff:0.0.0.0]:0"] {
             let told = refused(program, 1, &["--listen", listen], &[]);
@@ -61,7 +61,7 @@ fn without_a_secret_only_loopback_is_listened_on_and_the_refusal_says_what_to_se
 }
 
 #[test]
-fn without_a_secret_every_loopback_address_may_be_listened_on() {
+fn without_a_secret_a_process_can_listen_on_every_loopback_address() {
     let scratch = Scratch::new();
     for listen in ["127.0.0.1:0", "127.1.2.3:0", "localhost:0", "[::1]:0", "[::ffff:127.0.0.1]:0"] {
         let able = listen
@@ -78,7 +78,7 @@ fn without_a_secret_every_loopback_address_may_be_listened_on() {
 }
 
 #[test]
-fn with_a_secret_every_address_may_be_listened_on() {
+fn with_a_secret_a_process_can_listen_on_every_address() {
     for program in ALL {
         let scratch = Scratch::new();
         let variables = [("PILCROW_SECRET", SECRET)];
@@ -89,7 +89,7 @@ fn with_a_secret_every_address_may_be_listened_on() {
 }
 
 #[test]
-fn the_secret_may_stand_in_a_file_or_in_the_env_file() {
+fn the_secret_is_read_from_a_file_or_the_env_file() {
     let scratch = Scratch::new();
     let any = ["--listen", "0.0.0.0:0"];
     let file = secret_file(&scratch, format!("  {SECRET}\r\n").as_bytes());
@@ -104,7 +104,7 @@ fn the_secret_may_stand_in_a_file_or_in_the_env_file() {
 }
 
 #[test]
-fn a_secret_that_is_none_is_refused_with_a_sentence() {
+fn an_invalid_secret_is_rejected_with_one_sentence() {
     let scratch = Scratch::new();
     let file = |content: &[u8]| secret_file(&scratch, content);
     for program in ALL {
@@ -130,7 +130,7 @@ fn a_secret_that_is_none_is_refused_with_a_sentence() {
 
 #[cfg(unix)]
 #[test]
-fn a_secret_file_that_others_may_read_is_warned_of() {
+fn a_secret_file_that_others_can_read_causes_a_warning() {
     let scratch = Scratch::new();
     let file = secret_file(&scratch, SECRET.as_bytes());
     let flags = ["--listen", "127.0.0.1:0", "--secret-file", &file];
@@ -157,7 +157,7 @@ fn help_says_where_the_secret_comes_from_and_never_what_it_is() {
 }
 
 #[test]
-fn a_broken_line_in_the_env_file_is_told_without_what_it_hides() {
+fn a_broken_line_in_the_env_file_is_reported_without_its_secret() {
     for line in [
         "PILCROW_SECRET=hunter2 hunter2 hunter2".to_owned(),
         "PILCROW_SECRET hunter2 hunter2".to_owned(),

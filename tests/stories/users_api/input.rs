@@ -152,7 +152,7 @@ fn bad_values() -> Vec<(&'static str, Value)> {
 }
 
 #[test]
-fn input_at_the_limits_is_taken() {
+fn input_at_the_limits_is_accepted() {
     let system = System::start();
     let http = system.http();
     let names = ["x".to_owned(), "홍".repeat(100), "👍".repeat(100), " padded ".to_owned()];

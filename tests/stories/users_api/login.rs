@@ -27,7 +27,7 @@ fn a_login_gives_the_user_and_a_new_opaque_token_that_expires() {
 }
 
 #[test]
-fn a_login_fails_in_the_same_words_and_after_the_same_work_whatever_was_wrong() {
+fn every_failed_login_has_the_same_message_and_cost() {
     let system = System::start();
     let http = system.http();
     for name in ["kim", "sam", "pat"] {
@@ -66,7 +66,7 @@ fn a_login_fails_in_the_same_words_and_after_the_same_work_whatever_was_wrong() 
 }
 
 #[test]
-fn after_a_change_of_password_only_the_new_one_opens() {
+fn after_a_password_change_only_the_new_password_works() {
     let system = System::start();
     let http = system.http();
     create(&http, "kim@example.com", "Kim", None);
@@ -81,7 +81,7 @@ fn after_a_change_of_password_only_the_new_one_opens() {
 }
 
 #[test]
-fn a_login_delays_nobody_elses_packet() {
+fn a_login_delays_no_other_packet() {
     const LOGINS: u64 = 24;
     let system = System::start();
     create(&system.http(), "kim@example.com", "Kim", Some(PASSWORD));

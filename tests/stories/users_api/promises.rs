@@ -8,7 +8,7 @@ use super::{create, list_all};
 use crate::harness::{Packets, Process, System, eventually};
 
 #[test]
-fn a_read_that_starts_after_a_write_was_answered_sees_it_through_any_instance() {
+fn a_read_after_an_answered_write_sees_it_through_any_instance() {
     let system = System::with(2, &[]);
     create(&system.http(), "kim@example.com", "0", None);
     // The gateway lets instances take turns, for each route by itself. One more read to begin with: from then on
@@ -42,7 +42,7 @@ fn a_read_that_starts_after_a_write_was_answered_sees_it_through_any_instance() 
 
 /// With many at once, requests reach an instance in batches, and the reads of a batch share one state.
 #[test]
-fn a_read_that_starts_after_a_write_was_answered_sees_it_in_a_crowd_as_well() {
+fn a_read_after_an_answered_write_sees_it_among_many_clients() {
     let system = System::with(2, &[]);
     let http = system.http();
     let ids: Vec<Value> =
@@ -76,7 +76,7 @@ fn a_read_that_starts_after_a_write_was_answered_sees_it_in_a_crowd_as_well() {
 }
 
 #[test]
-fn what_was_answered_survives_kill_9() {
+fn an_answered_write_survives_kill_9() {
     let mut system = System::start();
     let mut known: Vec<Value> = Vec::new();
     for round in 0..3 {

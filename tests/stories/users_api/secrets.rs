@@ -22,7 +22,7 @@ fn passwords_and_tokens_are_stored_as_hashes_alone() {
 }
 
 #[test]
-fn passwords_and_tokens_stand_in_no_log_not_even_at_trace() {
+fn no_log_contains_passwords_or_tokens_even_at_trace() {
     let scratch = Scratch::new();
     let trace = [("RUST_LOG", "trace")];
     let start = |program, flags: &[&str]| {

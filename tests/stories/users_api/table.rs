@@ -29,7 +29,7 @@ fn a_user_is_created_read_changed_and_deleted() {
 }
 
 #[test]
-fn a_user_is_shown_with_utc_dates_and_without_a_password() {
+fn a_user_has_utc_dates_and_no_password() {
     let system = System::start();
     let http = system.http();
     let created = create(&http, "kim@example.com", "Kim", Some(PASSWORD));
@@ -55,7 +55,7 @@ fn a_user_is_shown_with_utc_dates_and_without_a_password() {
 }
 
 #[test]
-fn an_email_that_is_taken_is_refused_with_409_whatever_its_case() {
+fn a_taken_email_gets_409_in_any_case() {
     let system = System::start();
     let http = system.http();
     let taken = [
@@ -76,7 +76,7 @@ fn an_email_that_is_taken_is_refused_with_409_whatever_its_case() {
 }
 
 #[test]
-fn of_many_who_want_the_same_email_at_once_exactly_one_gets_it() {
+fn exactly_one_of_many_simultaneous_creates_gets_the_email() {
     let system = System::with(2, &[]);
     let start = Arc::new(Barrier::new(8));
     let clients: Vec<_> = (0..8)
@@ -125,7 +125,7 @@ fn a_list_comes_in_pages_by_id_and_next_leads_through_all_of_them() {
 }
 
 #[test]
-fn a_list_can_be_asked_for_one_email_whatever_its_case() {
+fn a_list_can_be_filtered_by_email_in_any_case() {
     let system = System::start();
     let http = system.http();
     create(&http, "kim@example.com", "Kim", None);
@@ -199,7 +199,7 @@ fn an_id_that_was_deleted_is_never_given_out_again() {
 }
 
 #[test]
-fn who_is_not_there_is_404_and_the_answer_names_the_id() {
+fn an_unknown_user_gets_404_with_the_id() {
     let system = System::start();
     let http = system.http();
     for id in ["99", "9223372036854775807"] {
