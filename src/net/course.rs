@@ -330,7 +330,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_given_up_counts_until_a_later_request_is_answered() {
+    fn an_abandoned_request_counts_until_a_later_one_is_answered() {
         let (mut window, now) = window_of(&[EIGHTH; 10]);
         send_ready(&mut window, now);
         (1..=4).for_each(|key| assert!(!window.give_up(key)));
@@ -343,7 +343,7 @@ mod tests {
     }
 
     #[test]
-    fn a_window_is_stuck_when_nobody_waits_for_what_fills_it() {
+    fn a_window_full_of_abandoned_requests_is_stuck() {
         let (mut window, now) = window_of(&[EIGHTH; 8]);
         send_ready(&mut window, now);
         (1..=7).for_each(|key| assert!(!window.give_up(key)));
@@ -370,7 +370,7 @@ mod tests {
     }
 
     #[test]
-    fn what_may_wait_is_bounded() {
+    fn the_queue_is_bounded() {
         let (mut window, now) = window_of(&[OUTBOX_LIMIT_BYTES]);
         assert_eq!(window.queue(2, vec![b'x'], now), Err(Refusal::Busy));
     }

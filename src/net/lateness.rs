@@ -68,7 +68,7 @@ mod tests {
     }
 
     #[test]
-    fn clocks_that_drift_apart_make_nobody_late() {
+    fn clocks_that_drift_apart_make_no_packet_late() {
         let (mut clock, mut worst) = (None, 0);
         for second in 0..100_000_i64 {
             // 200 parts in a million: more than any clock that is sold.
@@ -79,7 +79,7 @@ mod tests {
     }
 
     #[test]
-    fn nonsense_makes_nobody_late_for_ever() {
+    fn a_senseless_sent_ms_makes_no_peer_late_for_ever() {
         let lateness = Lateness::default();
         for sent in [0, u64::MAX, 1, u64::MAX] {
             lateness.of(sent);

@@ -135,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn a_sender_that_is_dropped_wakes_its_caller_who_gets_no_reply() {
+    fn a_dropped_sender_wakes_its_caller_without_a_reply() {
         let (sender, mut mailbox) = mailbox();
         let dropping = thread::spawn(move || {
             thread::sleep(Duration::from_millis(20));
@@ -146,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn a_caller_waits_no_longer_than_its_deadline_and_a_late_reply_finds_nobody() {
+    fn a_caller_waits_until_its_deadline_and_a_late_reply_is_dropped() {
         let (sender, mut mailbox) = mailbox();
         let deadline = Instant::now() + Duration::from_millis(20);
         assert_eq!(mailbox.receive(deadline), Err(RecvTimeoutError::Timeout));

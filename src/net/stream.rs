@@ -147,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reader_that_lets_more_than_a_mebibyte_wait_loses_its_stream_after_what_it_has() {
+    fn a_reader_with_more_than_a_mebibyte_waiting_loses_its_stream() {
         let (queue, mut stream) = open_queue("127.0.0.1:9".into());
         let long = reply(&format!(r#""results":"{}","more":true"#, "x".repeat(STREAM_QUEUE_BYTES / 2)));
         assert!(queue.push(long.clone()) && !queue.push(long));
@@ -157,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn the_source_is_told_when_the_reader_goes() {
+    fn the_source_is_notified_when_the_reader_leaves() {
         let (_queue, mut stream) = open_queue("127.0.0.1:9".into());
         let (told, news) = bounded(1);
         stream.set_on_drop(move || told.send(()).unwrap());

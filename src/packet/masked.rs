@@ -172,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn text_that_is_no_json_shows_no_secret_either() {
+    fn text_that_is_not_json_shows_no_secret() {
         for text in [
             r#"{"password":"correct-horse"#,
             r#"{"password":correct-horse"#,

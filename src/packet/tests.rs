@@ -318,7 +318,7 @@ fn a_frame_is_too_long_before_its_end_has_come() {
 }
 
 #[test]
-fn what_came_before_a_bad_frame_is_still_handed_out() {
+fn frames_before_a_bad_frame_are_still_delivered() {
     let good = encode(&json!({ "good": 1 })).unwrap();
     let bad: [(&[u8], &str); 5] = [
         (b"{\"a\":\"\xff\"}\xc2\xb6", "not UTF-8"),
@@ -412,7 +412,7 @@ fn a_packet_is_one_json_object_and_nothing_else() {
 }
 
 #[test]
-fn why_a_frame_is_no_packet_is_said_without_repeating_it() {
+fn the_reason_for_a_bad_frame_does_not_repeat_it() {
     let hunter = "hunter22".repeat(1000);
     for frame in [
         format!("\"{hunter}\""),
@@ -426,7 +426,7 @@ fn why_a_frame_is_no_packet_is_said_without_repeating_it() {
 }
 
 #[test]
-fn of_a_name_that_stands_twice_the_last_counts() {
+fn the_last_of_two_members_counts() {
     let frame =
         r#"{"key":1,"uri":"/a","errorcode":404,"key":2,"uri":"/b","errorCode":0,"params":1,"params":{}}"#;
     let head = Head::parse(frame).unwrap();
@@ -454,7 +454,7 @@ fn numbers_that_mean_nothing_are_passed_over() {
 }
 
 #[test]
-fn a_key_that_is_no_number_is_echoed_untouched() {
+fn a_key_that_is_not_a_number_is_echoed_unchanged() {
     for key in [
         r#""17""#,
         "1.50",
@@ -504,7 +504,7 @@ fn only_packets_for_two_routes_are_notices_and_only_without_a_key_to_answer_to()
 }
 
 #[test]
-fn the_books_key_stands_in_params_and_counts_where_there_is_no_other() {
+fn the_key_in_params_counts_if_there_is_no_other() {
     let key_of = |frame: &str| {
         let head = Head::parse(frame).unwrap();
         (head.number(), head.answer_key().map(|key| key.to_string()))
@@ -562,7 +562,7 @@ fn sent_to_course(params: &str, place: Option<KeyPlace>) -> String {
 }
 
 #[test]
-fn a_node_of_ours_is_told_what_travels_with_a_request() {
+fn a_pilcrow_node_gets_deadline_hops_and_origin_with_a_request() {
     let told = r#","deadline_ms":5000,"sent_ms":7"#;
     for params in [r#"{"id":"1"}"#, r#"{"key":"mine"}"#, "[1,{}]", "null"] {
         assert_eq!(sent_to_ours(params, 0), format!(r#""key":17,"params":{params}{told}}}¶"#));
@@ -617,7 +617,7 @@ fn the_reply_of_a_course_node_shows_which_key_it_has_read() {
 }
 
 #[test]
-fn a_reply_says_what_the_protocol_says() {
+fn a_reply_has_the_form_of_the_protocol() {
     let answer = |key: &str, outcome: &Result<Reply, Failure>| {
         let frame = format!(r#"{{"key":{key}}}"#);
         let key = Head::parse(&frame).unwrap().answer_key();
@@ -636,7 +636,7 @@ fn a_reply_says_what_the_protocol_says() {
 }
 
 #[test]
-fn what_has_no_json_form_leaves_no_half_frame_behind() {
+fn a_value_without_a_json_form_leaves_no_half_frame() {
     let no_json = BTreeMap::from([((1, 2), 3)]);
     let mut buffer = encode(&json!({ "before": 1 })).unwrap();
     let before = buffer.clone();

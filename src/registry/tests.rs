@@ -211,7 +211,7 @@ fn an_address_belongs_to_one_name_too() {
 }
 
 #[test]
-fn text_that_is_no_route_belongs_to_no_name_and_a_repeated_route_counts_once() {
+fn text_that_is_not_a_route_has_no_owner_and_a_repeated_route_counts_once() {
     let mut registry = Registry::default();
     register_with_routes(&mut registry, 1, "a", &["users", "", "GET/a", "GET/a"]).unwrap();
     register_with_routes(&mut registry, 2, "b", &["users", "", "GET/b"]).unwrap();
@@ -221,7 +221,7 @@ fn text_that_is_no_route_belongs_to_no_name_and_a_repeated_route_counts_once() {
 }
 
 #[test]
-fn a_rejected_replacement_leaves_what_the_connection_had() {
+fn a_rejected_replacement_keeps_the_earlier_registration() {
     let mut registry = Registry::default();
     register_with_routes(&mut registry, 1, "users", &["GET/users"]).unwrap();
     register_with_routes(&mut registry, 2, "goods", &["GET/goods"]).unwrap();
@@ -247,7 +247,7 @@ fn a_leaving_node_keeps_its_routes_until_it_is_gone_and_is_marked_even_if_it_is_
 }
 
 #[test]
-fn a_connection_that_gives_up_its_name_gives_up_what_the_name_had() {
+fn a_connection_that_changes_its_name_gives_up_the_routes_of_the_old_one() {
     let mut registry = Registry::default();
     register_with_routes(&mut registry, 1, "old", &["GET/a"]).unwrap();
     assert!(register_with_routes(&mut registry, 2, "new", &["GET/a"]).is_err());

@@ -131,7 +131,7 @@ fn an_instance_that_cannot_take_a_request_gets_none() {
 }
 
 #[test]
-fn the_changes_name_what_was_added_and_removed() {
+fn the_changes_name_added_and_removed_routes() {
     let mut routes = Names::default();
     assert_eq!(set(&mut routes, "a", &["GET/users", "POST/users"]), ["+ GET /users", "+ POST /users"]);
     assert_eq!(set(&mut routes, "a", &["GET/users", "POST/users"]), [""; 0], "no news");

@@ -110,7 +110,7 @@ fn send_rest(asker: &mut Asker, key: &Value, after: Option<u64>, last: u64) {
 }
 
 #[test]
-fn when_a_link_is_lost_another_instance_is_asked_for_what_comes_after() {
+fn a_subscription_resumes_on_another_instance_when_its_link_is_lost() {
     let script = |mut asker: Asker| {
         let Some((key, after)) = asker.request() else { return };
         let after = after.unwrap();
@@ -126,7 +126,7 @@ fn when_a_link_is_lost_another_instance_is_asked_for_what_comes_after() {
 }
 
 #[test]
-fn without_after_the_first_reply_says_where_to_go_on() {
+fn without_after_the_first_reply_has_the_position() {
     let (asked, all_asked) = channel();
     let script = move |mut asker: Asker| {
         let Some((key, after)) = asker.request() else { return };
@@ -144,7 +144,7 @@ fn without_after_the_first_reply_says_where_to_go_on() {
 }
 
 #[test]
-fn an_instance_that_ends_is_left_and_asked_again_for_what_comes_after() {
+fn a_subscription_leaves_an_instance_that_ends_and_resumes() {
     let script = |mut asker: Asker| {
         let mut last = 0;
         while let Some((key, after)) = asker.request() {
@@ -160,7 +160,7 @@ fn an_instance_that_ends_is_left_and_asked_again_for_what_comes_after() {
 }
 
 #[test]
-fn what_is_gone_ends_a_subscription_also_in_its_midst() {
+fn expired_changes_end_a_subscription() {
     for (before, errorcode) in [(0, 410), (3, 410), (3, 400), (3, 500), (0, 503), (0, 403)] {
         let script = move |mut asker: Asker| {
             let (key, after) = asker.request().unwrap();
@@ -181,7 +181,7 @@ fn what_is_gone_ends_a_subscription_also_in_its_midst() {
 }
 
 #[test]
-fn what_was_read_before_is_not_read_again() {
+fn the_search_does_not_read_a_byte_twice() {
     let script = |mut asker: Asker| {
         let (key, _) = asker.request().unwrap();
         asker.standing(&key, 5);
@@ -241,7 +241,7 @@ fn a_reader_that_is_too_slow_loses_its_stream_and_misses_nothing() {
 }
 
 #[test]
-fn whoever_waits_is_told_in_time_that_nothing_came() {
+fn a_subscription_reports_at_the_deadline_that_nothing_came() {
     let script = |mut asker: Asker| {
         let (key, _) = asker.request().unwrap();
         asker.standing(&key, 1);
@@ -262,7 +262,7 @@ fn whoever_waits_is_told_in_time_that_nothing_came() {
 }
 
 #[test]
-fn a_route_that_nobody_serves_is_refused_at_first_and_awaited_later() {
+fn a_route_without_an_instance_is_refused_at_first_and_awaited_later() {
     let mesh = Mesh::new(LinkLimits::default());
     assert_eq!(next(&mut follow(&mesh, &json!({ "after": 0 }))), Err(503));
 

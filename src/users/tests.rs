@@ -167,7 +167,7 @@ fn a_report_that_panics_concerns_no_other_write() {
 }
 
 #[test]
-fn if_the_commit_fails_every_write_is_told_and_the_next_one_succeeds() {
+fn if_the_commit_fails_every_write_fails_and_the_next_one_succeeds() {
     let scratch = Scratch::new();
     // A reference to no user, which SQLite finds at the commit.
     scratch.run_sql(
@@ -191,7 +191,7 @@ fn if_the_commit_fails_every_write_is_told_and_the_next_one_succeeds() {
 }
 
 #[test]
-fn if_the_database_undoes_a_transaction_by_itself_every_write_in_it_is_told_and_nothing_remains() {
+fn if_the_database_rolls_back_a_transaction_every_write_in_it_fails() {
     let scratch = Scratch::new();
     // SQLite does so after some failures, such as a full disk in the middle of a statement.
     scratch.run_sql(
@@ -260,7 +260,7 @@ fn a_read_that_panics_keeps_no_connection() {
 }
 
 #[test]
-fn the_reads_of_a_batch_see_what_was_committed_before_it_and_others_see_the_newest_state() {
+fn reads_of_a_batch_see_every_commit_before_it_and_others_see_the_newest_state() {
     let scratch = Scratch::new();
     let count = |view| scratch.database().reader(view).unwrap().list(500, 0, None).unwrap().users.len();
     let add = |email: &'static str| {
@@ -303,7 +303,7 @@ fn no_batch_keeps_a_connection_or_leaves_its_old_state_to_the_next_reader() {
 }
 
 #[test]
-fn a_second_process_on_the_same_file_reads_what_the_first_has_reported() {
+fn a_second_process_on_the_same_file_reads_every_reported_write() {
     let scratch = Scratch::new();
     let second = scratch.open(KEEP);
     for number in 1..=20 {
@@ -314,7 +314,7 @@ fn a_second_process_on_the_same_file_reads_what_the_first_has_reported() {
 }
 
 #[test]
-fn of_many_logins_that_end_together_only_five_learn_that_they_are_wrong_and_none_that_it_is_right() {
+fn only_five_of_many_simultaneous_logins_learn_that_they_are_wrong() {
     let scratch = Scratch::new();
     let hash = || PasswordHash::from_stored("$argon2id$right".to_owned());
     let user = scratch.database().write_now(CreateUser(new_user("kim@example.com", Some(hash())))).unwrap();
@@ -413,7 +413,7 @@ fn a_job_that_panics_leaves_the_pool_at_work() {
 }
 
 #[test]
-fn refusing_an_unknown_user_costs_what_refusing_a_wrong_password_costs() {
+fn an_unknown_user_costs_as_much_as_a_wrong_password() {
     let real = Password::new("correct horse").hash().unwrap();
     let cost = |hash: &str| hash.split('$').take(4).map(str::to_owned).collect::<Vec<_>>();
     assert_eq!(cost(real.as_str()), cost(passwords::DUMMY_HASH));

@@ -148,7 +148,7 @@ fn a_node_of_ours_that_sends_a_raw_delimiter_is_closed_with_one_line_in_the_log(
 }
 
 #[test]
-fn whoever_proved_the_secret_may_send_no_raw_delimiter() {
+fn a_peer_that_proved_the_secret_may_send_no_raw_delimiter() {
     let system = System::secured(1);
     let mut packets = Packets::proven(system.users[0].address(), SECRET);
     packets.send_raw(

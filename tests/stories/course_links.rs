@@ -87,7 +87,7 @@ fn join(asking: Vec<JoinHandle<Response>>) -> Vec<Response> {
 // ---- the window
 
 #[test]
-fn of_ten_requests_of_8_kib_no_more_than_64_kib_are_unanswered_and_the_rest_follows_in_order() {
+fn ten_requests_of_8_kib_never_have_more_than_64_kib_unanswered_and_keep_their_order() {
     let distributor = Process::distributor(&[]);
     let gateway = Process::gateway(&distributor, &["--timeout", "30"]);
     let goods = keeper(&distributor);
@@ -108,7 +108,7 @@ fn of_ten_requests_of_8_kib_no_more_than_64_kib_are_unanswered_and_the_rest_foll
 }
 
 #[test]
-fn what_has_no_turn_until_its_deadline_was_never_sent_and_its_client_is_told_so() {
+fn a_request_without_a_turn_before_its_deadline_is_never_sent_and_gets_503() {
     let distributor = Process::distributor(&[]);
     let gateway = Process::gateway(&distributor, &["--timeout", "2"]);
     let goods = keeper(&distributor);
@@ -124,7 +124,7 @@ fn what_has_no_turn_until_its_deadline_was_never_sent_and_its_client_is_told_so(
 }
 
 #[test]
-fn a_link_whose_window_is_full_of_what_nobody_waits_for_is_replaced() {
+fn a_link_with_a_window_full_of_abandoned_requests_is_replaced() {
     let distributor = Process::distributor(&[]);
     let gateway = Process::gateway(&distributor, &["--timeout", "1"]);
     let goods = Echo::course(&distributor, "goods", &["GET/goods", "POST/goods"], |asked| {
@@ -199,7 +199,7 @@ fn notices_leave_the_window_free() {
 // ---- one packet
 
 #[test]
-fn a_packet_over_64_kib_is_never_sent_to_a_course_service_and_its_client_is_told_both_sizes() {
+fn a_packet_over_64_kib_is_never_sent_to_a_course_service_and_the_413_names_both_sizes() {
     let distributor = Process::distributor(&[]);
     let gateway = Process::gateway(&distributor, &[]);
     let goods = Echo::course(&distributor, "goods", &["POST/goods"], Asked::echo);

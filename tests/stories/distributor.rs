@@ -41,7 +41,7 @@ fn expect_nothing_pushed(packets: &mut Packets, key: u64) {
 }
 
 #[test]
-fn everybody_who_connects_gets_the_list_at_once() {
+fn a_peer_gets_the_list_as_soon_as_it_connects() {
     let distributor = Process::distributor(&[]);
     assert_eq!(distributor.packets().receive().unwrap(), list(&json!([])));
     let mut goods = distributor.packets();
@@ -459,7 +459,7 @@ fn commit(process: &Process, violation: &Violation) {
 }
 
 #[test]
-fn a_bad_packet_closes_its_connection_with_one_line_in_the_log_and_disturbs_nobody_else() {
+fn a_bad_packet_closes_its_connection_with_one_log_line_and_disturbs_no_other() {
     let scratch = Scratch::new();
     let limit = LIMIT.to_string();
     let distributor = Process::distributor(&["--max-frame", &limit]);

@@ -69,7 +69,7 @@ proptest! {
 }
 
 #[test]
-fn places_are_given_back_also_by_those_who_got_none() {
+fn every_permit_is_returned_even_after_a_rejection() {
     let open = Arc::new(AtomicUsize::new(0));
     let places: Vec<StreamPlace> = (0..2).map(|_| StreamPlace::take(open.clone(), 2).unwrap()).collect();
     for _ in 0..3 {

@@ -34,7 +34,7 @@ fn each_caller_gets_the_reply_under_its_own_key_in_whatever_order_they_come() {
 }
 
 #[test]
-fn a_reply_that_nobody_waits_for_is_an_orphan() {
+fn a_reply_without_a_caller_is_an_orphan() {
     let table = PendingTable::default();
     let (key, _mailbox) = register_caller(&table);
     assert_eq!(table.deliver(NOBODY, reply("")), Delivery::Orphan);
@@ -76,7 +76,7 @@ fn a_reader_that_does_not_keep_up_is_taken_out() {
 }
 
 #[test]
-fn a_table_that_is_closed_drops_everybody_and_takes_nobody() {
+fn a_closed_table_drops_all_callers_and_accepts_none() {
     let table = PendingTable::default();
     let ((_, mut mailbox), (_, mut stream)) = (register_caller(&table), register_reader(&table));
     assert!(!table.close_if_idle());

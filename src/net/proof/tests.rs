@@ -49,14 +49,14 @@ fn send(mut stream: &TcpStream, text: &str) {
 }
 
 #[test]
-fn two_who_know_the_secret_let_each_other_in() {
+fn two_nodes_with_the_same_secret_accept_each_other() {
     let (dialed, accepted) =
         both(|stream| prove(&secret(), stream).is_ok(), |stream| accept(&secret(), stream).is_ok());
     assert!(dialed && accepted);
 }
 
 #[test]
-fn what_comes_behind_the_proof_is_left_for_those_who_read_after_it() {
+fn bytes_after_the_proof_are_left_for_the_next_reader() {
     let (rest, ()) = both(
         |stream| {
             prove(&secret(), stream).unwrap();
@@ -76,7 +76,7 @@ fn what_comes_behind_the_proof_is_left_for_those_who_read_after_it() {
 }
 
 #[test]
-fn who_has_another_secret_is_refused_on_both_sides() {
+fn a_peer_with_another_secret_is_rejected_on_both_sides() {
     let (dialed, accepted) = both(|stream| prove(&other(), stream), |stream| accept(&secret(), stream));
     assert!(matches!((&dialed, &accepted), (Err(Unproven::RefusesOurs), Err(Unproven::Wrong))), "{dialed:?}");
 }
@@ -106,7 +106,7 @@ fn an_acceptor_that_asks_for_nothing_has_no_secret() {
 }
 
 #[test]
-fn nobody_waits_longer_than_the_time_out_also_not_for_a_byte_now_and_then() {
+fn a_slow_sender_of_single_bytes_is_closed_at_the_timeout() {
     let began = Instant::now();
     let ((), accepted) = both(
         |stream| {
@@ -147,7 +147,7 @@ fn an_answer_in_pieces_is_put_together() {
 }
 
 #[test]
-fn what_is_no_proof_is_refused_in_words() {
+fn an_invalid_proof_is_rejected_with_a_reason() {
     let challenge = "0".repeat(64);
     let cases = [
         ("{\"uri\":\"/distributes\",\"method\":\"POST\",\"key\":0,\"params\":{}}¶".to_owned(), "no proof"),

@@ -12,7 +12,7 @@ const DIALERS: &str = "bbbc7a810d46366d6d7f44fda6a2ddb0799ce6bab9e70d94c132d516f
 const ACCEPTORS: &str = "c3f018cf97f6225e7b45108b90f1e7c3431ce7231ca89e294b564b2f358900b9";
 
 #[test]
-fn a_proof_is_what_others_compute() {
+fn a_proof_is_the_documented_hmac() {
     let (acceptor, dialer) = challenges();
     let both = Challenges { acceptor: &acceptor, dialer: &dialer };
     let secret = Secret::new(TEXT).unwrap();
@@ -39,7 +39,7 @@ fn a_proof_holds_for_its_role_its_challenges_and_its_secret_alone() {
 }
 
 #[test]
-fn what_is_no_proof_is_not_taken_for_one() {
+fn an_invalid_proof_is_not_accepted() {
     let (acceptor, dialer) = challenges();
     let both = Challenges { acceptor: &acceptor, dialer: &dialer };
     let secret = Secret::new(TEXT).unwrap();
@@ -64,7 +64,7 @@ fn challenges_are_64_digits_and_never_the_same() {
 }
 
 #[test]
-fn white_space_around_a_secret_is_no_part_of_it() {
+fn white_space_around_a_secret_is_ignored() {
     let secret = Secret::new(TEXT).unwrap();
     assert_eq!(Secret::new(b" \tcorrect horse battery staple\r\n").unwrap(), secret);
     assert_ne!(Secret::new(b"correct horse battery staplE").unwrap(), secret);

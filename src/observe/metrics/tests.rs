@@ -67,7 +67,7 @@ fn answers_are_counted_by_method_route_and_status() {
 }
 
 #[test]
-fn what_reaches_no_route_has_no_route_and_no_method_of_its_own() {
+fn a_request_without_a_route_has_the_labels_none_and_other() {
     HTTP.of("BREW", None).answered(404, Duration::ZERO);
     let counted = samples("pilcrow_http_requests_total{method=\"other\",route=\"none\"");
     assert_eq!(counted, ["pilcrow_http_requests_total{method=\"other\",route=\"none\",status=\"404\"} 1"]);
@@ -75,7 +75,7 @@ fn what_reaches_no_route_has_no_route_and_no_method_of_its_own() {
 }
 
 #[test]
-fn so_many_routes_and_statuses_are_told_apart_and_no_more() {
+fn a_limited_number_of_routes_and_statuses_has_its_own_series() {
     let many = || (0..10_000_u16).map(|number| (number, format!("/many/{number}")));
     for (number, route) in many() {
         SERVICE.of("GET", Some(&route)).answered(number % 600, Duration::ZERO);
@@ -93,7 +93,7 @@ fn so_many_routes_and_statuses_are_told_apart_and_no_more() {
 }
 
 #[test]
-fn what_is_watched_is_added_up_and_forgotten_once_it_is_gone() {
+fn watched_values_are_added_up_until_their_owner_is_dropped() {
     let (here, there) = (Arc::new(3), Arc::new(4));
     for one in [&here, &there] {
         let one = Arc::downgrade(one);

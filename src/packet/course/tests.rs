@@ -198,7 +198,7 @@ fn a_long_string_of_delimiters_costs_no_more_than_its_length() {
 }
 
 #[test]
-fn what_is_no_object_ends_at_its_first_delimiter() {
+fn text_that_is_not_an_object_ends_at_its_first_delimiter() {
     for garbage in ["null", "\"a", "[\"a", "a{\"", "\\\"", "ö\""] {
         let bytes = format!(" {garbage}¶{{}}¶");
         let (frames, end) = read(bytes.as_bytes(), 1000);

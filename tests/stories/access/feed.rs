@@ -68,7 +68,7 @@ fn assert_ends(mut events: Events) {
 }
 
 #[test]
-fn a_stream_ends_with_its_token_and_others_go_on() {
+fn a_stream_ends_with_its_token_and_others_continue() {
     let system = System::secured(2);
     let kim = Person::new(&system, "kim");
     let [out, changed] = [(); 2].map(|()| Person::log_in(&system, &kim.email, PASSWORD));

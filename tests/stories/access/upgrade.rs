@@ -6,7 +6,7 @@ use super::{PASSWORD, Person};
 use crate::harness::{Process, Scratch, System};
 
 #[test]
-fn a_database_of_version_2_keeps_its_users_and_tokens_and_nobody_in_it_is_an_admin() {
+fn a_database_of_version_2_keeps_its_users_and_tokens_and_has_no_admin() {
     let scratch = Scratch::new();
     // The password's hash comes from a process that has just made it.
     let (hash, token) = {

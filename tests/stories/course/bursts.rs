@@ -110,7 +110,7 @@ fn reads_that_are_tried_again_are_no_burst_for_the_other_course_service() {
 }
 
 #[test]
-fn requests_that_waited_in_vain_are_no_burst_either() {
+fn requests_past_their_deadline_make_no_burst() {
     let distributor = Process::distributor(&[]);
     let gateway = Process::gateway(&distributor, &["--timeout", "1"]);
     let Some(mut service) = start_service(&distributor, "template", &[]) else { return };

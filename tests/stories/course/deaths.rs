@@ -55,7 +55,7 @@ fn the_played_course_nodes_die_of_what_kills_real_ones() {
 }
 
 #[test]
-fn what_kills_a_course_gate_is_known() {
+fn the_played_course_gateways_die_of_what_kills_real_ones() {
     let long = format!("{{\"key\":0,\"results\":\"{}\"}}¶", long_text());
     let deadly = [
         "{\"key\":0,\"results\":\"a¶b\"}¶", // A raw ¶ in a string.

@@ -25,7 +25,7 @@ fn tls_versions_before_1_2_are_rejected() {
 }
 
 #[test]
-fn plain_http_is_redirected_and_what_would_change_something_is_refused() {
+fn plain_http_is_redirected_and_writes_over_it_are_rejected() {
     let gateway = PlayedGateway::start();
     let Some(proxy) = Proxy::before(&[gateway.address()]) else { return };
     let http = Http::to(proxy.http);

@@ -159,7 +159,7 @@ fn a_gateway_that_shuts_down_ends_its_streams_without_waiting() {
 }
 
 #[test]
-fn a_stream_needs_no_distributor_once_it_stands() {
+fn an_open_stream_needs_no_distributor() {
     let System { gateway, users, distributor, scratch } = System::start();
     let mut events = follow(&gateway.http(), "");
     distributor.kill();

@@ -401,7 +401,7 @@ fn the_reply_is_passed_on_byte_for_byte_and_a_newline_follows() {
 }
 
 #[test]
-fn a_service_that_answers_slowly_delays_only_those_who_asked_it() {
+fn a_slow_service_delays_only_its_own_callers() {
     let stage = Stage::with(&["--timeout", "15"]);
     let mut waiting: Vec<Connection> = (0..50).map(|_| stage.http().connect()).collect();
     for connection in &mut waiting {

@@ -186,7 +186,7 @@ fn a_reader_of_stderr_that_hangs_delays_no_request_and_the_log_reports_the_lost_
 
 #[cfg(unix)]
 #[test]
-fn a_process_stops_on_request_although_nobody_reads_its_log() {
+fn a_process_stops_on_request_although_its_log_is_not_read() {
     let distributor = Process::distributor(&[]);
     let (gateway, stderr) = Process::gateway_unread(&distributor, &[]);
     fill_the_log(&gateway);
