@@ -140,7 +140,7 @@ fn routes(criterion: &mut Criterion) {
 struct Echo;
 
 impl Answerer for Echo {
-    fn packet(&self, peer: &Arc<Peer>, head: &Head<'_>) {
+    fn packet(&self, peer: &Arc<Peer>, head: &Head<'_>, _batch: Option<&Arc<pilcrow::net::batch::Batch>>) {
         peer.answer(head.answer_key().as_ref(), &Reply::ok("here"), DEFAULT_MAX_FRAME_BYTES);
     }
 }

@@ -21,6 +21,7 @@ use log::Level;
 use serde_json::Value;
 
 use self::members::{Members, log_list, push_changes};
+use crate::net::batch::Batch;
 use crate::net::flood::say;
 use crate::net::listener::{Listener, Serving};
 use crate::net::peer::{Answerer, PacketServer, Peer};
@@ -97,7 +98,7 @@ impl Answerer for Registrar {
         let _ = peer.outbox().send(&frame);
     }
 
-    fn packet(&self, peer: &Arc<Peer>, head: &Head<'_>) {
+    fn packet(&self, peer: &Arc<Peer>, head: &Head<'_>, _batch: Option<&Arc<Batch>>) {
         let uri = head.uri.as_deref().map(|uri| uri.trim_start_matches('/'));
         let outcome = match (head.method.as_deref(), uri) {
             (Some("POST"), Some("distributes")) => return self.register(peer, head),

@@ -20,6 +20,7 @@
 //!
 //! *Invariant:* of all URIs, this module knows `/distributes` alone.
 
+pub mod batch;
 pub mod call;
 pub mod connection;
 pub mod course;

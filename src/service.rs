@@ -41,10 +41,10 @@ use log::Level;
 
 use crate::mesh::Mesh;
 use crate::metrics_page;
+pub use crate::net::batch::Batch;
 use crate::net::flood::say;
 use crate::net::listener::{Listener, Serving};
 use crate::net::membership::{Membership, OnList, RegistrationHandle};
-pub use crate::net::peer::Batch;
 use crate::net::peer::{Answerer, PacketServer, Peer};
 use crate::node::Node;
 use crate::observe::metrics::{self, Gauge};
@@ -72,7 +72,6 @@ const METRICS: &str = "/metrics";
 pub struct Service {
     identity: Identity,
     endpoints: Endpoints,
-    on_batch: Option<Box<OnBatch>>,
     mesh: Option<Arc<Mesh>>,
 }
 
@@ -84,12 +83,9 @@ pub struct Running {
     mesh: Option<Arc<Mesh>>,
 }
 
-type OnBatch = dyn Fn(Batch) + Send + Sync;
-
 /// Answers the packets of all connections.
 struct Dispatcher {
     endpoints: Endpoints,
-    on_batch: Option<Box<OnBatch>>,
     /// Runs the slow handlers, if the service has any.
     pool: Option<Pool>,
     streams: Arc<StreamTable>,
@@ -120,21 +116,13 @@ impl Service {
     /// A service whose port has an environment variable of its own.
     #[must_use]
     pub fn with_identity(identity: Identity) -> Self {
-        Self { identity, endpoints: Endpoints::default(), on_batch: None, mesh: None }
+        Self { identity, endpoints: Endpoints::default(), mesh: None }
     }
 
     /// Passes the lists that the service gets to this mesh, so that its handlers can call other services.
     #[must_use]
     pub fn mesh(mut self, mesh: &Arc<Mesh>) -> Self {
         self.mesh = Some(mesh.clone());
-        self
-    }
-
-    /// Calls `on_batch` when several requests have come together, and again when all of them have been handed to their
-    /// handlers. Both calls are on the thread that runs the handlers, so they can do once what they have in common.
-    #[must_use]
-    pub fn on_batch(mut self, on_batch: impl Fn(Batch) + Send + Sync + 'static) -> Self {
-        self.on_batch = Some(Box::new(on_batch));
         self
     }
 
@@ -201,9 +189,9 @@ impl Service {
     /// # Errors
     /// A sentence that says why the service could not start.
     pub fn start(self, listener: Listener, common: &Common, join: &Join) -> Result<Running, String> {
-        let Self { identity: Identity { name, .. }, endpoints, on_batch, mesh } = self;
+        let Self { identity: Identity { name, .. }, endpoints, mesh } = self;
         let urls = endpoints.urls();
-        let dispatcher = Arc::new(Dispatcher::new(endpoints, on_batch)?);
+        let dispatcher = Arc::new(Dispatcher::new(endpoints)?);
         let server = PacketServer::new(dispatcher.clone(), common.max_frame, common.secret());
         let serving = listener.serve(name, common.max_connections, Arc::new(server)).map_err(no_thread)?;
         let node = Node::ours(name, serving.address().port(), urls, &process::new_id()?);
@@ -248,7 +236,7 @@ impl Running {
 }
 
 impl Dispatcher {
-    fn new(mut endpoints: Endpoints, on_batch: Option<Box<OnBatch>>) -> Result<Self, String> {
+    fn new(mut endpoints: Endpoints) -> Result<Self, String> {
         // Whoever can reach the port can ask for the metrics. The gateway does not route to them.
         if !endpoints.has("GET", METRICS) {
             endpoints.add("GET", METRICS, Handler::Now(Box::new(|_| Reply::ok(metrics::text()))));
@@ -259,7 +247,7 @@ impl Dispatcher {
         metrics::watch(Gauge::Streams, move || Some(counted.upgrade()?.count()));
         let (askers, course_nodes) = (Askers::default(), CourseNodes::default());
         let registration = OnceLock::new();
-        Ok(Self { endpoints, on_batch, pool, streams, askers, course_nodes, registration })
+        Ok(Self { endpoints, pool, streams, askers, course_nodes, registration })
     }
 }
 
@@ -281,13 +269,7 @@ impl Answerer for Dispatcher {
         }
     }
 
-    fn batch(&self, batch: Batch) {
-        if let Some(on_batch) = &self.on_batch {
-            on_batch(batch);
-        }
-    }
-
-    fn packet(&self, peer: &Arc<Peer>, head: &Head<'_>) {
+    fn packet(&self, peer: &Arc<Peer>, head: &Head<'_>, batch: Option<&Arc<Batch>>) {
         let (Some(method), Some(uri)) = (head.method.as_deref(), head.uri.as_deref()) else {
             return log::debug!("{} sent what is no request; ignored", peer.address());
         };
@@ -303,7 +285,7 @@ impl Answerer for Dispatcher {
         let origin = Origin::of(head).map(Arc::new);
         let rules = self.course_nodes.reply_rules(peer, head);
         let responder = Responder::new(peer, head, rules, requested, origin.clone(), &self.streams);
-        let ready = endpoint.and_then(|endpoint| Ok((endpoint, Request::read(peer, head, origin)?)));
+        let ready = endpoint.and_then(|endpoint| Ok((endpoint, Request::read(peer, head, origin, batch)?)));
         let (endpoint, request) = match ready {
             Ok(ready) => ready,
             Err(failure) => return responder.answer(&Err(failure)),

@@ -50,7 +50,7 @@ use serde::Serialize;
 
 use crate::context::DEFAULT_TIMEOUT;
 use crate::process::Identity;
-use crate::service::{Failure, Reply, Request, Responder, Service};
+use crate::service::{Batch, Failure, Reply, Request, Responder, Service};
 use access::{Actor, Credential, unknown_token};
 use database::Database;
 use feed::Feed;
@@ -105,9 +105,7 @@ fn service_on<E: Engine>(database: Database<E>, settings: UsersSettings) -> Resu
             Err(failure) => responder.answer(&Err(failure)),
         }
     };
-    let batches = users.clone();
     Ok(Service::with_identity(USERS)
-        .on_batch(move |batch| batches.database.on_batch(batch))
         .route_later("GET", "/users", handler(Users::read))
         .route_later("GET", "/users/changes", handler(Users::changes))
         .route_later("POST", "/users", handler(Users::create))
@@ -144,10 +142,10 @@ impl<E: Engine> Users<E> {
         let fields = Fields::among(request.params()?, &READ_FIELDS)?;
         let (query, seq) = (Query::parse(request, fields)?, fields.at_least()?);
         let credential = self.credential(request)?;
-        let (users, deadline) = (self.clone(), request.deadline());
+        let (users, deadline, batch) = (self.clone(), request.deadline(), request.batch().cloned());
         Ok(Box::new(move |responder| {
             let Some(seq) = seq else {
-                return responder.answer(&users.run(&query, credential, View::Batch));
+                return responder.answer(&users.run(&query, credential, batch.as_ref()));
             };
             let deadline = deadline.unwrap_or_else(|| Instant::now() + DEFAULT_TIMEOUT);
             // The client must still wait when the refusal arrives.
@@ -155,20 +153,25 @@ impl<E: Engine> Users<E> {
             // The feed may not know yet what another process has committed, so read it.
             let last = users.database.reader(View::Newest).and_then(|reader| reader.last_seq());
             match last {
-                Ok(last) if last >= seq => responder.answer(&users.run(&query, credential, View::Newest)),
+                Ok(last) if last >= seq => responder.answer(&users.run(&query, credential, None)),
                 Ok(_) => users.feed.clone().wait_for(seq, deadline, move |happened| {
-                    responder.answer(&happened.and_then(|()| users.run(&query, credential, View::Newest)));
+                    responder.answer(&happened.and_then(|()| users.run(&query, credential, None)));
                 }),
                 Err(error) => responder.answer(&Err(error.into())),
             }
         }))
     }
 
-    fn run(&self, query: &Query, credential: Credential, view: View) -> Result<Reply, Failure> {
+    fn run(
+        &self,
+        query: &Query,
+        credential: Credential,
+        batch: Option<&Arc<Batch>>,
+    ) -> Result<Reply, Failure> {
         match query {
             Query::One(id) => {
                 let (actor, (user, seq)) =
-                    self.read_one(*id, credential, view).map_err(|error| user_failure(*id, error))?;
+                    self.read_one(*id, credential, batch).map_err(|error| user_failure(*id, error))?;
                 let user = actor.view_of(user);
                 Reply::ok(&user)?.with("seq", seq)?.with("etag", entity_tag(&user))
             }
@@ -191,9 +194,9 @@ impl<E: Engine> Users<E> {
         &self,
         id: i64,
         credential: Credential,
-        view: View,
+        batch: Option<&Arc<Batch>>,
     ) -> Result<(Actor, (User, u64)), StoreError> {
-        let reader = self.database.reader(view)?;
+        let reader = self.database.reader_in(batch)?;
         Ok((credential.actor(&reader)?, reader.get(id)?))
     }
 

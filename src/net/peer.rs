@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use log::Level;
 
+use super::batch::{Batch, OpenBatch};
 use super::flood::say;
 use super::inbound::Inbound;
 use super::lateness::Lateness;
@@ -32,12 +33,9 @@ pub trait Answerer: Send + Sync + 'static {
     /// Somebody has connected.
     fn connected(&self, _peer: &Arc<Peer>) {}
 
-    /// A packet has come. Runs on the connection's own thread: what waits here makes this peer wait.
-    fn packet(&self, peer: &Arc<Peer>, head: &Head<'_>);
-
-    /// The packets from here on, until the batch ends, had all come before it began. Runs on the connection's own thread,
-    /// as [`packet`](Self::packet) does.
-    fn batch(&self, _batch: Batch) {}
+    /// A packet has arrived, perhaps as part of a batch. Runs on the connection's own thread: what waits here makes this
+    /// peer wait.
+    fn packet(&self, peer: &Arc<Peer>, head: &Head<'_>, batch: Option<&Arc<Batch>>);
 
     /// The peer sends no more. Called once for every `connected`.
     fn gone(&self, _peer: &Arc<Peer>) {}
@@ -45,31 +43,6 @@ pub trait Answerer: Send + Sync + 'static {
     /// A connection has just been closed because of a bad frame, and the peer may be a course node. Runs on the
     /// connection's own thread, after `gone`.
     fn course_connection_closed(&self) {}
-}
-
-/// Packets of one peer that came together, but for the first of them: whatever they have in common can be done once.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Batch {
-    /// At least one more packet is here already.
-    Begins,
-    /// The last of them has been handed over.
-    Ends,
-}
-
-/// Ends the batch that it began when it is dropped.
-struct BatchGuard<'a, A: Answerer>(&'a A);
-
-impl<'a, A: Answerer> BatchGuard<'a, A> {
-    fn begin(answerer: &'a A) -> Self {
-        answerer.batch(Batch::Begins);
-        Self(answerer)
-    }
-}
-
-impl<A: Answerer> Drop for BatchGuard<'_, A> {
-    fn drop(&mut self) {
-        self.0.batch(Batch::Ends);
-    }
 }
 
 /// One who has connected to us.
@@ -116,7 +89,7 @@ impl<A: Answerer> PacketServer<A> {
     /// in `dialect`.
     fn read_packets(&self, peer: &Arc<Peer>, dialect: &mut Dialect) -> Result<(), FrameError> {
         let mut inbound = Inbound::new(peer.connection.stream.clone(), self.max_frame_bytes, *dialect);
-        let mut batch = None;
+        let mut batch: Option<OpenBatch> = None;
         while let Some(frame) = inbound.next_frame()? {
             let head = self.parse(frame)?;
             let is_news = *dialect == Dialect::Course && course::is_from_pilcrow(&head);
@@ -132,14 +105,14 @@ impl<A: Answerer> PacketServer<A> {
                 wire_len(frame),
                 masked(frame)
             );
-            self.answerer.packet(peer, &head);
+            self.answerer.packet(peer, &head, batch.as_ref().map(OpenBatch::batch));
             if is_news {
                 inbound.set_dialect(Dialect::Pilcrow);
             }
             if inbound.has_frame() {
-                batch.get_or_insert_with(|| BatchGuard::begin(self.answerer.as_ref()));
+                batch.get_or_insert_with(OpenBatch::default);
             } else {
-                batch = None;
+                batch = None; // ends it: the next packet may have been sent later
                 // Answers to packets that came together leave together.
                 peer.outbox.flush();
             }

@@ -7,6 +7,7 @@ use serde_json::{Map, Value};
 
 use super::course::is_packet_key;
 use crate::context::{Context, MAX_HOPS};
+use crate::net::batch::Batch;
 use crate::net::peer::Peer;
 use crate::packet::{Failure, Head, Origin};
 
@@ -15,6 +16,7 @@ use crate::packet::{Failure, Head, Origin};
 pub struct Request {
     params: Value,
     context: Context,
+    batch: Option<Arc<Batch>>,
 }
 
 impl Request {
@@ -23,7 +25,12 @@ impl Request {
     /// # Errors
     /// A request that nobody waits for any more, that has passed too many services, or that cannot be read. None of
     /// them reaches a handler.
-    pub(super) fn read(peer: &Peer, head: &Head<'_>, origin: Option<Arc<Origin>>) -> Result<Self, Failure> {
+    pub(super) fn read(
+        peer: &Peer,
+        head: &Head<'_>,
+        origin: Option<Arc<Origin>>,
+        batch: Option<&Arc<Batch>>,
+    ) -> Result<Self, Failure> {
         let context = Context { deadline: check_deadline(peer, head)?, hops: check_hops(head)?, origin };
         let json = head.params.map_or("{}", |params| params.get());
         let mut params: Value = serde_json::from_str(json)
@@ -33,7 +40,7 @@ impl Request {
         {
             fields.remove("key");
         }
-        Ok(Self { params, context })
+        Ok(Self { params, context, batch: batch.cloned() })
     }
 
     /// The arguments by name: from the query, the body and the path, or from another service.
@@ -72,6 +79,13 @@ impl Request {
     #[must_use]
     pub fn origin(&self) -> Option<&Origin> {
         self.context.origin.as_deref()
+    }
+
+    /// The requests that arrived together with this one, if there are any. Their handlers can share work. The batch ends
+    /// when the last of them has been handed to its handler.
+    #[must_use]
+    pub fn batch(&self) -> Option<&Arc<Batch>> {
+        self.batch.as_ref()
     }
 
     /// Until when the asker waits, if it says so. Later work is useless.

@@ -1,6 +1,7 @@
 //! One opened database: readers on the caller's thread, one writer thread.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Instant;
 
 use crossbeam_channel::bounded;
@@ -49,9 +50,14 @@ impl<E: Engine> Database<E> {
         self.engine.idle_reader()
     }
 
-    /// Begins and ends a batch of requests on this thread.
-    pub fn on_batch(&self, batch: Batch) {
-        self.engine.on_batch(batch);
+    /// Lends a reader of the state that all reads of this batch share; without a batch, of the newest state.
+    /// Every request of the batch had arrived before the state was chosen, so it contains whatever its client knew.
+    /// Use it only for answers to one client. A comparison with what other threads know needs the newest state.
+    ///
+    /// # Errors
+    /// As [`reader`](Self::reader).
+    pub fn reader_in(&self, batch: Option<&Arc<Batch>>) -> Result<E::Reader<'_>, StoreError> {
+        self.engine.reader_in(batch)
     }
 
     /// Queues a write for the writer thread. `done` receives its outcome after the commit. A write whose `deadline`

@@ -19,6 +19,7 @@ mod writes;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -40,7 +41,7 @@ const MIGRATIONS: [&str; 3] = [
 
 /// An opened database file.
 pub struct Sqlite {
-    readers: Readers,
+    readers: Arc<Readers>,
 }
 
 impl Sqlite {
@@ -67,7 +68,10 @@ impl Sqlite {
         reader
             .query_row("SELECT count(*) FROM bells", [], |_| Ok(()))
             .map_err(|error| failed(error.into()))?;
-        Ok((Self { readers: Readers::new(path, reader) }, SqliteWriter::new(database, keep_changes)))
+        Ok((
+            Self { readers: Arc::new(Readers::new(path, reader)) },
+            SqliteWriter::new(database, keep_changes),
+        ))
     }
 
     fn path(&self) -> &PathBuf {
@@ -87,8 +91,8 @@ impl Engine for Sqlite {
         self.readers.lend_idle()
     }
 
-    fn on_batch(&self, batch: Batch) {
-        self.readers.on_batch(batch);
+    fn reader_in(&self, batch: Option<&Arc<Batch>>) -> Result<LentReader<'_>, StoreError> {
+        self.readers.lend_in(batch)
     }
 
     fn explain(&self, error: &StoreError) -> String {

@@ -11,6 +11,7 @@
 //! `contract.rs` tests every operation through these traits. Every engine must pass it.
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::passwords::{PasswordHash, TokenHash};
@@ -38,10 +39,6 @@ pub enum View {
     Newest,
     /// All operations of the reader see one state, the newest when the first of them begins.
     Snapshot,
-    /// All that had been committed when the batch of requests began, if this thread works on one.
-    /// Every request of the batch had arrived by then, so the state contains whatever its client knew.
-    /// Use it only for answers to one client. A comparison with what other threads know needs the newest state.
-    Batch,
 }
 
 /// The read operations.
@@ -206,8 +203,13 @@ pub trait Engine: Send + Sync + 'static {
     /// Lends a reader of the newest state, if one is idle at this moment.
     fn idle_reader(&self) -> Option<Self::Reader<'_>>;
 
-    /// Begins and ends a batch of requests on this thread.
-    fn on_batch(&self, batch: Batch);
+    /// Lends a reader of the state that all reads of this batch share; without a batch, of the newest state.
+    /// Every request of the batch had arrived before the state was chosen, so it contains whatever its client knew.
+    /// Use it only for answers to one client. A comparison with what other threads know needs the newest state.
+    ///
+    /// # Errors
+    /// As [`reader`](Self::reader).
+    fn reader_in(&self, batch: Option<&Arc<Batch>>) -> Result<Self::Reader<'_>, StoreError>;
 
     /// The sentence that says why this database cannot be used.
     fn explain(&self, error: &StoreError) -> String;

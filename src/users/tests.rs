@@ -12,7 +12,7 @@ use sha2::{Digest, Sha256};
 use super::sqlite::{LentReader, MAX_READERS, Sqlite};
 use super::store::{UserTransaction, contract};
 use super::*;
-use crate::service::Batch;
+use crate::net::batch::OpenBatch;
 
 /// Far more than anything here takes.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -267,39 +267,52 @@ fn reads_of_a_batch_see_every_commit_before_it_and_others_see_the_newest_state()
         scratch.write(move |db| create(db, email)).recv_timeout(PATIENCE).unwrap().unwrap();
     };
     add("before@example.com");
-    scratch.database().on_batch(Batch::Begins);
-    assert_eq!(count(View::Batch), 1);
+    let open = OpenBatch::default();
+    let in_batch =
+        |batch| scratch.database().reader_in(batch).unwrap().list(500, 0, None).unwrap().users.len();
+    let batch = open.batch().clone();
+    assert_eq!(in_batch(Some(&batch)), 1);
     add("during@example.com");
-    assert_eq!(count(View::Batch), 1, "one read transaction serves them all");
-    assert_eq!(count(View::Newest), 2);
-    assert_eq!(count(View::Batch), 2, "never an older state than one that was seen already");
-    add("later@example.com");
-    assert_eq!(count(View::Snapshot), 3);
-    scratch.database().on_batch(Batch::Ends);
+    assert_eq!(in_batch(Some(&batch)), 1, "one read transaction serves them all");
+    assert_eq!((count(View::Newest), count(View::Snapshot)), (2, 2));
+    drop(open);
+    assert_eq!((in_batch(Some(&batch)), in_batch(None)), (2, 2), "a batch that has ended keeps nothing");
     add("after@example.com");
-    assert_eq!((count(View::Batch), count(View::Newest)), (4, 4));
+    assert_eq!((in_batch(Some(&batch)), count(View::Newest)), (3, 3));
 }
 
 #[test]
 fn no_batch_keeps_a_connection_or_leaves_its_old_state_to_the_next_reader() {
     let scratch = Scratch::new();
-    let is_old = |view| {
-        let reader = scratch.database().reader(view).unwrap();
-        !reader.connection().unwrap().is_autocommit()
-    };
+    let is_old = |reader: LentReader<'_>| !reader.connection().unwrap().is_autocommit();
     for _ in 0..3 * MAX_READERS {
-        scratch.database().on_batch(Batch::Begins);
-        assert!(is_old(View::Batch));
+        let open = OpenBatch::default();
+        let in_batch = || scratch.database().reader_in(Some(open.batch())).unwrap();
+        assert!(is_old(in_batch()));
         let panicked = catch_unwind(AssertUnwindSafe(|| {
-            let _reader = scratch.database().reader(View::Batch).unwrap();
+            let _reader = in_batch();
             panic!("this panic belongs to the test");
         }));
         assert!(panicked.is_err());
-        assert!(is_old(View::Batch));
-        scratch.database().on_batch(Batch::Ends);
-        assert!(is_old(View::Snapshot));
-        assert!(!is_old(View::Newest));
+        assert!(is_old(in_batch()));
+        drop(open);
+        assert!(is_old(scratch.database().reader(View::Snapshot).unwrap()));
+        assert!(!is_old(scratch.database().reader(View::Newest).unwrap()));
     }
+}
+
+#[test]
+fn many_batches_leave_connections_to_other_reads() {
+    let scratch = Scratch::new();
+    let open: Vec<OpenBatch> = (0..2 * MAX_READERS).map(|_| OpenBatch::default()).collect();
+    let is_shared = |one: &OpenBatch| {
+        let reader = scratch.database().reader_in(Some(one.batch())).unwrap();
+        !reader.connection().unwrap().is_autocommit()
+    };
+    assert_eq!(open.iter().filter(|one| is_shared(one)).count(), MAX_READERS / 2);
+    assert_eq!(scratch.emails(), [""; 0]);
+    drop(open);
+    assert!(is_shared(&OpenBatch::default()));
 }
 
 #[test]

@@ -1,12 +1,10 @@
 //! The connections that read. Reads run on the caller's thread, over a connection from this small pool.
 //!
-//! Requests that arrived together may share one read transaction ([`View::Batch`]): to begin and end one costs more
+//! Requests that arrived together may share one read transaction (`lend_in`): to begin and end one costs more
 //! than to read a row.
 
-use std::cell::RefCell;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Instant;
 
 use rusqlite::Connection;
@@ -19,10 +17,11 @@ use crate::sync::lock;
 /// How many connections read. Reads are short: more connections would only cost memory.
 pub const MAX_READERS: usize = 8;
 
+/// How many of them batches may keep, so that other reads never wait for a batch that waits itself.
+const MAX_HELD: usize = MAX_READERS / 2;
+
 /// The pool of connections that read.
 pub struct Readers {
-    /// Differs from that of every other pool of this process.
-    id: u64,
     path: PathBuf,
     pool: Mutex<ReaderPool>,
     returned: Condvar,
@@ -31,6 +30,8 @@ pub struct Readers {
 struct ReaderPool {
     idle: Vec<Connection>,
     open: usize,
+    /// How many of them batches keep.
+    held: usize,
     /// How many threads wait for a connection. `notify_one` makes a system call even if no thread waits.
     waiting: usize,
 }
@@ -39,31 +40,21 @@ struct ReaderPool {
 pub struct LentReader<'a> {
     readers: &'a Readers,
     connection: Option<Connection>,
-    /// The connection stays with this thread until the batch ends.
-    in_batch: bool,
+    /// Keeps the connection for its next read.
+    batch: Option<(Arc<Batch>, Box<HeldReader>)>,
 }
 
-/// The batch of requests that this thread works on.
-struct ReadBatch {
-    /// The pool that it belongs to.
-    pool: u64,
-    /// In a read transaction; `None` before the first read.
+/// A connection that a batch keeps, in a read transaction. Dropping it returns the connection to the pool.
+struct HeldReader {
+    readers: Arc<Readers>,
     connection: Option<Connection>,
-}
-
-/// How many pools this process has made.
-static POOLS: AtomicU64 = AtomicU64::new(0);
-
-thread_local! {
-    static BATCH: RefCell<Option<ReadBatch>> = const { RefCell::new(None) };
 }
 
 impl Readers {
     /// A pool on this file that begins with one connection.
     pub(super) fn new(path: &Path, first: Connection) -> Self {
-        let pool = Mutex::new(ReaderPool { idle: vec![first], open: 1, waiting: 0 });
-        let id = POOLS.fetch_add(1, Ordering::Relaxed);
-        Self { id, path: path.to_owned(), pool, returned: Condvar::new() }
+        let pool = Mutex::new(ReaderPool { idle: vec![first], open: 1, held: 0, waiting: 0 });
+        Self { path: path.to_owned(), pool, returned: Condvar::new() }
     }
 
     /// The file.
@@ -74,41 +65,61 @@ impl Readers {
     /// Lends a connection that is idle at this moment.
     pub(super) fn lend_idle(&self) -> Option<LentReader<'_>> {
         let connection = lock(&self.pool).idle.pop()?;
-        Some(LentReader { readers: self, connection: Some(connection), in_batch: false })
+        Some(LentReader { readers: self, connection: Some(connection), batch: None })
     }
 
-    /// Begins and ends a batch of requests on this thread.
-    pub(super) fn on_batch(&self, batch: Batch) {
-        let begun = match batch {
-            Batch::Begins => Some(ReadBatch { pool: self.id, connection: None }),
-            Batch::Ends => None,
-        };
-        let ended = BATCH.replace(begun).filter(|ended| ended.pool == self.id);
-        if let Some(connection) = ended.and_then(|ended| ended.connection) {
-            self.give_back(connection);
-        }
-    }
-
-    /// Lends a connection. All reads of a batch use the same one: a thread that held one and waited for another could
-    /// block the whole pool.
+    /// Lends a connection.
     pub(super) fn lend(&self, view: View) -> Result<LentReader<'_>, StoreError> {
-        let held = BATCH.with_borrow_mut(|batch| {
-            let batch = batch.as_mut().filter(|batch| batch.pool == self.id)?;
-            Some(batch.connection.take())
-        });
-        let in_batch = held.is_some();
-        let connection = held.flatten().map_or_else(|| self.take(), Ok)?;
         // From here on the connection is returned on every path, also after a panic.
-        let lent = LentReader { readers: self, connection: Some(connection), in_batch };
-        let connection = lent.connection()?;
-        let is_old = !connection.is_autocommit();
-        if is_old && view != View::Batch {
-            run(connection, "COMMIT")?;
-        }
-        if view == View::Snapshot || (view == View::Batch && in_batch && !is_old) {
-            run(connection, "BEGIN")?;
+        let lent = LentReader { readers: self, connection: Some(self.take()?), batch: None };
+        if view == View::Snapshot {
+            run(lent.connection()?, "BEGIN")?;
         }
         Ok(lent)
+    }
+
+    /// Lends the connection of this batch. The first read of the batch begins its read transaction.
+    pub(super) fn lend_in(
+        self: &Arc<Self>,
+        batch: Option<&Arc<Batch>>,
+    ) -> Result<LentReader<'_>, StoreError> {
+        let Some(batch) = batch else { return self.lend(View::Newest) };
+        let held = batch.take::<HeldReader>().filter(|held| Arc::ptr_eq(&held.readers, self));
+        let Some(mut held) = held.or_else(|| self.hold().map(Box::new)) else {
+            return self.lend(View::Newest);
+        };
+        let connection = held.connection.take();
+        let lent = LentReader { readers: self, connection, batch: Some((batch.clone(), held)) };
+        if lent.connection()?.is_autocommit() {
+            run(lent.connection()?, "BEGIN")?;
+        }
+        Ok(lent)
+    }
+
+    /// A connection that a batch may keep. None if too many are kept, or if no other connection would be left: a batch
+    /// that kept the last one could wait for itself.
+    fn hold(self: &Arc<Self>) -> Option<HeldReader> {
+        let mut pool = lock(&self.pool);
+        if pool.held == MAX_HELD {
+            return None;
+        }
+        if pool.open == pool.held + 1 {
+            pool.open += 1;
+            drop(pool); // opening reads the file: never under the lock
+            let Ok(connection) = connect(&self.path) else {
+                self.forget_one();
+                return None;
+            };
+            self.wake_one_after(|pool| pool.idle.push(connection));
+            pool = lock(&self.pool);
+        }
+        // Others may have been faster.
+        if pool.held == MAX_HELD || pool.open <= pool.held + 1 {
+            return None;
+        }
+        let connection = pool.idle.pop()?;
+        pool.held += 1;
+        Some(HeldReader { readers: self.clone(), connection: Some(connection) })
     }
 
     fn take(&self) -> Result<Connection, StoreError> {
@@ -175,15 +186,20 @@ impl LentReader<'_> {
 
 impl Drop for LentReader<'_> {
     fn drop(&mut self) {
-        let Some(connection) = self.connection.take() else { return };
-        let for_the_pool = BATCH.with_borrow_mut(|batch| match batch {
-            Some(batch) if self.in_batch && batch.connection.is_none() => {
-                batch.connection = Some(connection);
-                None
-            }
-            _ => Some(connection),
-        });
-        if let Some(connection) = for_the_pool {
+        let connection = self.connection.take();
+        if let Some((batch, mut held)) = self.batch.take() {
+            held.connection = connection;
+            batch.leave(held);
+        } else if let Some(connection) = connection {
+            self.readers.give_back(connection);
+        }
+    }
+}
+
+impl Drop for HeldReader {
+    fn drop(&mut self) {
+        lock(&self.readers.pool).held -= 1;
+        if let Some(connection) = self.connection.take() {
             self.readers.give_back(connection);
         }
     }

@@ -187,7 +187,7 @@ fn a_snapshot_sees_one_state_and_other_readers_the_newest<E: Engine>(database: &
     let idle = database.idle_reader().unwrap();
     assert_eq!(idle.last_seq().unwrap(), 2, "no reader keeps an old state");
     drop(idle);
-    assert_eq!(database.reader(View::Batch).unwrap().last_seq().unwrap(), 2, "without a batch: the newest");
+    assert_eq!(database.reader_in(None).unwrap().last_seq().unwrap(), 2, "without a batch: the newest");
 }
 
 fn a_token_is_given_for_the_checked_password_alone<E: Engine>(database: &Database<E>) {
