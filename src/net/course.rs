@@ -13,6 +13,7 @@ use super::outbox::{OUTBOX_LIMIT_BYTES, Others, Outbox, SendError};
 use super::pending::NOBODY;
 use super::reply::{Refusal, ReplyFrame};
 use crate::packet::course::{KeyPlace, key_of_reply, top_number, write_request};
+use crate::packet::masked::masked;
 use crate::packet::{COURSE_MAX_BYTES, Head, Outgoing};
 use crate::sync::lock;
 
@@ -60,11 +61,12 @@ impl CourseConnection {
             return Err(Refusal::TooLargeForCourse { bytes });
         }
         log::debug!(
-            "{} ← request {} {}, key {}, {bytes} bytes",
+            "{} ← request {} {}, key {}, {bytes} bytes: {}",
             self.address,
             request.method,
             request.uri,
-            top_number(key)
+            top_number(key),
+            masked(&frame)
         );
         let mut state = lock(&self.state);
         if state.window.is_stuck(bytes) {

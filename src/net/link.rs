@@ -38,6 +38,7 @@ use super::stream::open_queue;
 use crate::context::DEFAULT_TIMEOUT;
 use crate::observe::metrics::{CALLS, WIRE};
 use crate::packet::frame::FrameError;
+use crate::packet::masked::masked;
 use crate::packet::{DEFAULT_MAX_FRAME_BYTES, Dialect, Head, Outgoing, Timing};
 use crate::sync::{Permit, read, write};
 
@@ -317,7 +318,10 @@ impl Link {
             }
             // Logged before it leaves, or the line of its reply might come first.
             let (address, Outgoing { method, uri, .. }) = (self.address(), request);
-            log::debug!("{address} ← request {method} {uri}, key {key}, {bytes} bytes");
+            log::debug!(
+                "{address} ← request {method} {uri}, key {key}, {bytes} bytes: {}",
+                masked(&queue[before..])
+            );
             Ok(())
         })
     }
@@ -383,7 +387,13 @@ impl LinkShared {
             }
             let head = Head::parse(frame)
                 .map_err(|error| FrameError::not_an_object(frame, self.limits.max_frame_bytes, &error))?;
-            log::debug!("{} → {}, {} bytes", self.address, PacketSummary(&head), wire_len(frame));
+            log::debug!(
+                "{} → {}, {} bytes: {}",
+                self.address,
+                PacketSummary(&head),
+                wire_len(frame),
+                masked(frame)
+            );
             if (head.method.as_deref(), head.uri.as_deref()) == (Some("POST"), Some("/distributes")) {
                 log::info!("link {}: the instance is about to end", self.address);
                 self.has_said_goodbye.store(true, Ordering::SeqCst);
