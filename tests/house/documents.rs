@@ -12,6 +12,9 @@ const ARCHITECTURE: &str = "docs/architecture.md";
 /// The heading of the table whose rows name an idea, a file, and names in that file.
 const IDEA_TABLE: &str = "## From the idea to the file";
 
+/// The heading of the table whose rows name an invariant and its tests.
+const INVARIANTS: &str = "## Invariants";
+
 fn read(file: &Path) -> String {
     fs::read_to_string(file).unwrap_or_else(|error| panic!("{}: {error}", file.display()))
 }
@@ -158,4 +161,23 @@ fn each_constant_that_the_architecture_names_is_defined() {
         .map(str::to_owned)
         .collect();
     assert_none("constants that docs/architecture.md names and the code does not have", &unknown);
+}
+
+#[test]
+fn each_invariant_names_a_test_that_exists() {
+    let text = read(&root().join(ARCHITECTURE));
+    let section = text.split(INVARIANTS).nth(1).unwrap_or_default().split("\n## ").next().unwrap_or_default();
+    let mut files = files_below(&root().join("tests/house"), "rs");
+    files.push(root().join("tests/stories/invariants.rs"));
+    let tests: String = files.iter().map(|file| read(file)).collect();
+    let rows = section.lines().filter(|line| line.starts_with("| ") && line.contains('`'));
+    let last_cells = rows.filter_map(|row| row.trim_end_matches(" |").rsplit(" | ").next());
+    let named: Vec<&str> = last_cells.flat_map(|cell| cell.split('`').skip(1).step_by(2)).collect();
+    assert!(named.len() > 10, "only {named:?} were found under `{INVARIANTS}`");
+    let missing: Vec<String> = named
+        .iter()
+        .filter(|name| !tests.contains(&format!("fn {name}()")))
+        .map(ToString::to_string)
+        .collect();
+    assert_none("tests that docs/architecture.md names and that do not exist", &missing);
 }
