@@ -102,7 +102,7 @@ fn stalled_client(gateway: &Process) -> Events {
 #[test]
 fn clients_that_do_not_read_10_000_changes_disturb_no_other_and_can_resume() {
     const LAST: u64 = 10_000;
-    let system = System::start();
+    let system = System::quiet();
     let http = system.http();
     let (mut pausing, mut stalled) = (stalled_client(&system.gateway), stalled_client(&system.gateway));
     let mut readers: Vec<_> = (0..3).map(|_| read_all_events(&http, LAST)).collect();
@@ -152,7 +152,7 @@ fn read_everything(events: &mut Events, http: &Http, last: u64) -> u64 {
 
 #[test]
 fn only_the_subscriber_that_does_not_read_is_ended_with_a_reason() {
-    let system = System::start();
+    let system = System::quiet();
     let users = &system.users[0];
     let mut stalled = Packets::on(narrow(users.address()));
     let after = subscribe_from_now_on(&mut stalled, 77);
@@ -196,7 +196,7 @@ fn only_the_subscriber_that_does_not_read_is_ended_with_a_reason() {
 #[test]
 fn subscribers_that_do_not_read_their_replay_block_no_other() {
     const LAST: u64 = 6_000;
-    let system = System::start();
+    let system = System::quiet();
     let users = &system.users[0];
     rename_often(&mut users.packets(), LAST);
     let _stalled: Vec<Packets> = (0..24)
@@ -236,7 +236,7 @@ fn many_clients_of_one_gateway_get_a_burst_of_changes_whole() {
 
 #[test]
 fn while_a_course_gateway_is_registered_unknown_peers_get_at_most_64_kib() {
-    let system = System::start();
+    let system = System::quiet();
     for number in 1..=3 {
         assert_eq!(create(&system.http(), &number.to_string()), number);
     }

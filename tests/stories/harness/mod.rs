@@ -137,6 +137,12 @@ impl System {
         Self::with(1, &[])
     }
 
+    /// As `start`, but packets are not logged: for tests with tens of thousands of them.
+    pub fn quiet() -> Self {
+        let variables = [("RUST_LOG", "debug,pilcrow::net::link=info,pilcrow::net::peer=info")];
+        Self::build(Scratch::new(), Process::distributor(&[]), &[&[]], &[], &variables)
+    }
+
     /// `count` users instances, and further flags for the gateway.
     pub fn with(count: usize, gateway_flags: &[&str]) -> Self {
         Self::of(&vec![&[][..]; count], gateway_flags)
