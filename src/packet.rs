@@ -1,13 +1,13 @@
-//! Everything that crosses a TCP connection between Pilcrow's processes: packets, and how they are written.
+//! Packets: what crosses a TCP connection between Pilcrow's processes, and how a process writes it.
 //!
 //! - A *packet* is one JSON object. On the wire it is a *frame*: the object's UTF-8 text and then `¶`.
 //! - A *request* names a `uri` and a `method` and carries `params`; a *reply* carries an `errorcode`.
-//!   Both carry a `key`, the correlation id: the answerer echoes it, the asker finds its caller by it.
-//! - A *notice* is a request that nobody waits for. The route decides, not the key: see [`Head::is_notice`].
+//!   Both carry a `key`, the correlation id: the receiver echoes it, and the sender finds its caller by it.
+//! - A *notice* is a request that gets no reply. The route decides this, not the key: see [`Head::is_notice`].
 //!
-//! This module writes requests and looks into packets, `reply` writes replies, and [`frame`] cuts incoming bytes into
-//! frames again. No sockets here: reading works over any [`std::io::Read`], so that tests need none. The binding description of
-//! the wire is `docs/protocol.md`.
+//! This module writes requests and parses packets, `reply` writes replies, and [`frame`] cuts incoming bytes into
+//! frames. It uses no sockets: it reads from any [`std::io::Read`], so tests need no connection.
+//! `docs/protocol.md` is the binding description of the wire.
 
 mod bad_frame;
 pub mod course;
@@ -27,23 +27,23 @@ use serde_json::value::RawValue;
 
 pub use reply::{Answer, Failure, Reply};
 
-/// The bytes of `¶` (U+00B6), which end every frame and stand nowhere else on the wire.
+/// The bytes of `¶` (U+00B6). They end every frame and appear nowhere else on the wire.
 pub const DELIMITER: [u8; 2] = [0xC2, 0xB6];
 
-/// The longest frame taken by default, in bytes without the delimiter (`--max-frame`).
+/// The default limit of a frame, in bytes without the delimiter (`--max-frame`).
 pub const DEFAULT_MAX_FRAME_BYTES: usize = 1024 * 1024;
 
-/// What a node announces as `proto` when it speaks all of the protocol. Nodes without it are *course nodes*.
+/// A node announces this as `proto` if it speaks the whole protocol. Nodes without it are *course nodes*.
 pub const PROTO: &str = "pilcrow/1";
 
-/// The most that a course node takes in one packet: it handles each read of its socket as whole packets, and
-/// one read ends at 64 KiB.
+/// The limit of one packet to a course node. It handles each read of its socket as whole packets, and one read
+/// returns at most 64 KiB.
 pub const COURSE_MAX_BYTES: usize = 64 * 1024;
 
 /// Writes any value as a whole frame, delimiter included.
 ///
 /// # Errors
-/// Those of the value's own `Serialize`, such as a map whose keys are no strings.
+/// The errors of the value's `Serialize`, for example a map with keys that are not strings.
 pub fn encode<T: Serialize + ?Sized>(value: &T) -> serde_json::Result<Vec<u8>> {
     let mut frame = Vec::with_capacity(256);
     encode_into(&mut frame, value)?;
@@ -53,7 +53,7 @@ pub fn encode<T: Serialize + ?Sized>(value: &T) -> serde_json::Result<Vec<u8>> {
 /// Appends any value to `buffer` as a whole frame, delimiter included.
 ///
 /// # Errors
-/// As [`encode`]; the buffer then ends as it began.
+/// Same as [`encode`]. The buffer then keeps its old content.
 pub fn encode_into<T: Serialize + ?Sized>(buffer: &mut Vec<u8>, value: &T) -> serde_json::Result<()> {
     let before = buffer.len();
     let written = write_json(buffer, value);
@@ -64,13 +64,13 @@ pub fn encode_into<T: Serialize + ?Sized>(buffer: &mut Vec<u8>, value: &T) -> se
     written
 }
 
-/// Appends the JSON text of any value to `buffer`, as it may stand in a frame.
+/// Appends the JSON text of any value to `buffer`, without a raw `¶`.
 fn write_json<T: Serialize + ?Sized>(buffer: &mut Vec<u8>, value: &T) -> serde_json::Result<()> {
     value.serialize(&mut serde_json::Serializer::with_formatter(buffer, NoRawPilcrow))
 }
 
-/// JSON in its short form in which no `¶` stands raw, so that `¶` on the wire is always a delimiter and a user
-/// may still be called `a¶b`.
+/// Compact JSON that escapes each `¶`. So `¶` on the wire is always a delimiter, and a user may still have the
+/// name `a¶b`.
 struct NoRawPilcrow;
 
 impl serde_json::ser::Formatter for NoRawPilcrow {
@@ -78,8 +78,8 @@ impl serde_json::ser::Formatter for NoRawPilcrow {
         write_without_raw_pilcrow(writer, text)
     }
 
-    // Valid JSON holds non-ASCII characters inside strings only, so the same replacement is right for JSON text
-    // that is passed on as it came.
+    // Valid JSON has non-ASCII characters only inside strings. So the same replacement is correct for JSON text that we
+    // pass on.
     fn write_raw_fragment<W: ?Sized + io::Write>(&mut self, writer: &mut W, json: &str) -> io::Result<()> {
         write_without_raw_pilcrow(writer, json)
     }
@@ -95,13 +95,13 @@ fn write_without_raw_pilcrow<W: ?Sized + io::Write>(writer: &mut W, text: &str) 
     writer.write_all(rest)
 }
 
-/// A correlation id, kept as the JSON text that came, since the answerer echoes it untouched.
+/// A correlation id. It keeps the JSON text as received, because the receiver echoes it unchanged.
 #[derive(Debug, Clone, Serialize)]
 #[serde(transparent)]
 pub struct Key(Box<RawValue>);
 
 impl Key {
-    /// The key as the JSON text that came.
+    /// The key as the JSON text that was received.
     #[must_use]
     pub fn json(&self) -> &str {
         self.0.get()
@@ -111,50 +111,50 @@ impl Key {
 impl fmt::Display for Key {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let text = self.0.get();
-        // A peer may send any JSON as its key; a log line shows no more of it than helps.
+        // A peer may send any JSON as its key, so a log line shows only the beginning.
         f.write_str(text.char_indices().nth(40).map_or(text, |(at, _)| &text[..at]))
     }
 }
 
-/// What can be known of a packet without unpacking its `params` or `results`: borrowed from the frame.
+/// The fields of a packet that can be read without parsing its `params` or `results`. They borrow from the frame.
 ///
-/// One pass over the text finds it, and proves at the same time that the text is one JSON object. Of a name that
-/// stands twice the last counts, as in JavaScript.
+/// One pass over the text finds them and also checks that the text is one JSON object. If a name appears twice, the
+/// last one counts, as in JavaScript.
 #[derive(Debug, Default)]
 pub struct Head<'a> {
-    /// Which resource is asked for; absent in replies.
+    /// The resource that the request asks for; absent in replies.
     pub uri: Option<Cow<'a, str>>,
-    /// What to do with it; absent in replies.
+    /// The method of the request; absent in replies.
     pub method: Option<Cow<'a, str>>,
-    /// The correlation id as it came.
+    /// The correlation id as received.
     pub key: Option<&'a RawValue>,
-    /// The arguments of a request, or the list of a distributor.
+    /// The arguments of a request, or the list from a distributor.
     pub params: Option<&'a RawValue>,
-    /// 0 for success; course nodes may leave it out or spell it `errorCode`.
+    /// 0 for success. Course nodes may omit it or spell it `errorCode`.
     pub errorcode: Option<i64>,
-    /// The HTTP status of a success other than 200.
+    /// The HTTP status of a success, if it is not 200.
     pub status: Option<u16>,
-    /// What a success brings, in the frame's own text.
+    /// The results of a success, as text of the frame.
     pub results: Option<&'a RawValue>,
-    /// Whether more replies with this key follow: this one is part of a stream.
+    /// True if more replies with this key follow, because this one is part of a stream.
     pub more: bool,
-    /// The number of the change that the reply tells of, or up to which it is complete.
+    /// The number of the change that the reply reports, or the last change that it includes.
     pub seq: Option<u64>,
-    /// What tells this state of a thing from every other, for `ETag`.
+    /// A tag that identifies this state of a resource, for `ETag`.
     pub etag: Option<Cow<'a, str>>,
-    /// In how many seconds it is worth while to ask again, for `Retry-After`.
+    /// After how many seconds a retry makes sense, for `Retry-After`.
     pub retry_after: Option<u64>,
-    /// How many milliseconds the asker still waits (sent to `pilcrow/1` nodes only).
+    /// For how many milliseconds the sender still waits (only to `pilcrow/1` nodes).
     pub deadline_ms: Option<u64>,
-    /// When it was written, in milliseconds since its connection began (sent to `pilcrow/1` nodes only).
+    /// When the sender wrote it, in milliseconds since the connection began (only to `pilcrow/1` nodes).
     pub sent_ms: Option<u64>,
-    /// Through how many services the request has come (sent to `pilcrow/1` nodes only).
+    /// The number of services that the request has passed through (only to `pilcrow/1` nodes).
     pub hops: Option<u32>,
-    /// Under which id the logs of all processes tell of the request (sent to `pilcrow/1` nodes only).
+    /// The id of the request in the logs of all processes (only to `pilcrow/1` nodes).
     pub request_id: Option<Cow<'a, str>>,
-    /// The address of the HTTP client at whose wish the request is sent (sent to `pilcrow/1` nodes only).
+    /// The address of the HTTP client that caused the request (only to `pilcrow/1` nodes).
     pub client: Option<Cow<'a, str>>,
-    /// What the HTTP client showed to prove who it is (sent to `pilcrow/1` nodes only).
+    /// The `Authorization` header of the HTTP client (only to `pilcrow/1` nodes).
     pub authorization: Option<Cow<'a, str>>,
 }
 
@@ -184,20 +184,20 @@ enum Field {
 }
 
 impl<'a> Head<'a> {
-    /// Looks into the text of one frame.
+    /// Parses the text of one frame.
     ///
     /// # Errors
-    /// If the text is not one JSON object.
+    /// The text is not one JSON object.
     pub fn parse(frame: &'a str) -> serde_json::Result<Self> {
-        // Of a text or a number the parser would say what it is, whole, and that may be a secret.
+        // For a text or a number, the parser's error would contain the whole value, which may be a secret.
         if !frame.trim_ascii_start().starts_with('{') {
             return Err(de::Error::custom("it does not begin with {"));
         }
         serde_json::from_str(frame)
     }
 
-    /// The key as a number, if it is one that our own links give out. Where the reply has none at its top
-    /// level, `params.key` counts: some course nodes send the request's own `params` back.
+    /// The key as a number, if our own links can have created it. If a reply has no key at its top level, `params.key`
+    /// counts: some course nodes send the `params` of the request back.
     #[must_use]
     pub fn number(&self) -> Option<u64> {
         match self.key {
@@ -206,13 +206,13 @@ impl<'a> Head<'a> {
         }
     }
 
-    /// Whether a key stands here, of whatever kind. Course nodes may leave it out or say `null`.
+    /// True if the packet has a key of any type. Course nodes may omit it or send `null`.
     #[must_use]
     pub fn has_key(&self) -> bool {
         self.answer_key().is_some_and(|key| key.0.get() != "null")
     }
 
-    /// The key to answer to: `key`, or the `params.key` of the book's gateway.
+    /// The key for the reply: `key`, or the `params.key` that the book's gateway sends.
     #[must_use]
     pub fn answer_key(&self) -> Option<Key> {
         match self.key {
@@ -221,8 +221,8 @@ impl<'a> Head<'a> {
         }
     }
 
-    /// Whether nobody waits for a reply, so that none may be sent: a packet for `/distributes` or `POST /logs` that has
-    /// no key, or key 0. On every other route key 0 is a key like any other: course gateways give it to their first request.
+    /// True if the sender expects no reply, so none may be sent: `/distributes` or `POST /logs` with no key or key 0.
+    /// On all other routes, key 0 is an ordinary key: course gateways use it for their first request.
     #[must_use]
     pub fn is_notice(&self) -> bool {
         let is_notice_route = match self.uri.as_deref().map(|uri| uri.trim_start_matches('/')) {
@@ -239,7 +239,7 @@ impl<'a> Head<'a> {
             key: Box<RawValue>,
         }
         let params = self.params?.get();
-        // Only an object can have it; asking first spares large lists a second pass.
+        // Only an object can have it. This check saves a second pass over large lists.
         params.starts_with('{').then(|| serde_json::from_str::<Book>(params).ok())?.map(|book| Key(book.key))
     }
 }
@@ -292,7 +292,7 @@ impl<'de> Visitor<'de> for HeadVisitor {
     }
 }
 
-/// The text of a JSON string; nothing for any other JSON, since course nodes put there what they like.
+/// The text of a JSON string. Any other JSON gives `None`, because course nodes send arbitrary values here.
 fn text<E: de::Error>(raw: &RawValue) -> Result<Option<Cow<'_, str>>, E> {
     let json = raw.get();
     if !json.starts_with('"') {
@@ -304,55 +304,55 @@ fn text<E: de::Error>(raw: &RawValue) -> Result<Option<Cow<'_, str>>, E> {
     serde_json::from_str::<String>(json).map(|text| Some(Cow::Owned(text))).map_err(E::custom)
 }
 
-/// A request about to be sent, in the dialect of whoever receives it.
+/// A request before it is sent, in the dialect of its receiver.
 #[derive(Debug, Clone, Copy)]
 pub struct Outgoing<'a> {
     /// The registered path, such as `/users`.
     pub uri: &'a str,
     /// The HTTP method, such as `GET`.
     pub method: &'a str,
-    /// The arguments: an object, for nearly every route.
+    /// The arguments. Almost every route has an object here.
     pub params: &'a RawValue,
-    /// Through how many services the request has come (sent to `pilcrow/1` nodes only).
+    /// The number of services that the request has passed through (only to `pilcrow/1` nodes).
     pub hops: u32,
-    /// Where the request began, if that is known (sent to `pilcrow/1` nodes only).
+    /// The origin of the request, if known (only to `pilcrow/1` nodes).
     pub origin: Option<&'a Origin>,
 }
 
-/// Who a packet is for, as announced in its registration.
+/// The dialect that a node announced in its registration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Dialect {
-    /// A node that announced [`PROTO`].
+    /// The node announced [`PROTO`].
     Pilcrow,
-    /// A node of the course: it gets nothing but what the course's own code sends.
+    /// A course node. It receives only fields that the course's own code sends.
     Course,
 }
 
-/// The times that are sent with a request, to `pilcrow/1` nodes only.
+/// The times that we send with a request, only to `pilcrow/1` nodes.
 #[derive(Debug, Clone, Copy, Serialize)]
 pub struct Timing {
-    /// How long the answer is waited for.
+    /// How long the sender waits for the reply.
     pub deadline_ms: u64,
-    /// When this is written, in milliseconds since the connection began: with it, the other side knows how much of
-    /// `deadline_ms` has passed on the way.
+    /// When the sender writes the packet, in milliseconds since the connection began. So the receiver can compute how
+    /// much of `deadline_ms` has passed in transit.
     pub sent_ms: u64,
 }
 
-/// Where a request began: what the gateway knows of the HTTP client, for every service on the request's way.
+/// The origin of a request: the gateway's facts about the HTTP client, for every service that handles the request.
 #[derive(Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Origin {
-    /// Under which id the logs of all processes tell of the request.
+    /// The id of the request in the logs of all processes.
     pub request_id: String,
     /// The client's address.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub client: Option<IpAddr>,
-    /// The client's `Authorization` header as it came. A secret: it is not printed.
+    /// The client's `Authorization` header as received. It is a secret, so `Debug` does not print it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub authorization: Option<String>,
 }
 
 impl Origin {
-    /// Where the sender of this packet says that the request began; nothing if it does not say.
+    /// The origin that the sender of this packet states, if any.
     #[must_use]
     pub fn of(head: &Head<'_>) -> Option<Self> {
         let request_id = head.request_id.as_deref()?.to_owned();
@@ -386,7 +386,7 @@ struct WireRequest<'a> {
     origin: Option<&'a Origin>,
 }
 
-/// Ends the stream that was asked for under `key`.
+/// The end of the stream that was requested under `key`.
 #[derive(Debug, Serialize)]
 pub struct Cancel<'a> {
     uri: &'a str,
@@ -398,7 +398,7 @@ pub struct Cancel<'a> {
 pub const CANCEL: &str = "CANCEL";
 
 impl<'a> Cancel<'a> {
-    /// Ends the stream that was asked for at `uri` under `key`.
+    /// Ends the stream that was requested at `uri` under `key`.
     #[must_use]
     pub fn of(uri: &'a str, key: u64) -> Self {
         Self { uri, method: CANCEL, key }
@@ -409,7 +409,7 @@ impl Outgoing<'_> {
     /// Appends this request to `buffer` as a frame for a `pilcrow/1` node.
     ///
     /// # Errors
-    /// As [`encode`], which `params` of valid JSON never meets.
+    /// Same as [`encode`]. Valid JSON in `params` never causes one.
     pub fn write(&self, buffer: &mut Vec<u8>, key: u64, timing: Timing) -> serde_json::Result<()> {
         let Self { uri, method, params, origin, .. } = *self;
         let hops = (self.hops > 0).then_some(self.hops);

@@ -1,4 +1,4 @@
-//! Why a stream of frames cannot go on, in the words of the log line.
+//! Why a stream of frames cannot continue, in the words of the log line.
 
 use std::fmt;
 use std::io;
@@ -7,17 +7,17 @@ use serde::de::IgnoredAny;
 
 use super::DELIMITER;
 
-/// The longest beginning and the longest end of a bad frame in a log line, in characters.
+/// How many characters a log line shows of the beginning and of the end of a bad frame.
 const BEGIN_CHARS: usize = 80;
 const END_CHARS: usize = 20;
 
-/// The longest character has so many bytes.
+/// The size of the longest character, in bytes.
 const CHAR_BYTES: usize = 4;
 
-/// Behind these words in a frame, the log shows nothing.
+/// The log shows nothing after one of these words in a frame.
 const SECRETS: [&str; 4] = ["password", "token", "secret", "authorization"];
 
-/// Why a stream of frames cannot go on. A connection that shows one of these is closed.
+/// Why a stream of frames cannot continue. We close the connection after one of these errors.
 #[derive(Debug)]
 pub enum FrameError {
     /// More than the limit arrived without a delimiter.
@@ -30,33 +30,33 @@ pub enum FrameError {
     Truncated(BadFrame),
     /// The peer began a frame and then fell silent.
     Stalled(BadFrame),
-    /// The connection itself failed.
+    /// The connection failed.
     Io(io::Error),
 }
 
-/// The facts about a bad frame that its log line names.
+/// The facts about a bad frame in its log line.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BadFrame {
-    /// How many bytes of the frame had arrived.
+    /// How many bytes of the frame arrived.
     pub size: usize,
-    /// How many a frame may have.
+    /// The limit of a frame, in bytes.
     pub limit: usize,
-    /// How it begins: escaped, at most 80 characters, and cut where a secret may follow.
+    /// The beginning of the frame: escaped, at most 80 characters, and cut where a secret may follow.
     pub begins: String,
-    /// How a frame without an end ends, where `begins` does not show all of it; nothing if it may hold a secret.
+    /// The last bytes of an unfinished frame that `begins` does not show. `None` if they may contain a secret.
     pub ends: Option<String>,
-    /// Why its end was not found, where that can be said.
+    /// The likely reason for the missing delimiter, if known.
     pub cause: Option<String>,
 }
 
 impl BadFrame {
-    /// Describes a frame whose delimiter has come.
+    /// Describes a frame whose delimiter has arrived.
     #[must_use]
     pub fn of(bytes: &[u8], limit: usize) -> Self {
         Self { size: bytes.len(), limit, begins: beginning(bytes), ends: None, cause: None }
     }
 
-    /// Describes a frame whose delimiter has not come.
+    /// Describes a frame whose delimiter has not arrived.
     #[must_use]
     pub fn unfinished(bytes: &[u8], limit: usize) -> Self {
         let cause = if let Some(wrong) = wrong_delimiter(bytes) {
@@ -70,8 +70,8 @@ impl BadFrame {
     }
 }
 
-/// The beginning of a bad frame for a log line: control characters and bytes that are no text are escaped, and it
-/// ends where the name of a secret stands, since its value may follow.
+/// The beginning of a bad frame for a log line. It escapes control characters and invalid UTF-8. It stops at the name
+/// of a secret, because the value may follow.
 fn beginning(bytes: &[u8]) -> String {
     let start = String::from_utf8_lossy(&bytes[..bytes.len().min(CHAR_BYTES * BEGIN_CHARS)]);
     let secret = find_secret(&start);
@@ -90,7 +90,7 @@ fn beginning(bytes: &[u8]) -> String {
     shown
 }
 
-/// The end of a frame that is too long for [`beginning`]. Nothing if the name of a secret stands anywhere before it.
+/// The end of a frame that is too long for [`beginning`]. `None` if the name of a secret appears anywhere before it.
 fn ending(bytes: &[u8]) -> Option<String> {
     if !beginning(bytes).ends_with('…') || find_secret(&String::from_utf8_lossy(bytes)).is_some() {
         return None;
@@ -109,7 +109,7 @@ fn escaped(character: char) -> String {
     if character.is_alphanumeric() { character.to_string() } else { character.escape_default().collect() }
 }
 
-/// The character that stands where `¶` should: behind a whole object, at the end or before the next object.
+/// The character that appears in place of `¶`: after a whole object, at the end or before the next object.
 fn wrong_delimiter(bytes: &[u8]) -> Option<char> {
     let text = std::str::from_utf8(bytes).ok().filter(|text| text.starts_with('{'))?;
     let mut objects = serde_json::Deserializer::from_str(text).into_iter::<IgnoredAny>();
@@ -131,16 +131,16 @@ impl fmt::Display for BadFrame {
 }
 
 impl FrameError {
-    /// All rules that a frame can break, each in one word.
+    /// All rules that a frame can break, one word each.
     pub const REASONS: [&str; 5] = ["too_long", "not_utf8", "not_an_object", "truncated", "stalled"];
 
-    /// The error of a frame that is text, but not one JSON object.
+    /// The error for a frame that is text, but not one JSON object.
     #[must_use]
     pub fn not_an_object(frame: &str, limit: usize, error: &serde_json::Error) -> Self {
         Self::NotAnObject(BadFrame::of(frame.as_bytes(), limit), error.to_string())
     }
 
-    /// Which rule the frame broke; nothing if the connection failed.
+    /// The rule that the frame broke. `None` if the connection failed.
     #[must_use]
     pub fn reason(&self) -> Option<&'static str> {
         let [too_long, not_utf8, not_an_object, truncated, stalled] = Self::REASONS;
@@ -154,7 +154,7 @@ impl FrameError {
         }
     }
 
-    /// What happened, the facts of the frame, and what is known of its cause.
+    /// The event, the facts about the frame, and the likely cause if known.
     fn parts(&self) -> Result<(&str, &BadFrame, Option<&str>), &io::Error> {
         let (what, frame) = match self {
             Self::TooLong(frame) => ("a frame is too long or its ¶ is missing", frame),

@@ -1,12 +1,12 @@
-//! What is different in packets from course nodes.
+//! The differences in packets from course nodes.
 //!
-//! `JSON.stringify` does not escape `¶`, so a course node sends it raw inside a string. A `¶` inside a string of such a
-//! frame is text, and the frame goes on. Between nodes of ours a raw `¶` stays an error.
+//! `JSON.stringify` does not escape `¶`, so a course node sends it raw inside a string. In such a frame, a `¶` inside
+//! a string is text and the frame continues. Between our own nodes a raw `¶` is always an error.
 //!
-//! The template's services read `key`, the book's read `params.key`, and both answer with a `key` of their reply.
-//! To show which one a service has read, the two carry different numbers: a request gets an odd number as its `key`
-//! and the next even number as its `params.key`. So the number in a reply names the request, and where the service has
-//! read its key.
+//! The template's services read `key`, the book's services read `params.key`. Both reply with a `key`.
+//! The two keys of a request carry different numbers, so that the reply shows which one the service has read.
+//! A request has an odd number as its `key` and the next even number as its `params.key`. So the number in a reply
+//! identifies the request and the place where the service reads keys.
 
 use std::borrow::Cow;
 
@@ -16,7 +16,7 @@ use serde_json::value::RawValue;
 use super::delimiter::find_delimiter;
 use super::{DELIMITER, Head, Outgoing, PROTO, encode_into};
 
-/// How far one frame of a course node has been searched for its end. Each byte is looked at once.
+/// How far we have searched one frame of a course node for its end. The search looks at each byte once.
 #[derive(Debug, Default)]
 pub(super) struct CourseSearch {
     searched: usize,
@@ -24,14 +24,14 @@ pub(super) struct CourseSearch {
 }
 
 impl CourseSearch {
-    /// Where the delimiter of this frame stands. `frame` is what has come of it, and only grows between two calls.
+    /// The position of the delimiter. `frame` is the received part of the frame, and only grows between two calls.
     pub(super) fn find_end(&mut self, frame: &[u8]) -> Option<usize> {
-        // What is no object is rejected at its first delimiter.
+        // Anything other than an object is rejected at its first delimiter.
         if frame.first() != Some(&b'{') {
             return find_delimiter(frame, &mut self.searched);
         }
         loop {
-            // After a backslash, the byte where the search goes on may not be here yet.
+            // The byte after a backslash may not have arrived yet, so the search may continue past the end.
             let rest = frame.get(self.searched..)?;
             let special = if self.in_string { b'\\' } else { DELIMITER[0] };
             let Some(at) = memchr::memchr2(b'"', special, rest) else {
@@ -52,15 +52,15 @@ impl CourseSearch {
         }
     }
 
-    /// How many bytes have been looked at: the next call goes on there.
+    /// How many bytes are searched. The next call continues there.
     #[cfg(test)]
     pub(super) fn searched(&self) -> usize {
         self.searched
     }
 }
 
-/// Whether the sender of this packet has shown with it that it is no course node: it says how long it waits, or it
-/// registers as one of ours.
+/// True if this packet shows that its sender is not a course node: it states a deadline, or it registers as one of
+/// our nodes.
 #[must_use]
 pub fn is_from_pilcrow(head: &Head<'_>) -> bool {
     #[derive(Deserialize)]
@@ -75,18 +75,18 @@ pub fn is_from_pilcrow(head: &Head<'_>) -> bool {
     head.deadline_ms.is_some() || announces().is_some_and(|registration| registration.proto == PROTO)
 }
 
-/// What a node of ours would have understood of a frame with a raw `¶` in it: the part before. Nothing if there is none.
+/// The part before the first raw `¶` of a frame, as one of our nodes would read it. `None` if there is no raw `¶`.
 #[must_use]
 pub fn before_raw_delimiter(frame: &str) -> Option<&str> {
     memchr::memmem::find(frame.as_bytes(), &DELIMITER).map(|at| &frame[..at])
 }
 
-/// Where a course service reads the key of a request.
+/// The place where a course service reads the key of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum KeyPlace {
-    /// At the top level, as the template does.
+    /// At the top level, like the template.
     Top,
-    /// In `params`, as the book does.
+    /// In `params`, like the book.
     Params,
 }
 
@@ -99,11 +99,11 @@ struct CourseRequest<'a> {
     params: &'a RawValue,
 }
 
-/// Appends a request to `buffer` as a frame for a course node: nothing but what the course's own code sends. While it
-/// is not known where the node reads the key, it stands in both places. Key 0 makes it a notice.
+/// Appends a request to `buffer` as a frame for a course node, with only the fields that the course's own code sends.
+/// Until we know where the node reads the key, the request has it in both places. Key 0 makes it a notice.
 ///
 /// # Errors
-/// As [`encode`](super::encode), which `params` of valid JSON never meets.
+/// Same as [`encode`](super::encode). Valid JSON in `params` never causes one.
 pub fn write_request(
     buffer: &mut Vec<u8>,
     request: &Outgoing<'_>,
@@ -123,8 +123,8 @@ pub fn write_request(
     encode_into(buffer, &CourseRequest { uri, method, key: top, params: &params })
 }
 
-/// To which key a reply belongs, and where its service has read that; nothing if it has no key that is ours. A course
-/// node may send it as text, or only in `params`.
+/// The key that a reply belongs to, and the place where its service reads keys. `None` if the reply has no key of
+/// ours. A course node may send the key as text, or only in `params`.
 #[must_use]
 pub fn key_of_reply(head: &Head<'_>) -> Option<(u64, KeyPlace)> {
     let number: u64 = head.answer_key()?.json().trim_matches('"').parse().ok()?;
@@ -132,7 +132,7 @@ pub fn key_of_reply(head: &Head<'_>) -> Option<(u64, KeyPlace)> {
     Some((number.div_ceil(2), place))
 }
 
-/// The number of a key at the top level. A notice has 0.
+/// The number that the top-level key carries. A notice has 0.
 #[must_use]
 pub fn top_number(key: u64) -> u64 {
     (2 * key).saturating_sub(1)
@@ -142,7 +142,7 @@ fn params_number(key: u64) -> u64 {
     2 * key
 }
 
-/// `params` with `"key":N` as its last member; nothing if it is no object.
+/// `params` with `"key":N` as its last member. `None` if `params` is not an object.
 fn add_key(params: &RawValue, number: u64) -> serde_json::Result<Option<Box<RawValue>>> {
     let Some(inside) = params.get().strip_prefix('{').and_then(|rest| rest.strip_suffix('}')) else {
         return Ok(None);

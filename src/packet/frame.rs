@@ -1,8 +1,8 @@
 //! Cutting a stream of bytes into frames.
 //!
-//! TCP delivers bytes, not packets: one packet may arrive in many pieces, even cut between the two bytes of `¶`,
-//! and many packets may arrive in one piece. [`FrameReader`] hides that. It never holds more than one frame of
-//! the permitted length, and notices a longer one before its end has arrived.
+//! TCP delivers bytes, not packets. One packet may arrive in many pieces, even cut between the two bytes of `¶`, and
+//! many packets may arrive in one piece. [`FrameReader`] hides that. It holds at most one frame of the permitted
+//! length, and it detects a longer one before its end arrives.
 
 use std::io::{self, Read};
 
@@ -12,46 +12,46 @@ use super::delimiter::find_delimiter;
 use super::{DELIMITER, Dialect};
 use crate::byte_reader::ByteReader;
 
-/// Reads frames from anything that yields bytes.
+/// Reads frames from any source of bytes.
 #[derive(Debug)]
 pub struct FrameReader<R> {
     reader: ByteReader<R>,
-    /// How much of the first frame here has been searched for its delimiter.
+    /// How many bytes of the first frame have been searched for its delimiter.
     searched: usize,
-    /// The same for frames of a course node, in whose strings a `¶` is text.
+    /// The search state for frames of a course node, where a `¶` inside a string is text.
     course: Option<CourseSearch>,
-    /// The length of the first frame here, once its delimiter has been found.
+    /// The length of the first frame, once its delimiter was found.
     found: Option<usize>,
     max_frame_bytes: usize,
 }
 
 impl<R: Read> FrameReader<R> {
-    /// A reader that takes frames of up to `max_frame_bytes` bytes, delimiter not counted, from a node of this dialect.
+    /// A reader of frames from a node of this dialect, up to `max_frame_bytes` bytes without the delimiter.
     pub fn new(inner: R, max_frame_bytes: usize, dialect: Dialect) -> Self {
         let reader = ByteReader::new(inner, max_frame_bytes);
         let course = (dialect == Dialect::Course).then(CourseSearch::default);
         Self { reader, searched: 0, course, found: None, max_frame_bytes }
     }
 
-    /// From the next frame on, the other side is a node of this dialect.
+    /// Sets the dialect of the sender, from the next frame on.
     pub fn set_dialect(&mut self, dialect: Dialect) {
         self.course = (dialect == Dialect::Course).then(CourseSearch::default);
         self.begin_search();
     }
 
-    /// The next frame, waiting for it if need be; `None` when the stream ended between two frames.
+    /// Waits for the next frame. `None` means that the stream ended between two frames.
     ///
     /// # Errors
-    /// A frame that is too long or is not UTF-8, the reader's own errors, and an end inside a frame.
+    /// The frame is too long or is not UTF-8, the reader failed, or the stream ended inside a frame.
     pub fn next_frame(&mut self) -> Result<Option<&str>, FrameError> {
         self.next_frame_with(|frames| frames.fill().map_err(FrameError::Io))
     }
 
-    /// As [`next_frame`](Self::next_frame), for callers with their own rules of waiting: `fill` calls
-    /// [`fill`](Self::fill) and returns what that returned.
+    /// Like [`next_frame`](Self::next_frame), for callers with their own timeouts: `fill` calls
+    /// [`fill`](Self::fill) and returns its result.
     ///
     /// # Errors
-    /// As [`next_frame`](Self::next_frame), and those of `fill`.
+    /// The errors of [`next_frame`](Self::next_frame) and of `fill`.
     pub fn next_frame_with(
         &mut self,
         mut fill: impl FnMut(&mut Self) -> Result<usize, FrameError>,
@@ -70,27 +70,27 @@ impl<R: Read> FrameReader<R> {
         }
     }
 
-    /// Whether a whole frame is already here, so that reading on costs no system call.
+    /// True if a whole frame is buffered, so that the next read makes no system call.
     #[must_use]
     pub fn has_frame(&mut self) -> bool {
         self.find_end().is_some()
     }
 
-    /// Reads once; the number of bytes that came, 0 at the end of the stream.
+    /// Reads once. Returns the number of bytes read, 0 at the end of the stream.
     ///
     /// # Errors
-    /// Those of the reader. After a timeout nothing is lost: call again.
+    /// The errors of the reader. A timeout loses no bytes: call again.
     pub fn fill(&mut self) -> io::Result<usize> {
         self.reader.fill()
     }
 
-    /// Whether a buffer is held that [`release`](Self::release) would give back.
+    /// True if [`release`](Self::release) would free a buffer.
     #[must_use]
     pub fn holds_buffer(&self) -> bool {
         self.reader.holds_buffer()
     }
 
-    /// How much memory the buffer takes, in bytes. Tests compare it with the limit.
+    /// The size of the buffer, in bytes. Tests compare it with the limit.
     #[cfg(any(test, fuzzing))]
     #[doc(hidden)]
     #[must_use]
@@ -98,25 +98,25 @@ impl<R: Read> FrameReader<R> {
         self.reader.held_bytes()
     }
 
-    /// Whether the beginning of a frame is here and its end is not.
+    /// True if the reader holds an incomplete frame.
     #[must_use]
     pub fn mid_frame(&self) -> bool {
         self.reader.bytes().iter().any(|byte| !is_space(*byte))
     }
 
-    /// What is known of the frame that is here in part.
+    /// Describes the incomplete frame.
     #[must_use]
     pub fn unfinished(&self) -> BadFrame {
         BadFrame::unfinished(self.reader.bytes(), self.max_frame_bytes)
     }
 
-    /// Gives the buffer back; for connections that have fallen idle. Does nothing in the middle of a frame.
+    /// Frees the buffer of an idle connection. Does nothing in the middle of a frame.
     pub fn release(&mut self) {
         self.skip_empty();
         self.reader.release();
     }
 
-    /// The length of the next frame, if it is here whole.
+    /// The length of the next frame, if all of it has arrived.
     fn find_frame(&mut self) -> Result<Option<usize>, FrameError> {
         let limit = self.max_frame_bytes;
         let end = self.find_end();
@@ -124,7 +124,7 @@ impl<R: Read> FrameReader<R> {
         match end {
             Some(length) if length > limit => Err(FrameError::TooLong(BadFrame::of(&bytes[..length], limit))),
             None => {
-                // A last C2 may be the first half of the delimiter, which does not count.
+                // A last C2 may be the first half of the delimiter, so it does not count.
                 let half = usize::from(bytes.last() == Some(&DELIMITER[0]));
                 if bytes.len() - half > limit {
                     Err(FrameError::TooLong(self.unfinished()))
@@ -136,14 +136,14 @@ impl<R: Read> FrameReader<R> {
         }
     }
 
-    /// The text of the frame that [`find_frame`](Self::find_frame) found. From then on it counts as read.
+    /// The text of the frame that [`find_frame`](Self::find_frame) found. The frame then counts as read.
     fn take_frame(&mut self, length: usize) -> Result<&str, FrameError> {
         self.begin_search();
         let bytes = &self.reader.take(length + DELIMITER.len())[..length];
         std::str::from_utf8(bytes).map_err(|_| FrameError::NotUtf8(BadFrame::of(bytes, self.max_frame_bytes)))
     }
 
-    /// Where the first frame here ends, if its delimiter has come.
+    /// The position where the first frame ends, if its delimiter has arrived.
     fn find_end(&mut self) -> Option<usize> {
         self.skip_empty();
         if self.found.is_none() {
@@ -164,7 +164,7 @@ impl<R: Read> FrameReader<R> {
         }
     }
 
-    /// Passes over white space and empty frames, which mean nothing.
+    /// Skips white space and empty frames, which have no meaning.
     fn skip_empty(&mut self) {
         let mut rest = self.reader.bytes();
         while let [first, after @ ..] = rest {
