@@ -1,24 +1,24 @@
-//! Connections: their sockets and the threads that serve them. They are opened and accepted here and nowhere else.
+//! Connections: the sockets and the threads that serve them. Only this module opens and accepts connections.
 //!
 //! | module | what it owns |
 //! | --- | --- |
-//! | [`listener`] | a port: accepts connections, one thread for each, within limits; for packets and HTTP alike |
+//! | [`listener`] | a port: accepts connections within limits, one thread for each, for packets and HTTP alike |
 //! | [`drain`] | the open connections of a port, and how they end |
 //! | [`peer`] | the answering side of a packet connection |
-//! | [`link`] | the calling side: requests out, replies back to whoever waits. Its first lines list the files below in reading order |
-//! | [`call`], [`connection`] | a request that has been sent, and the connection that it was sent over |
-//! | [`pending`], [`stream`], [`reply`] | who waits for which replies, and what they get |
-//! | [`course`] | what is different on a link to a course service |
-//! | [`membership`] | staying registered at the distributors and following their lists |
-//! | [`health`] | whether an instance answers, and who is asked instead |
-//! | [`mailbox`] | where a caller waits for its reply |
+//! | [`link`] | the calling side: sends requests, delivers replies. Its docs list the files below in reading order |
+//! | [`call`], [`connection`] | a sent request, and the connection that carried it |
+//! | [`pending`], [`stream`], [`reply`] | the waiters for replies, and the results they get |
+//! | [`course`] | the differences of a link to a course service |
+//! | [`membership`] | stays registered at the distributors and follows their lists |
+//! | [`health`] | whether an instance answers, and which instance to ask instead |
+//! | [`mailbox`] | the place where a caller waits for its reply |
 //! | [`lateness`] | how late a packet is, without a common clock |
-//! | [`dial`] | the reconnect thread under `link` and `membership` |
+//! | [`dial`] | the reconnect thread that `link` and `membership` use |
 //! | [`secret`], [`proof`] | the cluster secret, and how both ends of a connection prove that they know it |
 //! | [`inbound`], [`outbox`] | the two halves of one packet connection |
-//! | [`flood`] | lines of the log that strangers can cause, kept in bounds |
+//! | [`flood`] | limits the log lines that strangers can cause |
 //!
-//! *Invariant:* of all URIs, this module knows `/distributes` alone.
+//! *Invariant:* `/distributes` is the only URI that this module knows.
 
 pub mod batch;
 pub mod call;
@@ -51,14 +51,14 @@ use socket2::{SockRef, TcpKeepalive};
 
 pub(crate) use crate::thread::spawn;
 
-/// How long a peer may stay silent on the TCP level before its connection is given up. Course nodes answer no
-/// ping, so the kernel asks (`docs/protocol.md`, section 4).
+/// How long a peer may be silent on the TCP level before we drop its connection. Course nodes answer no ping, so the
+/// kernel probes instead (`docs/protocol.md`, section 4).
 const DEAD_AFTER: Duration = Duration::from_secs(10);
 
-/// How long one batch of bytes may take to leave. A peer that takes longer does not read.
+/// The timeout of writing one batch of bytes. A peer that exceeds it does not read.
 pub const WRITE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Prepares a connection: packets leave at once, a dead peer is noticed, and no write blocks for ever.
+/// Configures a connection: it sends packets at once, detects a dead peer, and never blocks a write forever.
 pub(crate) fn tune(stream: &TcpStream) -> io::Result<()> {
     stream.set_nodelay(true)?;
     stream.set_write_timeout(Some(WRITE_TIMEOUT))?;
@@ -72,11 +72,11 @@ pub(crate) fn tune(stream: &TcpStream) -> io::Result<()> {
     Ok(())
 }
 
-/// Whether an error says only that a read or write ran into its time-out.
+/// True if an error only means that a read or write timed out.
 pub(crate) fn is_timeout(error: &io::Error) -> bool {
     match error.kind() {
         io::ErrorKind::WouldBlock => true,
-        // On Unix this is said of a connection whose peer the kernel has given up ([`DEAD_AFTER`]).
+        // On Unix, `TimedOut` means that the kernel has dropped the connection of a dead peer ([`DEAD_AFTER`]).
         io::ErrorKind::TimedOut => cfg!(windows),
         _ => false,
     }

@@ -1,4 +1,4 @@
-//! A request that has been sent over a link, and how it ends.
+//! A request that was sent over a link, and how it ends.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
@@ -12,10 +12,10 @@ use super::mailbox::Mailbox;
 use super::reply::{Outcome, Refusal, ReplyFrame};
 use crate::sync::Permit;
 
-/// A call that had less time than this says nothing about the instance when it gets no reply.
+/// The shortest timeout that counts. A call with less time says nothing about the instance if it gets no reply.
 const FAIR_WAIT: Duration = Duration::from_millis(100);
 
-/// A request whose reply is pending. Dropping it gives the reply up.
+/// A request with a pending reply. Dropping it stops the wait.
 pub struct Call<'a> {
     health: &'a Health,
     uri: &'a str,
@@ -27,7 +27,7 @@ pub struct Call<'a> {
 }
 
 impl<'a> Call<'a> {
-    /// A call that begins now. It holds one of the link's places for calls `in_flight`.
+    /// A call that starts now. It holds one of the link's permits for calls, `in_flight`.
     pub(super) fn new(
         health: &'a Health,
         uri: &'a str,
@@ -42,13 +42,13 @@ impl<'a> Call<'a> {
     /// Waits for the reply until the deadline of the call.
     ///
     /// # Errors
-    /// The [`Outcome`] that the request had instead.
+    /// The [`Outcome`] of a request that got no reply.
     pub fn wait(mut self) -> Result<ReplyFrame, Outcome> {
         let received = self.reply.receive(self.deadline);
         self.conclude(received)
     }
 
-    /// As [`wait`](Self::wait), but returns nothing if the call has not ended at `until`.
+    /// Like [`wait`](Self::wait), but returns `None` if the call has not ended at `until`.
     pub fn wait_until(&mut self, until: Instant) -> Option<Result<ReplyFrame, Outcome>> {
         let until = until.min(self.deadline);
         match self.reply.receive(until) {
@@ -57,20 +57,20 @@ impl<'a> Call<'a> {
         }
     }
 
-    /// When half of the time of the call is over.
+    /// The moment when half of the call's time has passed.
     #[must_use]
     pub fn halfway(&self) -> Instant {
         self.began + self.deadline.saturating_duration_since(self.began) / 2
     }
 
-    /// Whether the request still waits for its turn, as it may on the link to a course service.
+    /// True if the request still waits for its turn, which only happens on the link to a course service.
     #[must_use]
     pub fn is_waiting_for_turn(&self) -> bool {
         let PendingEntry { connection, key, .. } = &self.entry;
         connection.course.as_ref().is_some_and(|course| course.is_waiting(*key))
     }
 
-    /// Gives the reply up, since the instance has been silent for too long. That counts as a failure of the instance.
+    /// Stops the wait because the instance was silent for too long. This counts as a failure of the instance.
     pub fn abandon(self) {
         self.count_silence(Instant::now());
     }
@@ -81,7 +81,7 @@ impl<'a> Call<'a> {
                 self.entry.is_answered = true;
                 self.health.count_answer();
                 if reply.more {
-                    // Nobody reads the stream that begins with it.
+                    // The reply starts a stream that has no reader.
                     self.entry.connection.cancel(self.uri, self.entry.key);
                 }
                 Ok(reply)
@@ -105,21 +105,21 @@ impl<'a> Call<'a> {
     }
 }
 
-/// A caller's entry in the pending table. It is removed however the call ends.
+/// A caller's entry in the pending table. It is removed on every path.
 pub struct PendingEntry {
     connection: Arc<LinkConnection>,
     key: u64,
-    /// The reader has taken the entry out of the table, with the reply.
+    /// The reader has removed the entry from the table and delivered the reply.
     is_answered: bool,
 }
 
 impl PendingEntry {
-    /// The entry under `key`, which a caller has just been given.
+    /// The entry under `key`, which a caller has just received.
     pub(super) fn new(connection: Arc<LinkConnection>, key: u64) -> Self {
         Self { connection, key, is_answered: false }
     }
 
-    /// True if the request was never sent, and will not be.
+    /// Removes the entry. True if the request was never sent and will not be.
     fn withdraw(&self) -> bool {
         self.connection.give_up(self.key)
     }

@@ -1,4 +1,4 @@
-//! One connection of a link: what is pending on it, and how it ends.
+//! One connection of a link: its pending requests, and how it ends.
 
 use std::net::TcpStream;
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use super::outbox::{Batching, Outbox};
 use super::pending::PendingTable;
 use crate::packet::{Cancel, Dialect, encode};
 
-/// A connection that lasted so long, or over which a reply came, was up. When it is lost, it is dialled again at once.
+/// A connection that lasted this long, or carried a reply, was up. After its loss, the link dials again at once.
 const UP_AFTER: Duration = Duration::from_secs(1);
 
 /// One connection of a link.
@@ -19,16 +19,16 @@ pub struct LinkConnection {
     pub(super) began: Instant,
     pub(super) outbox: Outbox,
     pub(super) pending: PendingTable,
-    /// Only where the instance is a course service.
+    /// Present only if the instance is a course service.
     pub(super) course: Option<CourseConnection>,
-    /// Close this connection as soon as nothing is pending.
+    /// The connection closes as soon as nothing is pending.
     is_retiring: AtomicBool,
-    /// A reply has come.
+    /// The connection has received a reply.
     is_used: AtomicBool,
 }
 
 impl LinkConnection {
-    /// A connection that has just been opened to the instance at `address`.
+    /// A new connection to the instance at `address`.
     pub(super) fn open(stream: Arc<TcpStream>, address: &Arc<str>, dialect: Dialect) -> Arc<Self> {
         let (batching, course) = match dialect {
             Dialect::Pilcrow => (Batching::Together, None),
@@ -44,12 +44,12 @@ impl LinkConnection {
         })
     }
 
-    /// Nobody waits for this reply any more. True if the request was never sent, and will not be.
+    /// Removes the waiter for this reply. True if the request was never sent and will not be.
     pub(super) fn give_up(&self, key: u64) -> bool {
         self.course.as_ref().is_some_and(|course| course.give_up(key, &self.outbox))
     }
 
-    /// The reader of this stream is gone: its source is told, if it does not know that the stream has ended.
+    /// The reader of this stream has stopped. Notifies the source, unless it knows that the stream has ended.
     pub(super) fn end_stream(&self, key: u64, uri: &str) {
         self.give_up(key);
         if self.pending.remove(key) {
@@ -58,17 +58,17 @@ impl LinkConnection {
         self.close_if_retired();
     }
 
-    /// Tells the other side that nobody reads the stream under this key any more.
+    /// Notifies the other side that the stream under this key has no reader any more.
     pub(super) fn cancel(&self, uri: &str, key: u64) {
         if self.course.is_none()
             && let Ok(frame) = encode(&Cancel::of(uri, key))
         {
-            // If it does not arrive, the connection has ended, and the stream with it.
+            // If the send fails, the connection has ended, and the stream with it.
             let _ = self.outbox.send(&frame);
         }
     }
 
-    /// Closes the connection now if nothing is pending, else as soon as that is so.
+    /// Closes the connection as soon as nothing is pending, or now if nothing is.
     pub(super) fn retire(&self) {
         self.is_retiring.store(true, Ordering::SeqCst);
         self.close_if_retired();
@@ -80,15 +80,15 @@ impl LinkConnection {
         }
     }
 
-    /// A reply has come over it.
+    /// Records that a reply has arrived.
     pub(super) fn set_used(&self) {
-        // Callers read this cache line all the time, so it is written only once.
+        // Callers read this cache line all the time, so we write it only once.
         if !self.is_used.load(Ordering::Relaxed) {
             self.is_used.store(true, Ordering::Relaxed);
         }
     }
 
-    /// Whether it was of use, so that a new one is worth an attempt at once.
+    /// True if the connection was useful, so that the link should dial again at once.
     pub(super) fn was_up(&self) -> bool {
         self.is_used.load(Ordering::Relaxed) || self.began.elapsed() >= UP_AFTER
     }

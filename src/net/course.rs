@@ -1,8 +1,8 @@
-//! Links to services of the Node.js course. Links to our own nodes have none of this.
+//! Links to services of the Node.js course. Links to our own nodes need none of this.
 //!
-//! - A course service dies if one read of its socket returns more than 64 KiB. So a [`SendWindow`] limits the bytes that
-//!   are sent and unanswered. A request that does not fit waits for its turn, in order, until its deadline.
-//! - It reads the key in one of two places. Its first reply shows the place, and later requests use only that one.
+//! - A course service dies if one read of its socket returns more than 64 KiB. So a [`SendWindow`] limits the bytes
+//!   that are sent and unanswered. A request that does not fit waits for its turn, in order, until its deadline.
+//! - The service reads the key in one of two places. Its first reply shows the place; later requests use only that one.
 //! - Its replies may have no key.
 
 use std::collections::VecDeque;
@@ -27,21 +27,21 @@ pub struct CourseConnection {
 #[derive(Debug, Default)]
 struct CourseState {
     window: SendWindow,
-    /// Where the service reads the key. Unknown until its first reply.
+    /// The place where the service reads the key. Unknown until its first reply.
     key_place: Option<KeyPlace>,
 }
 
 impl CourseConnection {
-    /// A connection that has just been opened to the service at `address`.
+    /// A new connection to the service at `address`.
     #[must_use]
     pub fn new(address: Arc<str>) -> Self {
         Self { address, state: Mutex::default() }
     }
 
-    /// Sends a request when it has its turn: at once, if the window has room for it.
+    /// Sends a request when its turn comes: at once if the window has room.
     ///
     /// # Errors
-    /// If it is not sent and will not be.
+    /// The request was not sent and will not be.
     pub fn send(
         &self,
         outbox: &Outbox,
@@ -81,7 +81,7 @@ impl CourseConnection {
         Ok(())
     }
 
-    /// Whether this request still waits for its turn.
+    /// True if this request still waits for its turn.
     pub fn is_waiting(&self, key: u64) -> bool {
         lock(&self.state).window.is_waiting(key)
     }
@@ -95,8 +95,8 @@ impl CourseConnection {
         was_waiting
     }
 
-    /// The key that a reply belongs to, and the reply. Course nodes have no streams, so their `more` means something
-    /// else. A reply without a key belongs to the only unanswered request, if there is exactly one.
+    /// The reply, and the key that it belongs to. Course nodes have no streams, so their `more` means something else.
+    /// A reply without a key belongs to the only unanswered request, if there is exactly one.
     pub fn read_reply(&self, frame: &str, head: &Head<'_>) -> (u64, ReplyFrame) {
         let mut reply = ReplyFrame::of(head, frame);
         reply.more = false;
@@ -111,13 +111,13 @@ impl CourseConnection {
         (key, reply)
     }
 
-    /// The key that `null` belongs to, and its meaning: the service has no handler for this method.
+    /// A `null` reply: the service has no handler for this method. Returns the key that it belongs to, and a failure.
     pub fn read_null(&self) -> (u64, ReplyFrame) {
         let reply = ReplyFrame::failure(501, "the service has no handler for this method");
         (self.only_unanswered(), reply)
     }
 
-    /// Takes an answered request out of the window, and sends the requests whose turn has come.
+    /// Removes an answered request from the window, and sends the requests that now fit.
     pub fn answered(&self, key: u64, outbox: &Outbox) {
         lock(&self.state).window.answer(key);
         self.send_ready(outbox);
@@ -127,7 +127,7 @@ impl CourseConnection {
         lock(&self.state).window.only_unanswered().unwrap_or(NOBODY)
     }
 
-    /// Sends every frame that has its turn. They are marked under the lock of the outbox, so that they leave in order.
+    /// Sends every frame whose turn has come. It marks them under the lock of the outbox, so that they leave in order.
     fn send_ready(&self, outbox: &Outbox) {
         let sent = outbox.send_with(Others::None, |queue| {
             let mut state = lock(&self.state);
@@ -145,10 +145,10 @@ impl CourseConnection {
     }
 }
 
-/// The requests that are sent and unanswered, at most [`COURSE_MAX_BYTES`], and those that wait for their turn.
+/// The sent and unanswered requests, at most [`COURSE_MAX_BYTES`], and the requests that wait for their turn.
 ///
-/// A request still counts after its caller has given up: the service may not have read it. It counts until the
-/// service answers it, or one that was sent later. A notice is never answered, so it takes no room after it is sent.
+/// A request still counts after its caller stops waiting, because the service may not have read it. It counts until the
+/// service answers it or a later one. A notice gets no answer, so it takes no room after it is sent.
 #[derive(Debug, Default)]
 struct SendWindow {
     sent: VecDeque<SentRequest>,
@@ -172,7 +172,7 @@ struct QueuedFrame {
 }
 
 impl SendWindow {
-    /// Whether these bytes do not fit, and all requests in the window are given up: no reply is expected.
+    /// True if these bytes do not fit and no caller waits for a request in the window: no reply is expected.
     fn is_stuck(&self, bytes: usize) -> bool {
         self.sent_bytes + bytes > COURSE_MAX_BYTES && self.sent.iter().all(|sent| sent.is_given_up)
     }
@@ -186,14 +186,14 @@ impl SendWindow {
         Ok(())
     }
 
-    /// The next frame, if there is room for it. A frame whose deadline has passed loses its turn.
+    /// The next frame, if the window has room for it. A frame whose deadline has passed loses its turn.
     fn next_ready(&mut self, now: Instant) -> Option<&[u8]> {
         let first = self.first_in_time(now)?;
         let frame = &self.waiting[first].frame;
         (self.sent_bytes + frame.len() <= COURSE_MAX_BYTES).then_some(frame.as_slice())
     }
 
-    /// The frame that [`next_ready`](Self::next_ready) returned has been sent.
+    /// Records that the frame from [`next_ready`](Self::next_ready) was sent.
     fn mark_sent(&mut self, now: Instant) {
         let first = self.first_in_time(now);
         let Some(QueuedFrame { key, frame, .. }) = first.and_then(|first| self.waiting.remove(first)) else {
@@ -207,7 +207,7 @@ impl SendWindow {
         }
     }
 
-    /// Requests whose deadline has passed stay until their callers take them out. Notices have no caller.
+    /// Requests whose deadline has passed stay until their callers remove them. Notices have no caller.
     fn first_in_time(&mut self, now: Instant) -> Option<usize> {
         let waiting_bytes = &mut self.waiting_bytes;
         self.waiting.retain(|queued| {
@@ -225,7 +225,7 @@ impl SendWindow {
         self.waiting.iter().any(|queued| queued.key == key)
     }
 
-    /// True if the request was never sent.
+    /// The caller stops waiting. True if the request was never sent.
     fn give_up(&mut self, key: u64) -> bool {
         if let Some(sent) = self.sent.iter_mut().find(|sent| sent.key == key) {
             sent.is_given_up = true;
@@ -236,7 +236,7 @@ impl SendWindow {
         true
     }
 
-    /// The service has read everything that was sent before a request that it answers.
+    /// An answer shows that the service has read everything that was sent before that request.
     fn answer(&mut self, key: u64) {
         let Some(at) = self.sent.iter().position(|sent| sent.key == key) else { return };
         let mut position = 0;
@@ -248,7 +248,7 @@ impl SendWindow {
         self.sent_bytes = self.sent.iter().map(|sent| sent.bytes).sum();
     }
 
-    /// The key of the only request that is unanswered and waited for.
+    /// The key of the only unanswered request with a waiting caller.
     fn only_unanswered(&self) -> Option<u64> {
         let mut awaited = self.sent.iter().filter(|sent| !sent.is_given_up);
         awaited.next().filter(|_| awaited.next().is_none()).map(|sent| sent.key)
@@ -261,7 +261,7 @@ mod tests {
 
     use super::*;
 
-    /// A window in which requests of these sizes are queued, under the keys 1, 2, 3, …, and the time.
+    /// A window with queued requests of these sizes, under the keys 1, 2, 3, …, and the current time.
     fn window_of(sizes: &[usize]) -> (SendWindow, Instant) {
         let (mut window, now) = (SendWindow::default(), Instant::now());
         for (key, size) in (1..).zip(sizes) {
@@ -270,7 +270,7 @@ mod tests {
         (window, now)
     }
 
-    /// Sends everything that has its turn. How many frames.
+    /// Sends every frame whose turn has come. Returns the number of frames.
     fn send_ready(window: &mut SendWindow, now: Instant) -> usize {
         let mut count = 0;
         while window.next_ready(now).is_some() {

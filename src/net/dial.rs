@@ -1,8 +1,8 @@
-//! The reconnect thread: it keeps one outgoing connection alive for as long as its owner wants it.
+//! The reconnect thread: it keeps one outgoing connection open until its owner drops it.
 //!
-//! The first attempt is immediate. After a failed attempt the next one follows 3 s later, for ever. After a lost
-//! connection the [`Session`] decides: at once, or 3 s later. The thread ends when its [`Dialer`] is dropped. With a
-//! cluster secret, a connection is used only after both ends have proven the secret.
+//! The first attempt is immediate. A failed attempt is retried after 3 s, without limit. After a lost connection, the
+//! [`Session`] decides whether to dial at once or after 3 s. The thread ends when its [`Dialer`] is dropped. With a
+//! cluster secret, both ends must prove the secret before the connection is used.
 
 use std::io;
 use std::mem::{Discriminant, discriminant};
@@ -18,13 +18,13 @@ use super::secret::Secret;
 use super::{spawn, tune};
 use crate::sync::lock;
 
-/// The pause before the next attempt.
+/// The pause before a retry.
 pub const RETRY_EVERY: Duration = Duration::from_secs(3);
 
-/// How long one attempt to connect may take.
+/// The timeout of one attempt to connect.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// The use of each connection.
+/// The code that uses each connection.
 pub trait Session: Send + 'static {
     /// Uses the connection until it ends. Returns when to dial again.
     fn run(&mut self, stream: Arc<TcpStream>) -> Redial;
@@ -35,7 +35,7 @@ pub trait Session: Send + 'static {
 pub enum Redial {
     /// After [`RETRY_EVERY`].
     Later,
-    /// At once. For connections that were in use: a peer that accepts and closes at once would keep the thread busy.
+    /// At once, for connections that were in use. Otherwise a peer that accepts and closes would keep the thread busy.
     Now,
 }
 
@@ -43,7 +43,7 @@ pub enum Redial {
 #[derive(Debug)]
 pub struct Dialer {
     current: Arc<CurrentStream>,
-    /// A message means "dial now"; its disconnection means "stop".
+    /// A message means "dial now"; a disconnected channel means "stop".
     wake: Sender<()>,
 }
 
@@ -57,11 +57,11 @@ struct StreamState {
 }
 
 impl Dialer {
-    /// Starts a reconnect thread called `name` that dials `address` and hands each connection to `session`. With a
-    /// secret, it does so after that is proven.
+    /// Starts a reconnect thread called `name`. It dials `address` and passes each connection to `session`. With a
+    /// secret, both ends prove it first.
     ///
     /// # Errors
-    /// If the operating system starts no further thread.
+    /// The operating system cannot start another thread.
     pub fn start(
         name: &str,
         address: String,
@@ -76,9 +76,9 @@ impl Dialer {
         Ok(Self { current, wake })
     }
 
-    /// Ends the pause before the next attempt, since the other side is known to be there.
+    /// Ends the pause before the next attempt, because the other side is known to be up.
     pub fn dial_now(&self) {
-        // If it is full, the same message waits there already.
+        // If the channel is full, it already contains the same message.
         let _ = self.wake.try_send(());
     }
 }
@@ -97,14 +97,14 @@ impl Drop for Dialer {
 }
 
 impl CurrentStream {
-    /// Makes this the connection that a stop shuts down. False if the stop came first.
+    /// Registers the connection that a stop shuts down. False if the stop came first.
     fn begin(&self, stream: &Arc<TcpStream>) -> bool {
         let mut slot = lock(&self.0);
         slot.stream = Some(stream.clone());
         !slot.stopped
     }
 
-    /// Closes the connection, if there is one. False if a stop has come.
+    /// Closes the connection, if there is one. False if the dialer was stopped.
     fn end(&self) -> bool {
         let (stream, stopped) = {
             let mut slot = lock(&self.0);
@@ -122,7 +122,7 @@ struct Reconnector {
     address: String,
     secret: Option<Secret>,
     current: Arc<CurrentStream>,
-    /// The kind of error that was logged last. It is logged once, not every 3 s, so that the log stays readable.
+    /// The kind of the last logged error. It is logged once, not every 3 s, to keep the log readable.
     last_logged: Option<Discriminant<DialError>>,
 }
 
@@ -158,7 +158,7 @@ impl Reconnector {
         }
     }
 
-    /// A connection, proven if there is a secret.
+    /// Opens a connection and, if there is a secret, proves it.
     fn open(&self) -> Result<Arc<TcpStream>, DialError> {
         let stream = Arc::new(connect(&self.address).map_err(DialError::Unreachable)?);
         if !self.current.begin(&stream) {
@@ -192,7 +192,7 @@ fn connect(address: &str) -> io::Result<TcpStream> {
     let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
     for candidate in address.to_socket_addrs()? {
         match TcpStream::connect_timeout(&candidate, CONNECT_TIMEOUT) {
-            // A port in the ephemeral range where nobody listens can, by chance, be connected to itself.
+            // A socket can connect to itself by chance, on a port in the ephemeral range that has no listener.
             Ok(stream) if stream.local_addr().ok() == Some(candidate) => {
                 last = io::Error::new(io::ErrorKind::ConnectionRefused, "nobody listens there");
             }

@@ -1,6 +1,6 @@
-//! The open connections of a port, and how they end: a drain finishes what has begun and begins nothing new.
+//! The open connections of a port, and how they end: a drain finishes requests that have begun and starts no new ones.
 //!
-//! This module does not know where connections come from; [`super::listener`] accepts them.
+//! This module does not accept connections; [`super::listener`] does.
 
 use std::collections::HashMap;
 use std::net::{Shutdown, SocketAddr, TcpStream};
@@ -10,20 +10,20 @@ use std::time::{Duration, Instant};
 
 use crate::sync::lock;
 
-/// How long a drain waits, from its beginning, for requests that are on their way to this process.
+/// How long a drain waits, from its start, for requests in transit to this process.
 pub const SETTLE: Duration = Duration::from_millis(300);
 
-/// How long a drain waits, from its beginning, for peers that were asked to close their connections.
+/// How long a drain waits, from its start, for peers that were asked to close their connections.
 pub const PARTING: Duration = Duration::from_secs(3);
 
-/// How often a drain looks for connections that have become idle, if nothing else wakes it.
+/// How often a drain checks for idle connections, if nothing else wakes it.
 const IDLE_CHECK: Duration = Duration::from_millis(50);
 
 /// The open connections of one port.
 #[derive(Debug, Default)]
 pub struct Connections {
     open: Mutex<HashMap<u64, Open>>,
-    /// Notified when a connection has ended, and during a drain also when one has become idle.
+    /// Notified when a connection has ended. During a drain, also notified when one has become idle.
     changed: Condvar,
     is_draining: AtomicBool,
 }
@@ -31,7 +31,7 @@ pub struct Connections {
 /// One accepted connection.
 #[derive(Debug)]
 pub struct Connection {
-    /// The socket. Others share it to write to it or to shut it down.
+    /// The socket. Other owners share it to write to it or to shut it down.
     pub stream: Arc<TcpStream>,
     /// The address of the other end, in canonical form.
     pub peer: SocketAddr,
@@ -40,14 +40,14 @@ pub struct Connection {
     connections: Arc<Connections>,
 }
 
-/// A request that is being worked on. A drain waits until this is dropped.
+/// A request in progress. A drain waits until this is dropped.
 #[derive(Debug)]
 pub struct Work {
     state: Arc<DrainState>,
     connections: Arc<Connections>,
 }
 
-/// What a drain needs to know about a connection.
+/// The state of a connection that a drain needs.
 #[derive(Debug)]
 struct Open {
     stream: Arc<TcpStream>,
@@ -56,14 +56,14 @@ struct Open {
 
 #[derive(Debug, Default)]
 struct DrainState {
-    /// How many requests are being worked on.
+    /// The number of requests in progress.
     working: AtomicUsize,
-    /// Whether the peer was asked to close this connection.
+    /// True if the peer was asked to close this connection.
     is_parting: AtomicBool,
 }
 
 impl DrainState {
-    /// Whether a drain may close the connection: nothing is being worked on, and no request is expected.
+    /// True if a drain may close the connection: no request is in progress, and none is expected.
     fn is_idle(&self, elapsed: Duration) -> bool {
         let patience = if self.is_parting.load(Ordering::SeqCst) { PARTING } else { SETTLE };
         elapsed >= patience && self.working.load(Ordering::SeqCst) == 0
@@ -71,7 +71,7 @@ impl DrainState {
 }
 
 impl Connections {
-    /// Adds a connection. Returns the stream if `limit` connections are open already.
+    /// Adds a connection. Returns the stream if `limit` connections are already open.
     pub(super) fn add(
         self: &Arc<Self>,
         stream: TcpStream,
@@ -88,7 +88,7 @@ impl Connections {
         Ok(Connection { stream, peer, id, state, connections: self.clone() })
     }
 
-    /// How many connections are open.
+    /// The number of open connections.
     pub(super) fn count(&self) -> usize {
         lock(&self.open).len()
     }
@@ -106,10 +106,10 @@ impl Connections {
         self.is_draining.load(Ordering::SeqCst)
     }
 
-    /// Closes each connection as soon as it is idle, from [`SETTLE`] on ([`PARTING`] where the peer was asked to
-    /// close). Cuts off what is left at `limit`. `began` is when the process was asked to end.
+    /// Closes each connection as soon as it is idle, after [`SETTLE`] ([`PARTING`] if the peer was asked to close).
+    /// Cuts off the remaining ones at `limit`. `began` is the moment when the process was asked to shut down.
     pub(super) fn drain(&self, began: Instant, limit: Duration) {
-        // The last accepted connections get the whole time too.
+        // Connections that were accepted last get the whole time too.
         let accepted = began.elapsed();
         let mut open = lock(&self.open);
         while !open.is_empty() {
@@ -119,7 +119,7 @@ impl Connections {
                 break;
             }
             for idle in open.values().filter(|one| one.state.is_idle(elapsed.saturating_sub(accepted))) {
-                // Its thread reads the end of the stream, and still answers what it had read before.
+                // Its thread sees the end of the stream, and still answers the requests that it read before.
                 let _ = idle.stream.shutdown(Shutdown::Read);
             }
             let pause = IDLE_CHECK.min(left);
@@ -132,36 +132,36 @@ impl Connections {
 }
 
 impl Connection {
-    /// A number that no other connection of this port has had.
+    /// A number that is unique among all connections of this port.
     #[must_use]
     pub fn id(&self) -> u64 {
         self.id
     }
 
-    /// Notes that a request has begun. A drain waits until the returned value is dropped.
+    /// Records the start of a request. A drain waits until the returned value is dropped.
     #[must_use]
     pub fn work(&self) -> Work {
         self.state.working.fetch_add(1, Ordering::SeqCst);
         Work { state: self.state.clone(), connections: self.connections.clone() }
     }
 
-    /// How many requests of this connection are being worked on.
+    /// The number of this connection's requests in progress.
     #[must_use]
     pub fn working(&self) -> usize {
         self.state.working.load(Ordering::SeqCst)
     }
 
-    /// Notes that the peer was asked to close this connection. A drain gives it the time for that.
+    /// Records that the peer was asked to close this connection. A drain gives the peer time to do so.
     pub fn part(&self) {
         self.state.is_parting.store(true, Ordering::SeqCst);
     }
 
-    /// Waits until something has changed on this port, at most `limit`.
+    /// Waits until a connection of this port has changed, at most `limit`.
     pub(crate) fn await_change(&self, limit: Duration) {
         self.connections.await_change(limit);
     }
 
-    /// Whether the process is ending: finish what has begun, begin nothing new.
+    /// True if the process is shutting down: finish requests that have begun, start no new ones.
     #[must_use]
     pub fn draining(&self) -> bool {
         self.connections.is_draining()

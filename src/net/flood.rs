@@ -1,7 +1,7 @@
 //! Limits the log lines that a stranger can cause at will, such as "closed: not JSON".
 //!
-//! Each kind of line is logged up to [`LINES`] times for each address within a [`WINDOW`]. Further lines are counted, and
-//! the next line that is logged has their number. So ten thousand bad packets show in the log and do not fill a disk.
+//! Each kind of line is logged up to [`LINES`] times per address and [`WINDOW`]. Further lines are only counted, and
+//! the next logged line reports their number. So ten thousand bad packets appear in the log but do not fill a disk.
 
 use std::collections::HashMap;
 use std::fmt::Arguments;
@@ -13,21 +13,21 @@ use log::Level;
 
 use crate::sync::lock;
 
-/// How many lines of one kind are logged for one address within a window.
+/// How many lines of one kind are logged per address and window.
 pub const LINES: u32 = 100;
 
-/// How long a window is.
+/// The length of a window.
 pub const WINDOW: Duration = Duration::from_secs(10);
 
-/// How many kinds and addresses have a window of their own. Beyond it, all addresses share one for each kind.
+/// How many pairs of kind and address have a separate window. Beyond that, all addresses share one window per kind.
 const MAX_WINDOWS: usize = 1024;
 
-/// Stands for all addresses when there are too many of them.
+/// Represents all addresses when there are too many of them.
 const ANY_ADDRESS: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
 
 static LINE_COUNTS: LazyLock<Mutex<LineCounts>> = LazyLock::new(Mutex::default);
 
-/// Logs a line of this kind that a stranger at this address has caused, unless there were too many.
+/// Logs a line of this kind that a stranger at this address caused, unless there were too many.
 pub(crate) fn say(level: Level, kind: &'static str, from: IpAddr, line: Arguments<'_>) {
     if !log::log_enabled!(level) {
         return;
@@ -46,18 +46,18 @@ pub(crate) fn say(level: Level, kind: &'static str, from: IpAddr, line: Argument
     }
 }
 
-/// What happens to a line.
+/// The decision about a line.
 #[derive(Debug, PartialEq, Eq)]
 enum Verdict {
-    /// It is logged. So many lines before it were not.
+    /// Log it. `unlogged` lines before it were not logged.
     Log { unlogged: u64 },
-    /// It is logged as the last one of its window.
+    /// Log it as the last one of its window.
     LogAsLast,
-    /// It is only counted.
+    /// Only count it.
     Drop,
 }
 
-/// The lines of each kind and address within their current windows.
+/// The line counts per kind and address in their current windows.
 #[derive(Debug, Default)]
 struct LineCounts {
     windows: HashMap<(&'static str, IpAddr), Window>,

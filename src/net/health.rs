@@ -1,14 +1,14 @@
-//! Whether an instance answers: what a link learns from its calls ("outlier ejection").
+//! The health of an instance, which a link learns from its calls ("outlier ejection").
 //!
-//! An instance may be alive and silent: stopped, overloaded, or behind a network that loses packets. Its link is up,
-//! and every request on it ends in a timeout. So a link counts timeouts and lost connections in a row.
+//! An instance may be alive but silent: stopped, overloaded, or behind a network that loses packets. Its link is up,
+//! but every request on it times out. So a link counts consecutive timeouts and lost connections.
 //!
 //! - After one failure, *reads* go to other instances for 3 s.
 //! - After three, all requests do, for 3 s. If the instance does not recover, the time doubles, up to 60 s.
-//! - After that time, single reads try the instance. A read without an answer is sent to another instance.
-//! - One answer in time resets everything, whatever it says.
+//! - After that time, single reads try the instance. A read without an answer is retried on another instance.
+//! - One answer in time resets everything, whatever its content.
 //!
-//! If there is no other instance, the one that was set aside is asked.
+//! If no other instance exists, requests go to the one that was set aside.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -17,21 +17,21 @@ use std::time::{Duration, Instant};
 use crate::observe::metrics::CALLS;
 use crate::sync::lock;
 
-/// The number of failures in a row that sets an instance aside.
+/// The number of consecutive failures that sets an instance aside.
 const FAILURES: u32 = 3;
 
-/// For how long, the first time; each further time without an answer between doubles it, up to the longest.
+/// How long an instance is first set aside. Each repetition without an answer in between doubles it, up to the longest.
 const ASIDE: Duration = Duration::from_secs(3);
 const LONGEST_ASIDE: Duration = Duration::from_secs(60);
 
-/// How long an instance waits for a read to try it, after its time aside, before a write may.
+/// After the time aside, only reads may try the instance for this long. Then writes may too.
 const READS_FIRST: Duration = Duration::from_secs(3);
 
-/// What is known of one instance.
+/// The health of one instance.
 #[derive(Debug, Default)]
 pub struct Health {
     address: Arc<str>,
-    /// Whether `failures` has any. Every request reads only this, without a lock.
+    /// True if `failures` is not empty. Every request reads only this flag, without a lock.
     has_failures: AtomicBool,
     failures: Mutex<Failures>,
 }
@@ -39,48 +39,48 @@ pub struct Health {
 #[derive(Debug, Default)]
 struct Failures {
     in_a_row: u32,
-    /// How often it has been set aside since it answered last.
+    /// How often it was set aside since its last answer.
     times_aside: u32,
     until: Option<Instant>,
 }
 
-/// What is asked of an instance.
+/// The kind of a request to an instance.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Intent {
-    /// Can be asked again elsewhere.
+    /// Can be retried on another instance.
     Read,
-    /// Must not be sent twice, so it goes where an answer is likely.
+    /// Must not be sent twice, so it goes to an instance that is likely to answer.
     Write,
 }
 
-/// How willingly an instance is given a request: the least comes first.
+/// The preference for an instance: the lowest rank gets the request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum HealthRank {
-    /// As any other.
+    /// No recent failure.
     Good,
-    /// Its last request failed: reads go elsewhere if they can.
+    /// Its last request failed: reads go to other instances if possible.
     Doubtful,
-    /// It was set aside, and the time is over: to be tried with single reads.
+    /// It was set aside, and the time is over: single reads try it.
     OnTrial,
     /// Set aside.
     Aside,
 }
 
 impl Health {
-    /// The health of the instance at `address`, of which nothing bad is known.
+    /// The health of the instance at `address`, without any failure yet.
     #[must_use]
     pub fn of(address: &str) -> Self {
         Self { address: address.into(), ..Self::default() }
     }
 
-    /// An answer has come in time.
+    /// Counts an answer that came in time.
     pub fn count_answer(&self) {
         if self.record_answer() {
             log::info!("link {}: the instance answers again", self.address);
         }
     }
 
-    /// No answer has come in time, or the connection was lost with requests on it.
+    /// Counts a missing answer, or a connection that was lost with pending requests.
     pub fn count_failure(&self) {
         if let Some(aside) = self.record_failure() {
             CALLS.ejections.inc();
@@ -92,7 +92,7 @@ impl Health {
         }
     }
 
-    /// How willingly this instance is given such a request now. `in_flight` requests are on their way to it.
+    /// The rank of this instance for such a request now. `in_flight` requests to it are pending.
     #[must_use]
     pub fn rank(&self, intent: Intent, in_flight: usize) -> HealthRank {
         if !self.has_failures.load(Ordering::Relaxed) {
@@ -101,13 +101,13 @@ impl Health {
         lock(&self.failures).rank(intent, in_flight, Instant::now())
     }
 
-    /// Whether it is set aside, or on trial.
+    /// True if it is set aside or on trial.
     #[must_use]
     pub fn is_aside(&self) -> bool {
         self.has_failures.load(Ordering::Relaxed) && lock(&self.failures).in_a_row >= FAILURES
     }
 
-    /// It has answered in time. True if it had been set aside.
+    /// Records an answer that came in time. True if the instance had been set aside.
     pub fn record_answer(&self) -> bool {
         if !self.has_failures.load(Ordering::Relaxed) {
             return false;
@@ -119,8 +119,8 @@ impl Health {
         was_aside
     }
 
-    /// It has not answered in time, or its connection was lost with requests on it. If that sets it aside: for how
-    /// long.
+    /// Records a missing answer, or a connection that was lost with pending requests. If that sets it aside, returns
+    /// for how long.
     pub fn record_failure(&self) -> Option<Duration> {
         let mut failures = lock(&self.failures);
         self.has_failures.store(true, Ordering::Relaxed);
@@ -152,7 +152,7 @@ impl Failures {
             self.until = Some(now + ASIDE);
             return None;
         }
-        // What was under way when it was set aside fails later, and says nothing new.
+        // Requests that were pending at that moment fail later. They say nothing new about the instance.
         if self.times_aside > 0 && self.until.is_some_and(|until| now < until) {
             return None;
         }

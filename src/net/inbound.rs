@@ -9,17 +9,17 @@ use super::is_timeout;
 use crate::packet::Dialect;
 use crate::packet::frame::{FrameError, FrameReader};
 
-/// How long a frame may take from its first byte to its delimiter. Between frames a connection may be idle.
+/// The timeout of a frame, from its first byte to its delimiter. Between frames a connection may be idle.
 pub const FRAME_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Frames from a socket, with the rule that a frame, once begun, ends within [`FRAME_TIMEOUT`].
+/// Frames from a socket. Once a frame has begun, it must end within [`FRAME_TIMEOUT`].
 #[derive(Debug)]
 pub struct Inbound {
     frames: FrameReader<Socket>,
     timer: FrameTimer,
 }
 
-/// The socket shared with the writing half: one descriptor for both.
+/// The socket. It shares one descriptor with the writing half.
 #[derive(Debug)]
 struct Socket(Arc<TcpStream>);
 
@@ -29,7 +29,7 @@ impl Read for Socket {
     }
 }
 
-/// Limits the time of the frame that is being read.
+/// Limits the time of the current frame.
 #[derive(Debug)]
 struct FrameTimer {
     stream: Arc<TcpStream>,
@@ -39,29 +39,29 @@ struct FrameTimer {
 }
 
 impl Inbound {
-    /// Reads frames of up to `max_frame_bytes` from this connection, of which a node of this dialect has the other end.
+    /// Reads frames of up to `max_frame_bytes` from a connection to a node of this dialect.
     #[must_use]
     pub fn new(stream: Arc<TcpStream>, max_frame_bytes: usize, dialect: Dialect) -> Self {
         let frames = FrameReader::new(Socket(stream.clone()), max_frame_bytes, dialect);
         Self { frames, timer: FrameTimer { stream, began: None, is_armed: false } }
     }
 
-    /// From the next frame on, the other side is a node of this dialect.
+    /// Sets the dialect of the sender, from the next frame on.
     pub fn set_dialect(&mut self, dialect: Dialect) {
         self.frames.set_dialect(dialect);
     }
 
-    /// The next frame, waiting as long as it takes; `None` when the peer closed between frames.
+    /// Waits for the next frame without a timeout. `None` means that the peer closed between frames.
     ///
     /// # Errors
-    /// A frame that breaks the rules of the wire, and failures of the connection. The caller then closes it.
+    /// A frame broke the rules of the wire, or the connection failed. The caller then closes it.
     pub fn next_frame(&mut self) -> Result<Option<&str>, FrameError> {
-        // The last frame has ended; the next one has all of its time.
+        // The last frame has ended, so the next one gets its full time.
         self.timer.began = None;
         self.frames.next_frame_with(|frames| self.timer.fill(frames))
     }
 
-    /// Whether another whole frame is here already. While there is, answers may wait to be written together.
+    /// True if another whole frame is buffered. If so, answers may wait and leave in one write.
     #[must_use]
     pub fn has_frame(&mut self) -> bool {
         self.frames.has_frame()
@@ -77,7 +77,7 @@ impl FrameTimer {
                     return Err(FrameError::Stalled(frames.unfinished()));
                 }
             }
-            // Armed also for a connection that may have fallen idle: it then gives its buffer back.
+            // Also set the timeout on a connection that may have become idle, so that it frees its buffer.
             if frames.holds_buffer() {
                 self.arm(true)?;
             }
@@ -95,8 +95,8 @@ impl FrameTimer {
         }
     }
 
-    /// Sets or clears the read timeout of the socket. It stays set over many frames and is cleared only once the
-    /// connection has been idle, so that a busy connection pays no system call for it.
+    /// Sets or clears the read timeout of the socket. It stays set over many frames and is cleared only when the
+    /// connection has been idle. So a busy connection makes no system call for it.
     fn arm(&mut self, is_armed: bool) -> Result<(), FrameError> {
         if self.is_armed != is_armed {
             self.stream.set_read_timeout(is_armed.then_some(FRAME_TIMEOUT)).map_err(FrameError::Io)?;

@@ -1,18 +1,18 @@
 //! How late a packet is, without a common clock.
 //!
-//! A request says how long its asker still waits. That is true when it is written; a process that was stopped, or a
-//! network that held it up, lets it be read much later, when the asker has long given up. Carried out then, an old
-//! write would overwrite newer ones. So a request also says when it was written, on a clock that begins with its
-//! connection ([`crate::packet::Timing`]). The two clocks differ by an unknown amount, but always by the same: the
-//! smallest difference seen is that of a packet that came at once, and what another one has more, it is late.
+//! A request states how long its sender still waits. That is correct when the sender writes it. A stopped process or a
+//! slow network can delay it until the sender has stopped waiting. If it ran then, an old write would overwrite newer
+//! ones. So a request also carries its send time, on a clock that starts with its connection
+//! ([`crate::packet::Timing`]). The two clocks differ by an unknown but constant amount. The smallest difference seen
+//! belongs to a packet without delay. The excess of any other packet over it is that packet's delay.
 
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use crate::sync::lock;
 
-/// How much faster than the asker's our clock may run, in parts: the smallest difference is allowed to grow by so
-/// much, or after days every packet would seem late.
+/// How much faster than the sender's clock ours may run, as one part in this many. The smallest difference may grow at
+/// this rate. Otherwise every packet would seem late after days.
 const DRIFT: i64 = 1000;
 
 /// The clock of one connection.
@@ -30,8 +30,8 @@ impl Default for Lateness {
 }
 
 impl Lateness {
-    /// How late a packet is that comes now and was written `sent_ms` after its connection had begun. The first of a
-    /// connection counts as punctual.
+    /// The delay of a packet that arrives now and was written `sent_ms` after its connection began. The first packet of
+    /// a connection counts as punctual.
     pub fn of(&self, sent_ms: u64) -> Duration {
         let now = i64::try_from(self.began.elapsed().as_millis()).unwrap_or(i64::MAX);
         Self::judge(&mut lock(&self.smallest), now, i64::try_from(sent_ms).unwrap_or(i64::MAX))
@@ -41,7 +41,7 @@ impl Lateness {
         let difference = now.saturating_sub(sent);
         let known = smallest
             .map_or(difference, |(least, at)| least.saturating_add((now - at) / DRIFT).min(difference));
-        // Kept only where it is news, since the drift is counted from where it was seen.
+        // Store only a new value, because the drift counts from the moment when it was seen.
         if smallest.is_none_or(|(least, _)| known != least) {
             *smallest = Some((known, now));
         }
@@ -71,7 +71,7 @@ mod tests {
     fn clocks_that_drift_apart_make_no_packet_late() {
         let (mut clock, mut worst) = (None, 0);
         for second in 0..100_000_i64 {
-            // 200 parts in a million: more than any clock that is sold.
+            // 200 parts per million: more than any clock on the market.
             let now = second * 1000 + second / 5;
             worst = worst.max(late(&mut clock, now, second * 1000));
         }

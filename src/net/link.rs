@@ -1,19 +1,19 @@
-//! The calling side: one link to one instance, over which many callers send requests and wait for their replies.
+//! The calling side: one link to one instance. Many callers send requests over it and wait for their replies.
 //!
 //! Read these files from top to bottom:
 //!
-//! 1. [`reply`](super::reply): the reply, or the [`Outcome`] that a request had instead.
-//! 2. [`mailbox`](super::mailbox): where one caller waits for one reply. [`stream`](super::stream): where a reader
-//!    waits for many.
-//! 3. [`pending`](super::pending): who waits under which key.
-//! 4. [`course`](super::course): what is different when the instance is a course service.
+//! 1. [`reply`](super::reply): the reply, or the [`Outcome`] of a request that got none.
+//! 2. [`mailbox`](super::mailbox): the place where one caller waits for one reply. [`stream`](super::stream): the place
+//!    where a reader waits for many.
+//! 3. [`pending`](super::pending): the waiters by key.
+//! 4. [`course`](super::course): the differences when the instance is a course service.
 //! 5. [`connection`](super::connection): one connection, its pending table, and its end.
-//! 6. [`call`](super::call): a request that has been sent, and how it ends.
+//! 6. [`call`](super::call): a sent request, and how it ends.
 //! 7. This file. A caller takes the link's connection, registers, sends, and waits. The link's own thread reads the
 //!    replies and delivers each one by its key.
 //!
 //! Every request ends in exactly one of: its reply, [`Outcome::Timeout`], [`Outcome::LinkLost`], or
-//! [`Outcome::Refused`], which says that it was never sent.
+//! [`Outcome::Refused`], which means that it was never sent.
 
 use std::fmt;
 use std::io;
@@ -45,18 +45,18 @@ use crate::sync::{Permit, read, write};
 pub use super::reply::{Outcome, Refusal, ReplyFrame};
 pub use super::stream::{ReplyStream, StreamEnd};
 
-/// The limit of streams on one link. Streams may stay open for ever, so requests have a limit of their own.
+/// The limit of streams on one link. Streams may stay open forever, so requests have a separate limit.
 const MAX_STREAMS: usize = 4096;
 
-/// With more requests in flight than this on a link, a caller lets others write together with it.
+/// If more requests than this are in flight on a link, a caller lets other callers share its write.
 const FEW: usize = 1;
 
-/// Limits that hold for every link of a process.
+/// Limits for every link of a process.
 #[derive(Debug, Clone, Copy)]
 pub struct LinkLimits {
-    /// The longest frame sent or taken, in bytes.
+    /// The longest frame that is sent or accepted, in bytes.
     pub max_frame_bytes: usize,
-    /// How many requests may be pending on one link, streams apart.
+    /// How many requests may be pending on one link, not counting streams.
     pub max_pending: usize,
 }
 
@@ -69,13 +69,13 @@ impl Default for LinkLimits {
 /// The state of a link in one word.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LinkState {
-    /// It takes requests.
+    /// It accepts requests.
     Up,
-    /// There is no connection; it is dialled.
+    /// It has no connection and is dialling.
     Down,
-    /// Its instance has not answered and is asked only where there is no other ([`super::health`]).
+    /// Its instance did not answer, so it gets requests only if no other instance exists ([`super::health`]).
     SetAside,
-    /// Its instance is about to end and gets no new requests.
+    /// Its instance is shutting down and gets no new requests.
     Leaving,
 }
 
@@ -83,7 +83,7 @@ impl LinkState {
     /// All states.
     pub const ALL: [Self; 4] = [Self::Up, Self::Down, Self::SetAside, Self::Leaving];
 
-    /// The word.
+    /// The state as a word.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -95,24 +95,24 @@ impl LinkState {
     }
 }
 
-/// Told when a link comes up (`true`) or goes down (`false`).
+/// Called when a link comes up (`true`) or goes down (`false`).
 pub type OnChange = dyn Fn(&str, bool) + Send + Sync;
 
-/// A link to one instance. It reconnects by itself until it is dropped.
+/// A link to one instance. It reconnects until it is dropped.
 #[derive(Debug)]
 pub struct Link {
     shared: Arc<LinkShared>,
     dialer: Dialer,
 }
 
-/// What callers and the link's own thread share.
+/// The state that callers and the link's own thread share.
 struct LinkShared {
     address: Arc<str>,
     dialect: Dialect,
     limits: LinkLimits,
-    /// The list says that the instance is about to end.
+    /// The list says that the instance is shutting down.
     is_listed_as_leaving: AtomicBool,
-    /// The instance itself has said so over this connection, which no list may contradict.
+    /// The instance itself said so over this connection. No list may contradict it.
     has_said_goodbye: AtomicBool,
     in_flight: AtomicUsize,
     orphans: AtomicU64,
@@ -122,10 +122,10 @@ struct LinkShared {
 }
 
 impl Link {
-    /// Opens a link to `address` and keeps it open; with a secret, it is up once both ends have proven that.
+    /// Opens a link to `address` and keeps it open. With a secret, the link is up once both ends have proven it.
     ///
     /// # Errors
-    /// If the operating system starts no further thread.
+    /// The operating system cannot start another thread.
     pub fn open(
         address: &str,
         dialect: Dialect,
@@ -156,34 +156,34 @@ impl Link {
         &self.shared.address
     }
 
-    /// The same, to be kept.
+    /// The same address, shared.
     #[must_use]
     pub fn shared_address(&self) -> Arc<str> {
         self.shared.address.clone()
     }
 
-    /// Which packets the instance understands.
+    /// The dialect that the instance understands.
     #[must_use]
     pub fn dialect(&self) -> Dialect {
         self.shared.dialect
     }
 
-    /// How many requests are in flight here, or nothing if the instance cannot be given another one now.
+    /// The number of requests in flight. `None` if the instance cannot accept another one now.
     #[must_use]
     pub fn load(&self) -> Option<usize> {
         let is_usable = self.is_up() && !self.shared.is_leaving();
         is_usable.then(|| self.shared.in_flight.load(Ordering::Relaxed))
     }
 
-    /// The health of the instance as far as such a request is concerned, then how many are in flight here: of several
-    /// links, the one with the least is to be asked. Nothing if it cannot be given another request now.
+    /// The rank of the instance for such a request, then the number of requests in flight. Callers choose the link with
+    /// the lowest value. `None` if it cannot accept another request now.
     #[must_use]
     pub fn rank(&self, intent: Intent) -> Option<(HealthRank, usize)> {
         let load = self.load()?;
         Some((self.shared.health.rank(intent, load), load))
     }
 
-    /// Whether the instance has been set aside, since it did not answer ([`super::health`]).
+    /// True if the instance was set aside because it did not answer ([`super::health`]).
     #[must_use]
     pub fn is_aside(&self) -> bool {
         self.shared.health.is_aside()
@@ -203,19 +203,19 @@ impl Link {
         }
     }
 
-    /// Whether it has a connection.
+    /// True if it has a connection.
     #[must_use]
     pub fn is_up(&self) -> bool {
         read(&self.shared.connection).is_some()
     }
 
-    /// The number of replies that nobody was waiting for.
+    /// The number of replies that had no waiter.
     #[must_use]
     pub fn orphans(&self) -> u64 {
         self.shared.orphans.load(Ordering::Relaxed)
     }
 
-    /// Sets whether the instance is about to end: it gets no new requests, and its connection is closed once
+    /// Sets whether the instance is shutting down. If so, it gets no new requests, and its connection closes once
     /// nothing is pending.
     pub fn set_leaving(&self, is_leaving: bool) {
         self.shared.is_listed_as_leaving.store(is_leaving, Ordering::SeqCst);
@@ -224,7 +224,7 @@ impl Link {
         }
     }
 
-    /// Ends every stream over this link, here and at its source: this process is about to end.
+    /// Ends every stream over this link, here and at its source, because this process is shutting down.
     pub fn end_streams(&self) {
         if let Ok(connection) = self.connection() {
             for (key, uri) in connection.pending.remove_readers() {
@@ -233,7 +233,7 @@ impl Link {
         }
     }
 
-    /// Dials at once if the link is down: there is news that the instance is there.
+    /// Dials at once if the link is down, because the instance is reported to be up.
     pub fn dial_now(&self) {
         if !self.is_up() {
             self.dialer.dial_now();
@@ -243,7 +243,7 @@ impl Link {
     /// Sends a request and waits for its reply until `deadline`.
     ///
     /// # Errors
-    /// The [`Outcome`] that the request had instead of a reply.
+    /// The [`Outcome`] of a request that got no reply.
     pub fn call(&self, request: &Outgoing<'_>, deadline: Instant) -> Result<ReplyFrame, Outcome> {
         self.begin(request, deadline)?.wait()
     }
@@ -258,15 +258,15 @@ impl Link {
         let in_flight = in_flight.ok_or(Outcome::Refused(Refusal::Busy))?;
         let (sender, reply) = mailbox();
         let key = connection.pending.register(Waiter::Caller(sender), self.max_waiters())?;
-        // From here on the drop of the call removes its entry from the pending table.
+        // From here on, dropping the call removes its entry from the pending table.
         let entry = PendingEntry::new(connection.clone(), key);
         let call = Call::new(&self.shared.health, request.uri, reply, entry, deadline, in_flight);
         self.send(&connection, request, key, deadline)?;
         Ok(call)
     }
 
-    /// Sends a request whose reply may be a stream. `deadline` is what the other side is told; how long to wait
-    /// is the reader's decision.
+    /// Sends a request whose reply may be a stream. The request carries `deadline` to the other side. The reader
+    /// decides how long it waits.
     ///
     /// # Errors
     /// [`Outcome::Refused`] if the request was not sent.
@@ -275,14 +275,14 @@ impl Link {
         let (queue, mut stream) = open_queue(self.shared_address());
         let uri = request.uri.to_owned();
         let key = connection.pending.register(Waiter::Reader(queue, uri.clone()), self.max_waiters())?;
-        // From here on the drop of the stream takes its reader out of the pending table.
+        // From here on, dropping the stream removes its reader from the pending table.
         let connection_of_stream = connection.clone();
         stream.set_on_drop(move || connection_of_stream.end_stream(key, &uri));
         self.send(&connection, request, key, deadline)?;
         Ok(stream)
     }
 
-    /// Sends a request to which no reply is wanted.
+    /// Sends a request that gets no reply.
     ///
     /// # Errors
     /// [`Outcome::Refused`] if it was not sent.
@@ -316,7 +316,7 @@ impl Link {
             if written.is_err() || bytes > limit {
                 return Err(Outcome::Refused(Refusal::TooLarge { bytes, limit }));
             }
-            // Logged before it leaves, or the line of its reply might come first.
+            // Log before the send. Otherwise the log line of the reply could come first.
             let (address, Outgoing { method, uri, .. }) = (self.address(), request);
             log::debug!(
                 "{address} ← request {method} {uri}, key {key}, {bytes} bytes: {}",
@@ -409,7 +409,7 @@ impl LinkShared {
         Ok(())
     }
 
-    /// Hands a reply to whoever waits under this key. `named` is the key that stands in the reply.
+    /// Delivers a reply to the waiter under this key. `named` is the key in the reply.
     fn deliver(&self, connection: &LinkConnection, key: u64, reply: ReplyFrame, named: Option<&RawValue>) {
         match connection.pending.deliver(key, reply) {
             Delivery::Delivered => connection.set_used(),

@@ -1,25 +1,24 @@
-//! The text of a packet as the debug log shows it: secrets are masked, and a long packet is cut.
+//! The text of a packet for the debug log: secrets are masked, and a long packet is cut.
 //!
-//! This works on the text and does not parse it. So a packet that is no valid JSON is shown too, and its secrets are
-//! masked as far as its strings can be told apart. Nothing happens until the value is printed: a debug line that is
-//! switched off costs nothing.
+//! This works on the text and does not parse it. So it also shows invalid JSON, and masks secrets there as far as it
+//! can find the strings. The work happens when the value is printed, so a disabled debug line costs nothing.
 
 use std::fmt::{self, Display, Formatter, Write};
 
 use super::DELIMITER;
 
-/// The longest part of a packet that is shown, in characters.
+/// How many characters of a packet are shown.
 const MAX_SHOWN_CHARS: usize = 1000;
 
-/// What is shown in place of a secret.
+/// The replacement for a secret.
 const MASK: &str = "\"***\"";
 
-/// A field is secret if its name contains one of these, in any case. They also cover names that are misspelled: a client
-/// that sends `pasword` has sent a password.
+/// A field is secret if its name contains one of these, in any case. They also match misspelled names: a client that
+/// sends `pasword` has sent a password.
 const SECRET_NAMES: [&str; 7] = ["pass", "word", "pwd", "token", "auth", "secret", "credential"];
 
-/// A packet for a log line, with or without its delimiter: each value of a secret field is `"***"`, whatever its type. At
-/// most about 1,000 characters are shown; the length of a longer text follows.
+/// A packet for a log line, with or without its delimiter. The value of each secret field becomes `"***"`, whatever its
+/// type. At most about 1,000 characters are shown; a longer text ends with its length.
 #[must_use]
 pub fn masked<T: AsRef<[u8]> + ?Sized>(packet: &T) -> impl Display {
     let packet = packet.as_ref();
@@ -32,7 +31,7 @@ struct Masked<'a>(&'a str);
 impl Display for Masked<'_> {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         let mut out = Limited { out: f, left: MAX_SHOWN_CHARS };
-        // An error from `out` means that the limit is reached, or that the formatter fails: the latter fails again.
+        // An error from `out` means that the limit is reached or the formatter failed. The latter fails again here.
         match write_masked(&mut out, self.0) {
             Ok(()) => Ok(()),
             Err(fmt::Error) => write!(f, "… ({} bytes)", self.0.len()),
@@ -40,7 +39,7 @@ impl Display for Masked<'_> {
     }
 }
 
-/// Passes on so many characters and then fails.
+/// Passes on a limited number of characters, then fails.
 struct Limited<'a, 'b> {
     out: &'a mut Formatter<'b>,
     left: usize,
@@ -81,7 +80,7 @@ fn write_masked(out: &mut impl Write, text: &str) -> fmt::Result {
     out.write_str(rest)
 }
 
-/// How long the string at the beginning of `text` is, with both quotes. A string without an end takes all.
+/// The length of the string at the beginning of `text`, with both quotes. A string without an end extends to the end.
 fn string_length(text: &str) -> usize {
     let mut escaped = false;
     for (at, byte) in text.bytes().enumerate().skip(1) {
@@ -95,7 +94,7 @@ fn string_length(text: &str) -> usize {
     text.len()
 }
 
-/// How long the value at the beginning of `text` is: a string, an object, an array, or a word or number.
+/// The length of the value at the beginning of `text`: a string, an object, an array, or a word or number.
 fn value_length(text: &str) -> usize {
     let bytes = text.as_bytes();
     let (mut at, mut depth) = (0, 0_usize);
@@ -117,12 +116,12 @@ fn value_length(text: &str) -> usize {
     bytes.len()
 }
 
-/// Whether a string may hold JSON text with strings of its own, such as the `params` of a course node's log entry.
+/// True if a string may contain JSON text with inner strings, such as the `params` of a course node's log entry.
 fn holds_json(string: &str) -> bool {
     string.contains("\\\"")
 }
 
-/// Whether a field with this name, in its quotes, is secret. A name may be written with escapes.
+/// True if a field with this name is secret. The name includes its quotes and may contain escapes.
 fn is_secret(name: &str) -> bool {
     let unescaped = name.contains('\\').then(|| serde_json::from_str::<String>(name).ok()).flatten();
     let name = unescaped.as_deref().unwrap_or(name).to_ascii_lowercase();

@@ -1,4 +1,4 @@
-//! Replies: successes and failures, and how they are written under the key of a request.
+//! Replies: successes and failures, and how they are written with the key of a request.
 
 use std::fmt;
 use std::io::Write;
@@ -8,25 +8,25 @@ use serde_json::Value;
 
 use super::{DELIMITER, Key, write_json};
 
-/// Room for the members of nearly every reply, in bytes.
+/// A capacity that suffices for the members of almost every reply, in bytes.
 const USUAL_MEMBERS_BYTES: usize = 224;
 
-/// A success, before it is given its key.
+/// A success, without its key.
 #[derive(Debug)]
 pub struct Reply {
     status: Option<u16>,
-    /// Its own members as the frame will have them: a comma, a name, a colon and the value of each.
+    /// Its own members as frame text: a comma, a name, a colon and a value each.
     members: Vec<u8>,
 }
 
-/// A failure, before it is given its key: what went wrong and what to do.
+/// A failure, without its key. It says what went wrong and what to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Failure {
-    /// The HTTP status that fits.
+    /// The matching HTTP status.
     pub errorcode: u16,
     /// What happened and what to do.
     pub errormessage: String,
-    /// Further top-level fields, for programs that read more than the code.
+    /// More top-level fields, for programs that need more than the code.
     pub details: Vec<(String, Value)>,
 }
 
@@ -34,28 +34,28 @@ impl Reply {
     /// A success with these `results`.
     ///
     /// # Errors
-    /// 500 if `results` has no JSON form, such as a map with keys that are no strings.
+    /// 500 if `results` has no JSON form, for example a map with keys that are not strings.
     pub fn ok<T: Serialize>(results: T) -> Result<Self, Failure> {
         Self { status: None, members: Vec::with_capacity(USUAL_MEMBERS_BYTES) }.with("results", results)
     }
 
-    /// A success without results: the first reply of a stream that waits for news.
+    /// A success without results: the first reply of a stream that waits for changes.
     #[must_use]
     pub fn empty() -> Self {
         Self { status: None, members: Vec::new() }
     }
 
-    /// The HTTP status of this success, if it is not 200.
+    /// Sets the HTTP status of this success, if it is not 200.
     #[must_use]
     pub fn with_status(mut self, status: u16) -> Self {
         self.status = Some(status);
         self
     }
 
-    /// Adds a top-level field, such as `next`, which reaches the client as it is.
+    /// Adds a top-level field, such as `next`. The client receives it unchanged.
     ///
     /// # Errors
-    /// As [`Reply::ok`].
+    /// Same as [`Reply::ok`].
     pub fn with<T: Serialize>(mut self, name: &'static str, value: T) -> Result<Self, Failure> {
         write_member(&mut self.members, name, &value)
             .map_err(|error| Failure::new(500, format!("the answer has no JSON form: {error}")))?;
@@ -64,7 +64,7 @@ impl Reply {
 }
 
 impl Failure {
-    /// A failure with the HTTP status that fits, and words that say what to do.
+    /// A failure with the matching HTTP status and a message that says what to do.
     pub fn new(errorcode: u16, errormessage: impl Into<String>) -> Self {
         Self { errorcode, errormessage: errormessage.into(), details: Vec::new() }
     }
@@ -76,12 +76,12 @@ impl Failure {
         self
     }
 
-    /// The request breaks a rule: name the field and the rule.
+    /// The request breaks a rule. The message names the field and the rule.
     pub fn bad_request(message: impl Into<String>) -> Self {
         Self::new(400, message)
     }
 
-    /// What is asked for does not exist.
+    /// The requested resource does not exist.
     pub fn not_found(message: impl Into<String>) -> Self {
         Self::new(404, message)
     }
@@ -95,14 +95,14 @@ impl fmt::Display for Failure {
 
 impl std::error::Error for Failure {}
 
-/// An answer under its key.
+/// An answer with its key.
 #[derive(Debug, Clone, Copy)]
 pub struct Answer<'a> {
-    /// The asker's key. A request without one gets a reply without one.
+    /// The key of the request. A request without a key gets a reply without one.
     pub key: Option<&'a Key>,
     /// The success or the failure.
     pub outcome: &'a Result<Reply, Failure>,
-    /// Whether more replies with this key follow.
+    /// True if more replies with this key follow.
     pub more: bool,
 }
 
@@ -110,7 +110,7 @@ impl Answer<'_> {
     /// The answer as a whole frame, delimiter included.
     ///
     /// # Errors
-    /// As [`encode`], which no [`Reply`] and no [`Failure`] meets.
+    /// Same as [`encode`]. A [`Reply`] or a [`Failure`] never causes one.
     pub fn encode(&self) -> serde_json::Result<Vec<u8>> {
         let members = self.outcome.as_ref().map_or(0, |reply| reply.members.len());
         let mut frame = Vec::with_capacity(members + USUAL_MEMBERS_BYTES);
@@ -146,7 +146,7 @@ impl Answer<'_> {
     }
 }
 
-/// Appends one more member of an object that has others before it.
+/// Appends a member to an object that already has members.
 fn write_member<T: Serialize>(buffer: &mut Vec<u8>, name: &str, value: &T) -> serde_json::Result<()> {
     buffer.push(b',');
     write_json(buffer, name)?;

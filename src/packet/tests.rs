@@ -1,4 +1,4 @@
-//! Tests of the module above, as a value.
+//! Tests of the parent module as a value.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io::{self, Read};
@@ -13,7 +13,7 @@ use super::*;
 
 const LIMIT: usize = 100_000;
 
-/// A connection that delivers its bytes in these pieces, one with each read.
+/// A connection that delivers one of these pieces per read.
 struct Pieces(VecDeque<Vec<u8>>);
 
 impl Pieces {
@@ -21,7 +21,7 @@ impl Pieces {
         Self(pieces.into_iter().collect())
     }
 
-    /// `bytes` cut at these places.
+    /// Cuts `bytes` at these places.
     fn cut(bytes: &[u8], places: impl IntoIterator<Item = usize>) -> Self {
         let mut places: Vec<usize> = places.into_iter().chain([0, bytes.len()]).collect();
         places.sort_unstable();
@@ -42,7 +42,7 @@ impl Read for Pieces {
     }
 }
 
-/// All frames of a stream, and how it ended.
+/// All frames of a stream, and the error that ended it.
 fn read_all(from: impl Read, limit: usize) -> (Vec<String>, Option<FrameError>) {
     let mut reader = FrameReader::new(from, limit, Dialect::Pilcrow);
     let mut frames = Vec::new();
@@ -70,8 +70,8 @@ fn raw(json: &str) -> Box<RawValue> {
     RawValue::from_string(json.to_owned()).unwrap()
 }
 
-/// Text with the characters that a codec may stumble over: `¶`, others that share one of its bytes, quotes,
-/// control characters, and whatever else there is.
+/// Text with characters that a codec may handle badly: `¶`, others that share one of its bytes, quotes, control
+/// characters, and any other character.
 fn text() -> impl Strategy<Value = String> {
     let special =
         select(vec!["¶", "¶¶", "ö", "¢", "\u{b6}\u{f6}", "한글", "🦀", "\"", "\\", "\u{0}", "\n", "\\u00b6"]);
@@ -100,7 +100,7 @@ fn object() -> impl Strategy<Value = Map<String, Value>> {
     prop::collection::btree_map(text(), value(), 0..6).prop_map(|fields| fields.into_iter().collect())
 }
 
-/// What may stand between two frames and means nothing.
+/// Bytes that may appear between two frames and have no meaning.
 fn gap() -> impl Strategy<Value = String> {
     prop::collection::vec(select(vec![" ", "\n", "\r\n", "\t", "¶", " ¶"]), 0..4).prop_map(|gap| gap.concat())
 }
@@ -121,7 +121,7 @@ proptest! {
 
     #[test]
     fn text_passed_on_as_it_came_is_one_frame_too(value in value()) {
-        // Written by somebody who leaves ¶ as it is, as every course node does.
+        // This sender does not escape ¶, like every course node.
         let written = RawValue::from_string(value.to_string()).unwrap();
         let both = [encode(&json!({ "results": 1 })).unwrap(), encode(&written).unwrap()].concat();
         let (frames, error) = read_all(both.as_slice(), LIMIT);
@@ -232,7 +232,7 @@ proptest! {
     }
 }
 
-/// The one packet that these bytes are.
+/// Parses these bytes as exactly one packet.
 fn only_packet(frame: &[u8]) -> Value {
     let (frames, error) = read_all(frame, LIMIT);
     assert!(error.is_none() && frames.len() == 1, "{frames:?}");
@@ -308,7 +308,7 @@ fn a_reader_holds_one_frame_of_the_permitted_length_and_little_more() {
 
 #[test]
 fn a_frame_is_too_long_before_its_end_has_come() {
-    // There is no end: whoever waited for it would wait for ever, and keep all that comes.
+    // No end follows. A reader that waited for it would wait forever and keep everything that arrives.
     let good = encode(&json!({ "good": 1 })).unwrap();
     let (frames, error) = read_all(good.as_slice().chain(io::repeat(b'x')), 1000);
     assert_eq!(frames, [r#"{"good":1}"#]);
@@ -449,7 +449,7 @@ fn names_and_texts_may_be_written_with_escapes() {
 fn numbers_that_mean_nothing_are_passed_over() {
     let head = Head::parse(r#"{"errorcode":"404","status":70000,"deadline_ms":-5,"key":1.5}"#).unwrap();
     assert_eq!((head.errorcode, head.status, head.deadline_ms, head.number()), (None, None, None, None));
-    // The course's book says errorCode.
+    // The course's book writes errorCode.
     assert_eq!(Head::parse(r#"{"errorCode":1,"data":{}}"#).unwrap().errorcode, Some(1));
 }
 
@@ -534,8 +534,8 @@ fn a_key_of_any_kind_is_a_key_but_null_is_none() {
     }
 }
 
-/// A request to `/goods` with these `params`, which has come through so many services: its text after what every such
-/// request begins with.
+/// A request to `/goods` with these `params` that has passed through `hops` services. Returns its text after the common
+/// beginning.
 fn sent(
     params: &str,
     hops: u32,
@@ -550,13 +550,13 @@ fn sent(
     text.strip_prefix(r#"before{"uri":"/goods","method":"GET","#).unwrap().to_owned()
 }
 
-/// As [`sent`], to a node of ours, under key 17.
+/// Like [`sent`], to one of our nodes, with key 17.
 fn sent_to_ours(params: &str, hops: u32) -> String {
     let timing = Timing { deadline_ms: 5000, sent_ms: 7 };
     sent(params, hops, |frame, request| request.write(frame, 17, timing))
 }
 
-/// As [`sent`], to a course node, under key 9.
+/// Like [`sent`], to a course node, with key 9.
 fn sent_to_course(params: &str, place: Option<KeyPlace>) -> String {
     sent(params, 3, |frame, request| course::write_request(frame, request, 9, place))
 }
@@ -583,7 +583,7 @@ fn a_course_node_gets_both_keys_until_it_is_known_which_one_it_reads() {
     assert_eq!(both(r#"{"id":"1"}"#), r#""key":17,"params":{"id":"1","key":18}}¶"#);
     assert_eq!(both("{}"), r#""key":17,"params":{"key":18}}¶"#);
     assert_eq!(both("{ }"), r#""key":17,"params":{ "key":18}}¶"#);
-    // A client's own `key` stays and loses: of a name that stands twice the last counts.
+    // A client's own `key` stays but loses: if a name appears twice, the last one counts.
     assert_eq!(both(r#"{"key":"mine"}"#), r#""key":17,"params":{"key":"mine","key":18}}¶"#);
     assert_eq!(both(r#"{"a¶":"¶"}"#), r#""key":17,"params":{"a\u00b6":"\u00b6","key":18}}¶"#);
 
@@ -591,7 +591,7 @@ fn a_course_node_gets_both_keys_until_it_is_known_which_one_it_reads() {
     assert_eq!(template(r#"{"key":"mine"}"#), r#""key":17,"params":{"key":"mine"}}¶"#);
     let book = |params| sent_to_course(params, Some(KeyPlace::Params));
     assert_eq!(book(r#"{"id":"1"}"#), r#""params":{"id":"1","key":18}}¶"#);
-    // Where there is no object, there is one place alone.
+    // Without an object, the key can only be at the top level.
     for (place, params) in [None, Some(KeyPlace::Params)].into_iter().zip(["\"a {text}\"", "[1,{}]"]) {
         assert_eq!(sent_to_course(params, place), format!(r#""key":17,"params":{params}}}¶"#));
     }
