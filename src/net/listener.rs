@@ -1,8 +1,8 @@
 //! A port: accepts connections and starts one thread for each, for packets and HTTP alike.
 //!
-//! All servers share these rules: how many connections are accepted, how the next one is rejected, what happens when
-//! descriptors run out, and how accepting ends. [`super::drain`] ends the connections. Binding and serving are two steps,
-//! so that a caller that binds port 0 learns the port.
+//! All servers share these rules: how many connections they accept, how they reject the next one, what they do without
+//! free descriptors, and how they stop accepting. [`super::drain`] ends the connections. Binding and serving are
+//! separate steps, so that a caller that binds port 0 learns the port.
 
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
@@ -22,38 +22,38 @@ use super::{spawn, tune};
 use crate::observe::metrics::{self, Gauge};
 use crate::sync::lock;
 
-/// Connections per port by default (`--max-connections`).
+/// The default limit of connections per port (`--max-connections`).
 pub const DEFAULT_MAX_CONNECTIONS: usize = 4096;
 
-/// How many connections the kernel holds ready for `accept`.
+/// The kernel's backlog: how many connections may wait for `accept`.
 const BACKLOG: i32 = 4096;
 
-/// How long to wait after a failed `accept`, such as one without a free descriptor, before the next.
+/// The pause after a failed `accept`, for example one without a free descriptor.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// How long `accept` must succeed before the log says that it works again. At the descriptor limit each connection that
-/// ends lets another one in, and the next one fails: the log reports that once.
+/// How long `accept` must succeed before the log reports recovery. At the descriptor limit, each closed connection
+/// admits one more and the next `accept` fails again. The log reports such a period once.
 const ACCEPT_CALM: Duration = Duration::from_secs(1);
 
-/// How many connections may wait for a rejection in words. The next one is closed without.
+/// How many connections may wait for a rejection message. The next one is closed without a message.
 const REFUSALS_WAITING: usize = 64;
 
-/// How long, at the end, connections from the kernel's backlog are accepted.
+/// How long a shutdown accepts connections from the kernel's backlog.
 const BACKLOG_LIMIT: Duration = Duration::from_secs(1);
 
-/// How long to wait, at the end, after an `accept` that failed for lack of descriptors.
+/// The pause during a shutdown after an `accept` that failed for lack of descriptors.
 const BACKLOG_PAUSE: Duration = Duration::from_millis(10);
 
-/// A protocol on accepted connections.
+/// A protocol for accepted connections.
 pub trait Serve: Send + Sync + 'static {
-    /// Serves one connection until it ends; it is closed afterwards.
+    /// Serves one connection until it ends. The caller then closes it.
     fn serve(&self, connection: Connection);
 
-    /// Rejects a connection beyond the limit, in words if the protocol has some. Must not take long.
+    /// Rejects a connection above the limit, with a message if the protocol has one. Must return quickly.
     fn refuse(&self, stream: &TcpStream, peer: SocketAddr);
 }
 
-/// A bound port that is not served yet.
+/// A bound port that is not yet served.
 #[derive(Debug)]
 pub struct Listener {
     socket: TcpListener,
@@ -61,7 +61,7 @@ pub struct Listener {
     is_inherited: bool,
 }
 
-/// A port that is served. Dropping it stops accepting; [`Serving::drain`] also ends its connections.
+/// A served port. Dropping it stops accepting; [`Serving::drain`] also ends its connections.
 #[derive(Debug)]
 pub struct Serving {
     address: SocketAddr,
@@ -70,14 +70,14 @@ pub struct Serving {
     accepting: Option<JoinHandle<()>>,
 }
 
-/// The local address of the connection that wakes the accept thread at the end. It is not served.
+/// The local address of the connection that wakes the accept thread at shutdown. That connection is not served.
 type AcceptWaker = Arc<Mutex<Option<SocketAddr>>>;
 
 impl Listener {
-    /// Binds the first address that is free. Port 0 takes a free port.
+    /// Binds the first free address. Port 0 selects a free port.
     ///
     /// # Errors
-    /// If the address has no meaning or the port is in use.
+    /// The address is invalid or the port is in use.
     pub fn bind(address: impl ToSocketAddrs) -> io::Result<Self> {
         let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
         for candidate in address.to_socket_addrs()? {
@@ -91,8 +91,8 @@ impl Listener {
 
     fn bind_one(address: SocketAddr) -> io::Result<Self> {
         let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
-        // On Unix this lets a restarted process have its port back at once; on Windows it would let two
-        // processes share it.
+        // On Unix, this lets a restarted process bind its port at once. On Windows, it would let two processes share
+        // the port.
         #[cfg(unix)]
         socket.set_reuse_address(true)?;
         socket.bind(&address.into())?;
@@ -102,11 +102,11 @@ impl Listener {
         Ok(Self { socket, address, is_inherited: false })
     }
 
-    /// Takes the listening socket that a service manager such as systemd has passed on (`LISTEN_FDS`), if there is one.
+    /// Takes the listening socket that a service manager such as systemd passed to us (`LISTEN_FDS`), if there is one.
     /// The service manager keeps the port open, so a restart of this process rejects no connection.
     ///
     /// # Errors
-    /// If what was passed on is no TCP socket.
+    /// The passed descriptor is not a TCP socket.
     #[cfg(unix)]
     pub fn inherit() -> io::Result<Option<Self>> {
         let Some(socket) = listenfd::ListenFd::from_env().take_tcp_listener(0)? else { return Ok(None) };
@@ -115,31 +115,28 @@ impl Listener {
         Ok(Some(Self { socket, address, is_inherited: true }))
     }
 
-    /// There is no such socket on this system.
-    ///
-    /// # Errors
-    /// None.
+    /// Returns `None`, because this system has no such sockets. Never fails.
     #[cfg(not(unix))]
     pub fn inherit() -> io::Result<Option<Self>> {
         Ok(None)
     }
 
-    /// The address with the real port.
+    /// The bound address, with the real port.
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// The bare socket, for a server that accepts by itself.
+    /// The bare socket, for a server with its own accept loop.
     #[must_use]
     pub fn into_socket(self) -> TcpListener {
         self.socket
     }
 
-    /// Serves this port with threads called `name` plus the peer's port.
+    /// Serves this port. Each thread is called `name` plus the peer's port.
     ///
     /// # Errors
-    /// If the operating system starts no further thread.
+    /// The operating system cannot start another thread.
     pub fn serve(
         self,
         name: &'static str,
@@ -196,8 +193,8 @@ impl Acceptor {
                 }
                 Err(error) if is_the_peers_fault(&error) || is_draining => {}
                 Err(error) => {
-                    // Without a free descriptor `accept` fails at once, again and again. So wait for a connection to
-                    // end; new ones wait in the kernel's backlog.
+                    // Without a free descriptor, `accept` fails at once, again and again. So wait until a connection
+                    // ends. New connections wait in the kernel's backlog.
                     if failed.is_none() {
                         log::warn!("{}: cannot accept connections now ({error}); retrying", self.name);
                     }
@@ -211,8 +208,8 @@ impl Acceptor {
         }
     }
 
-    /// Accepts the connections in the kernel's backlog: their clients are connected and may have sent a request, and
-    /// closing the port would reset them. An inherited port stays open, so our successor accepts them.
+    /// Accepts the connections in the kernel's backlog. Their clients may have sent a request, and closing the port
+    /// would reset them. An inherited port stays open, so our successor accepts them.
     fn empty_backlog(&self, next_id: &mut u64) {
         let socket = &self.listener.socket;
         if self.listener.is_inherited || socket.set_nonblocking(true).is_err() {
@@ -222,7 +219,7 @@ impl Acceptor {
         while Instant::now() < deadline {
             match socket.accept() {
                 Ok((stream, peer)) => {
-                    // On some systems the stream inherits this setting from the port.
+                    // On some systems, the stream inherits this setting from the port.
                     if stream.set_nonblocking(false).is_ok() {
                         self.take(stream, peer, next_id);
                     }
@@ -252,7 +249,7 @@ impl Acceptor {
             Err(stream) => return self.turn_away(stream, peer),
         };
         let service = self.service.clone();
-        // If no thread starts, the connection is dropped, which closes it.
+        // If no thread starts, this drops the connection, which closes it.
         let started = spawn(&format!("{} {}", self.name, peer.port()), move || service.serve(connection));
         if let Err(error) = started {
             log::warn!("{}: {peer} turned away: cannot start a thread ({error})", self.name);
@@ -264,7 +261,7 @@ impl Acceptor {
         let line = format_args!("{name}: {peer} turned away: {limit} connections are open");
         say(Level::Warn, "turned away", peer.ip(), line);
         self.turned_away.inc();
-        // A full queue drops the stream, which closes it.
+        // If the queue is full, this drops the stream, which closes it.
         let _ = self.refused.try_send((stream, peer));
     }
 }
@@ -275,43 +272,43 @@ fn refuse_politely(to_refuse: &Receiver<(TcpStream, SocketAddr)>, service: &dyn 
     }
 }
 
-/// Errors of `accept` that concern one connection which is gone already, not the port.
+/// True for errors of `accept` that concern one lost connection, not the port.
 fn is_the_peers_fault(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionAborted, ConnectionReset, Interrupted};
     matches!(error.kind(), ConnectionAborted | ConnectionReset | Interrupted)
 }
 
 impl Serving {
-    /// The address that is served.
+    /// The address of the served port.
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// How many connections are open.
+    /// The number of open connections.
     #[must_use]
     pub fn connections(&self) -> usize {
         self.connections.count()
     }
 
-    /// Stops accepting, closes each connection once its requests are answered, and cuts off at `limit` what is left.
+    /// Stops accepting, closes each connection after its requests are answered, and cuts off the rest at `limit`.
     pub fn drain(mut self, limit: Duration) {
         let began = Instant::now();
         self.stop_accepting();
         self.connections.drain(began, limit);
     }
 
-    /// Accepts the connections in the kernel's backlog, then closes the port. Open connections live on.
+    /// Accepts the connections in the kernel's backlog, then closes the port. Open connections continue.
     pub fn stop_accepting(&mut self) {
         let Some(accepting) = self.accepting.take() else { return };
-        // Only a connection wakes a thread that waits in `accept` on every system.
+        // A thread that waits in `accept` wakes up for a connection. No other way works on every system.
         let socket = self.waking_socket();
         *lock(&self.waker) = socket.as_ref().ok().and_then(|socket| socket.local_addr().ok()?.as_socket());
         self.connections.start_draining();
         let woken = socket.and_then(|socket| {
             socket.connect_timeout(&self.reachable_address().into(), BACKLOG_LIMIT).map(|()| socket)
         });
-        // A thread that finds no free descriptor does not wait in `accept`: it retries until it sees the flag.
+        // A thread without a free descriptor does not wait in `accept`: it retries until it sees the flag.
         let deadline = Instant::now() + 2 * BACKLOG_LIMIT;
         while !accepting.is_finished() && Instant::now() < deadline {
             thread::sleep(Duration::from_millis(1));
@@ -327,7 +324,7 @@ impl Serving {
         Ok(socket)
     }
 
-    /// The address of this port as seen from this machine.
+    /// The address of this port as this machine can reach it.
     fn reachable_address(&self) -> SocketAddr {
         let port = self.address.port();
         match self.address {

@@ -1,11 +1,11 @@
-//! Where a caller waits for its reply: a channel with room for one message, and a thread that is parked beside it.
+//! The mailbox where a caller waits for its reply: a channel for one message, and a parked thread.
 //!
-//! A blocking `recv` of a channel spins and yields first, since a message may come at any moment. A reply comes from
-//! another process: it takes longer. So a caller is parked at once, and the thread that fills its channel, or drops
-//! the sending end, unparks it.
+//! A blocking `recv` of a channel spins and yields first, because it expects a message soon. A reply comes from another
+//! process and takes longer. So the caller parks at once. The thread that fills the channel, or drops the sending
+//! end, unparks it.
 //!
-//! Each mailbox gets exactly one message: the reply, or that none will come. After a thread has taken it out, its next
-//! call uses the same channel again. A mailbox that was given up may still be filled, so it is never used twice.
+//! Each mailbox gets exactly one message: the reply, or a note that none will come. After a thread has received it, the
+//! thread's next call reuses the channel. An abandoned mailbox may still be filled, so it is never reused.
 
 use std::cell::Cell;
 use std::thread::{self, Thread};
@@ -15,15 +15,15 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TryRecvError, bounde
 
 use super::reply::ReplyFrame;
 
-/// A message is the reply, or nothing if none will come.
+/// A message is the reply, or `None` if no reply will come.
 type Channel = (Sender<Option<ReplyFrame>>, Receiver<Option<ReplyFrame>>);
 
 thread_local! {
-    /// The channel of this thread's last call, if it may be used again.
+    /// The channel of this thread's last call, if it can be reused.
     static SPARE: Cell<Option<Channel>> = const { Cell::new(None) };
 }
 
-/// The end at which the reply comes in. Dropping it says that none will.
+/// The sending end. Dropping it means that no reply will come.
 #[derive(Debug)]
 pub struct ReplySender {
     sender: Sender<Option<ReplyFrame>>,
@@ -31,7 +31,7 @@ pub struct ReplySender {
     caller: Thread,
 }
 
-/// The end at which the caller waits, on the thread that made it.
+/// The receiving end. The caller waits here, on the thread that created it.
 #[derive(Debug)]
 pub struct Mailbox {
     sender: Sender<Option<ReplyFrame>>,
@@ -39,7 +39,7 @@ pub struct Mailbox {
     is_emptied: bool,
 }
 
-/// Both ends of a mailbox of this thread.
+/// Creates both ends of a mailbox for this thread.
 #[must_use]
 pub fn mailbox() -> (ReplySender, Mailbox) {
     let (sender, receiver) = SPARE.take().unwrap_or_else(new_channel);
@@ -53,7 +53,7 @@ fn new_channel() -> Channel {
 }
 
 impl ReplySender {
-    /// Puts the reply in and wakes the caller; false if the caller has gone.
+    /// Delivers the reply and wakes the caller. False if the caller no longer waits.
     #[must_use]
     pub fn fill(mut self, reply: ReplyFrame) -> bool {
         self.is_filled = true;
@@ -66,7 +66,7 @@ impl Drop for ReplySender {
         if !self.is_filled {
             let _ = self.sender.try_send(None);
         }
-        // The message must be in first: the caller looks for it when it wakes.
+        // The message must be in the channel first, because the caller checks it when it wakes.
         self.caller.unpark();
     }
 }
@@ -75,7 +75,7 @@ impl Mailbox {
     /// Waits for the reply, at most until `deadline`.
     ///
     /// # Errors
-    /// That none came in time, or that none will come.
+    /// The reply did not come in time, or will never come.
     pub fn receive(&mut self, deadline: Instant) -> Result<ReplyFrame, RecvTimeoutError> {
         let message = self.park_until(deadline)?;
         self.is_emptied = true;

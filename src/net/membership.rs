@@ -1,7 +1,7 @@
-//! Membership: staying registered at the distributors, and following the lists that they push.
+//! Membership: keeps this node registered at the distributors and follows the lists that they push.
 //!
-//! A registration has key 0, so an accepted one gets no reply. The first list with this node in it says that it was
-//! accepted. A distributor of ours that rejects it sends the reason and closes the connection.
+//! A registration has key 0, so an accepted one gets no reply. The first list that contains this node confirms it.
+//! If one of our distributors rejects it, it sends the reason and closes the connection.
 
 use std::collections::HashSet;
 use std::io;
@@ -25,13 +25,13 @@ use crate::packet::masked::masked;
 use crate::packet::{Dialect, Head, encode};
 use crate::sync::lock;
 
-/// How often this process registers again at most, whatever strangers send.
+/// The minimum pause between two repeated registrations, whatever strangers send.
 pub const REPEAT_PAUSE: Duration = Duration::from_secs(1);
 
-/// Takes a list: the place of its distributor among those given, and the nodes.
+/// Receives a list: the index of its distributor among the given ones, and the nodes.
 pub type OnList = dyn Fn(usize, Vec<Node>) + Send + Sync;
 
-/// This process's membership. Dropping it ends the connections, and with them the registration.
+/// The membership of this process. Dropping it closes the connections, which ends the registration.
 pub struct Membership {
     me: Arc<Me>,
     _dialers: Vec<Dialer>,
@@ -39,14 +39,14 @@ pub struct Membership {
 
 struct Me {
     node: Mutex<Node>,
-    /// The connections that stand, each with the address of its distributor.
+    /// The open connections, each with the address of its distributor.
     connected: Mutex<Vec<(String, Arc<Outbox>)>>,
     repeat: Mutex<Repeat>,
-    /// Wakes the thread that waits until it may register again: this node leaves.
+    /// Wakes the thread that waits before it registers again, because this node leaves.
     leaves: Condvar,
 }
 
-/// When this node registered again, whether a thread is about to, and whether that is over.
+/// The time of the last repeated registration, whether a thread is about to repeat it, and whether the node has left.
 #[derive(Default)]
 struct Repeat {
     last: Option<Instant>,
@@ -54,14 +54,14 @@ struct Repeat {
     is_over: bool,
 }
 
-/// The right to register this process again at its distributors.
+/// A handle for registering this process again at its distributors.
 #[derive(Clone)]
 pub struct RegistrationHandle(Arc<Me>);
 
 impl RegistrationHandle {
-    /// Registers again, so that the distributors push the list: a course gateway whose connection was closed connects
-    /// again only then. Waits until [`REPEAT_PAUSE`] has passed since the last time. Whoever calls meanwhile returns at
-    /// once, since the registration that is waited for is news enough.
+    /// Registers again, so that the distributors push the list. A course gateway whose connection was closed reconnects
+    /// only after that. Waits until [`REPEAT_PAUSE`] has passed since the last time. Other callers return at once
+    /// meanwhile, because the pending registration serves them too.
     pub fn repeat(&self) {
         let me = &self.0;
         let mut repeat = lock(&me.repeat);
@@ -93,11 +93,11 @@ impl Me {
 }
 
 impl Membership {
-    /// Registers `node` with every one of `distributors` (`host:port` each), now and after every reconnect, and
-    /// hands each list that comes to `on_list`. With a secret, only a distributor that proves it is believed.
+    /// Registers `node` at each of `distributors` (`host:port` each), now and after every reconnect. Passes each
+    /// received list to `on_list`. With a secret, it accepts lists only from a distributor that proves the secret.
     ///
     /// # Errors
-    /// If the operating system starts no further thread.
+    /// The operating system cannot start another thread.
     pub fn join(
         distributors: &[String],
         node: Node,
@@ -118,7 +118,7 @@ impl Membership {
                 me: me.clone(),
                 on_list: on_list.clone(),
                 max_frame_bytes,
-                // A course distributor passes on the names of course nodes, but cannot prove a secret.
+                // A course distributor forwards the names of course nodes, but cannot prove a secret.
                 dialect: if secret.is_some() { Dialect::Pilcrow } else { Dialect::Course },
                 is_answered: false,
                 problem: None,
@@ -130,7 +130,7 @@ impl Membership {
         Ok(Self { me, _dialers: dialers })
     }
 
-    /// Tells every distributor that this node is about to end: those who follow the list send it no new requests.
+    /// Notifies every distributor that this node is leaving. Nodes that follow the list then send it no new requests.
     pub fn leave(&self) {
         {
             let mut node = lock(&self.me.node);
@@ -141,13 +141,13 @@ impl Membership {
         self.me.register_everywhere();
     }
 
-    /// For those who have reason to register again.
+    /// A handle for code that needs to register again.
     #[must_use]
     pub fn registration(&self) -> RegistrationHandle {
         RegistrationHandle(self.me.clone())
     }
 
-    /// The registration as a frame, for peers that this node tells directly that it leaves.
+    /// The registration as a frame, for peers that this node notifies directly when it leaves.
     #[must_use]
     pub fn notice(&self) -> Vec<u8> {
         let node = lock(&self.me.node).clone();
@@ -188,11 +188,11 @@ struct Follower {
     on_list: Arc<OnList>,
     max_frame_bytes: usize,
     dialect: Dialect,
-    /// This connection has shown whether this node is registered.
+    /// This connection has shown whether the node is registered.
     is_answered: bool,
-    /// Why this node is not registered, as it was logged. The same reason is logged once, not every 3 s.
+    /// The logged reason why this node is not registered. The same reason is logged once, not every 3 s.
     problem: Option<String>,
-    /// The entries of the last list that cannot be used. Each is logged once, not with every list.
+    /// The unusable entries of the last list. Each is logged once, not with every list.
     skipped: HashSet<String>,
 }
 
@@ -201,7 +201,7 @@ impl Session for Follower {
         let outbox = Arc::new(Outbox::new(stream.clone(), Batching::OneByOne));
         lock(&self.me.connected).push((self.address.clone(), outbox.clone()));
         self.is_answered = false;
-        // Register first of all: one copy of the course distributor ends when a connection sends nothing.
+        // Register before anything else: one version of the course distributor exits when a connection sends nothing.
         self.register(&outbox);
         let ended = self.follow(stream);
         outbox.close();
@@ -223,7 +223,7 @@ impl Session for Follower {
 }
 
 impl Follower {
-    /// Registers. Registers again if this node has begun to leave meanwhile.
+    /// Registers. Registers again if this node has started to leave meanwhile.
     fn register(&self, outbox: &Outbox) {
         let mut node = lock(&self.me.node).clone();
         loop {
@@ -290,7 +290,7 @@ impl Follower {
     }
 }
 
-/// Some course distributors do not pass the id on.
+/// True if the entry describes this node. Some course distributors do not forward the id, so it may be missing.
 fn is_entry_of(entry: &Node, me: &Node) -> bool {
     match entry.id() {
         Some(id) => me.id() == Some(id),
@@ -298,8 +298,8 @@ fn is_entry_of(entry: &Node, me: &Node) -> bool {
     }
 }
 
-/// Why the distributor rejects this node. A node with a secret has proven it before it registers, so only one
-/// without a secret is asked for a proof here.
+/// The reason why the distributor rejects this node. A node with a secret proves it before it registers. So only a
+/// node without a secret sees a request for a proof here.
 fn problem_in(frame: &str) -> Option<String> {
     if asks_for_proof(frame) {
         return Some("asks for the cluster secret: set PILCROW_SECRET".to_owned());

@@ -1,17 +1,17 @@
 //! The writing half of a packet connection.
 //!
-//! Many threads send over one connection. A lock around `write` would make them wait in line, one system call
-//! each. Instead they append to a queue, and *the thread that finds the connection idle writes everything that is
-//! queued by then in one call*. Under load that turns many packets into one write, and an idle connection pays nothing.
+//! Many threads send over one connection. With a lock around `write` they would wait in line, with one system call
+//! each. Instead they append to a queue. *The thread that finds the connection idle writes the whole queue in one
+//! call.* Under load, this turns many packets into one write. An idle connection has no extra cost.
 //!
 //! | method | who calls it |
 //! | --- | --- |
-//! | [`send`](Outbox::send), [`send_with`](Outbox::send_with) | a thread that asks something and will wait for the reply |
-//! | [`hold`](Outbox::hold), then [`flush`](Outbox::flush) | the thread that reads this connection, with its answers |
-//! | [`post`](Outbox::post), [`post_latest`](Outbox::post_latest) | a thread that must not write, since others wait for it |
+//! | [`send`](Outbox::send), [`send_with`](Outbox::send_with) | a thread that sends a request and waits for the reply |
+//! | [`hold`](Outbox::hold), then [`flush`](Outbox::flush) | the thread that reads this connection, for its answers |
+//! | [`post`](Outbox::post), [`post_latest`](Outbox::post_latest) | a thread that must not write: others wait for it |
 //!
-//! No thread that writes for others waits for the peer. When the connection takes no more at once, a new thread takes
-//! over the rest. So a peer that does not read costs its callers their own timeout and no more.
+//! A thread that writes for others never waits for the peer. When the connection accepts no more bytes, a new thread
+//! writes the rest. So a peer that does not read costs its callers only their own timeout.
 
 use std::fmt;
 use std::io;
@@ -27,28 +27,28 @@ use crate::observe::metrics::WIRE;
 use crate::packet::DELIMITER;
 use crate::sync::lock;
 
-/// What may wait to be written to one connection, in bytes. More means that the peer does not read.
+/// How many bytes may wait for one connection. More means that the peer does not read.
 pub const OUTBOX_LIMIT_BYTES: usize = 8 * 1024 * 1024;
 
-/// How many bytes of answers may wait for others that leave in the same write.
+/// How many bytes of answers may wait to share a write with later ones.
 const HOLD_BYTES: usize = 256 * 1024;
 
-/// A queue that grew beyond this is given back to the allocator once it is empty.
+/// A queue that grew beyond this size is freed once it is empty.
 const KEEP_BYTES: usize = 16 * 1024;
 
-/// Whether packets that wait together leave together.
+/// Whether packets that wait together leave in one write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Batching {
-    /// All that is queued in one write.
+    /// The whole queue in one write.
     Together,
-    /// Each packet in a write of its own, as course nodes need it.
+    /// Each packet in a separate write, because course nodes need it.
     OneByOne,
 }
 
-/// How many batches one caller writes for others before another thread takes over.
+/// How many batches one caller writes for others before another thread continues.
 const MAX_BATCHES: usize = 64;
 
-/// The sending half of one connection, shared by all who send on it.
+/// The sending half of one connection. All senders share it.
 #[derive(Debug, Clone)]
 pub struct Outbox(Arc<Shared>);
 
@@ -57,22 +57,22 @@ struct Shared {
     stream: Arc<TcpStream>,
     one_by_one: AtomicBool,
     state: Mutex<OutboxState>,
-    /// Wakes the writer thread: something was posted, or the connection closed.
+    /// Wakes the writer thread: a frame was posted, or the connection closed.
     wake: Condvar,
-    /// Wakes callers that wait for room: the connection closed. They must take no wake from the writer thread.
+    /// Wakes callers that wait for room: the connection closed. It is separate so that they take no writer's wake-up.
     closed: Condvar,
 }
 
 #[derive(Debug, Default)]
 struct OutboxState {
     queue: Vec<u8>,
-    /// An empty buffer that becomes the queue while the queue is written, so that it need not grow anew each time.
+    /// An empty buffer that becomes the queue during a write. So the queue need not grow again each time.
     spare: Vec<u8>,
-    /// A frame that newer ones replace while it waits, such as the distributor's list.
+    /// A frame that a newer one replaces while it waits, such as the distributor's list.
     latest: Option<Arc<[u8]>>,
-    /// Some thread writes, or is about to.
+    /// A thread is writing or is about to.
     writing: bool,
-    /// A frame was posted, and the writer thread has not been woken since.
+    /// A frame was posted, and the writer thread was not woken since.
     has_news: bool,
     closed: bool,
 }
@@ -83,19 +83,19 @@ impl OutboxState {
     }
 }
 
-/// Why a packet was not taken. It has not left and will not leave.
+/// Why a packet was not accepted. It was not sent and will not be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SendError {
     /// The connection has ended.
     Closed,
-    /// [`OUTBOX_LIMIT_BYTES`] are waiting already: the peer does not read.
+    /// [`OUTBOX_LIMIT_BYTES`] are already waiting: the peer does not read.
     Full,
 }
 
-/// A frame that was left to the writer thread. Dropping it wakes that thread.
+/// A frame that the writer thread will send. Dropping this value wakes that thread.
 ///
-/// A caller that posts many frames keeps these until the last: then each connection is woken once, and its frames leave
-/// in one write.
+/// A caller that posts many frames keeps these values until the last frame. Then each connection wakes up once and
+/// its frames leave in one write.
 #[derive(Debug)]
 #[must_use = "dropping it wakes the writer thread"]
 pub struct Posted(Outbox);
@@ -112,23 +112,23 @@ impl Drop for Posted {
 /// Whether other threads are about to send over the same connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Others {
-    /// Probably not: the frame leaves at once.
+    /// Probably not: send the frame at once.
     None,
-    /// They are: they run first, and what they queue leaves in the same write.
+    /// Yes: they run first, and their frames share the write.
     Some,
 }
 
-/// Whether a writer waits for its peer.
+/// Whether a writer waits for the peer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Patience {
-    /// It writes what the connection takes at once.
+    /// Write only the bytes that the connection accepts at once.
     None,
-    /// It waits for room, at most [`WRITE_TIMEOUT`].
+    /// Wait for room, at most [`WRITE_TIMEOUT`].
     WriteTimeout,
 }
 
 impl Outbox {
-    /// An outbox over this connection.
+    /// Creates an outbox for this connection.
     #[must_use]
     pub fn new(stream: Arc<TcpStream>, batching: Batching) -> Self {
         let one_by_one = AtomicBool::new(batching == Batching::OneByOne);
@@ -136,15 +136,15 @@ impl Outbox {
         Self(Arc::new(Shared { stream, one_by_one, state, wake, closed }))
     }
 
-    /// From now on each packet leaves in a write of its own. For peers that turn out to be course nodes.
+    /// Sends each packet in a separate write from now on, because the peer is a course node.
     pub fn set_one_by_one(&self) {
         self.0.one_by_one.store(true, Ordering::Relaxed);
     }
 
-    /// Sends a frame. For callers that go on to wait for a reply: never waits for the peer.
+    /// Sends a frame, for callers that then wait for a reply. Never waits for the peer.
     ///
     /// # Errors
-    /// If the frame was not taken. A write that fails later closes the connection instead.
+    /// The frame was not accepted. A write that fails later closes the connection instead.
     pub fn send(&self, frame: &[u8]) -> Result<(), SendError> {
         self.send_with(Others::None, |queue| {
             queue.extend_from_slice(frame);
@@ -153,10 +153,10 @@ impl Outbox {
     }
 
     /// Sends the frame that `write` appends to the queue: [`send`](Self::send) without a copy. `write` runs under the
-    /// lock of the queue, so all others who send here wait for it.
+    /// lock of the queue, so all other senders of this connection wait for it.
     ///
     /// # Errors
-    /// Those of `write`, and if the frame was not taken. Nothing of it is queued then.
+    /// `write` failed, or the frame was not accepted. Then no part of it is queued.
     pub fn send_with<E: From<SendError>>(
         &self,
         others: Others,
@@ -174,13 +174,13 @@ impl Outbox {
         Ok(())
     }
 
-    /// Queues a frame until [`flush`](Self::flush). For the thread that reads this connection: if much waits already,
-    /// the peer gets [`WRITE_TIMEOUT`] to read it.
+    /// Queues a frame until [`flush`](Self::flush), for the thread that reads this connection. If many bytes already
+    /// wait, the peer gets [`WRITE_TIMEOUT`] to read them.
     ///
     /// # Errors
-    /// If the frame was not taken.
+    /// The frame was not accepted.
     pub fn hold(&self, frame: &[u8]) -> Result<(), SendError> {
-        // The peer asked for these answers, and waits for them here. It need not count as one that does not read.
+        // The peer requested these answers and waits for them, so a full queue does not mean that it does not read.
         if lock(&self.0.state).queue.len() + frame.len() > HOLD_BYTES {
             self.flush();
             let _ = self.await_room(HOLD_BYTES, Instant::now() + WRITE_TIMEOUT);
@@ -188,30 +188,30 @@ impl Outbox {
         self.queue_copy(frame).map(drop)
     }
 
-    /// Writes what is queued and waits for the peer, at most [`WRITE_TIMEOUT`]. For the thread that reads this
-    /// connection: a peer that does not read its answers need not be read.
+    /// Writes the queue and waits for the peer, at most [`WRITE_TIMEOUT`]. For the thread that reads this connection:
+    /// we need not read from a peer that does not read its answers.
     pub fn flush(&self) {
         self.write_queued(lock(&self.0.state), Patience::WriteTimeout);
     }
 
-    /// Leaves a frame to the writer thread. For threads that must not write, such as a database writer or a pool.
+    /// Leaves a frame to the writer thread, for threads that must not write, such as a database writer or a pool.
     ///
     /// # Errors
-    /// If the frame was not taken.
+    /// The frame was not accepted.
     pub fn post(&self, frame: &[u8]) -> Result<Posted, SendError> {
         self.queue_copy(frame)?.has_news = true;
         Ok(Posted(self.clone()))
     }
 
-    /// Leaves a frame to the writer thread that replaces the last such frame, if that still waits. For the list: a slow
-    /// reader skips the lists that are out of date.
+    /// Leaves a frame to the writer thread. It replaces the last such frame if that still waits. So a slow reader of
+    /// the list skips outdated versions.
     pub fn post_latest(&self, frame: Arc<[u8]>) {
         lock(&self.0.state).latest = Some(frame);
         self.0.wake.notify_one();
     }
 
-    /// Waits until no more than `bytes` wait to be written. For callers that send more than a peer may read at once.
-    /// False if more wait at `deadline`, or the connection has ended.
+    /// Waits until at most `bytes` are queued, for callers that send more than a peer may read at once. False if more
+    /// are queued at `deadline`, or the connection has ended.
     #[must_use]
     pub fn await_room(&self, bytes: usize, deadline: Instant) -> bool {
         let mut state = lock(&self.0.state);
@@ -219,14 +219,14 @@ impl Outbox {
             if Instant::now() >= deadline {
                 return false;
             }
-            // The writer wakes nobody when it is done: few wait here, and they look again soon.
+            // The writer sends no wake-up after a write: few threads wait here, and each checks again soon.
             let waited = self.0.closed.wait_timeout(state, Duration::from_millis(2));
             state = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
         !state.closed
     }
 
-    /// The writer thread: writes what others post, until the connection closes.
+    /// The writer thread: writes posted frames until the connection closes.
     pub fn run(&self) {
         loop {
             let mut state = lock(&self.0.state);
@@ -240,7 +240,7 @@ impl Outbox {
         }
     }
 
-    /// Closes the connection once all that was taken has left, at most [`WRITE_TIMEOUT`] later.
+    /// Closes the connection after all accepted frames have left, at most [`WRITE_TIMEOUT`] later.
     pub fn finish(&self) {
         let deadline = Instant::now() + WRITE_TIMEOUT;
         loop {
@@ -269,7 +269,7 @@ impl Outbox {
         }
         self.0.wake.notify_all();
         self.0.closed.notify_all();
-        // Dropping our handle would not wake the thread that reads from another one; this does.
+        // Dropping our handle would not wake a thread that reads from another handle; a shutdown does.
         let _ = self.0.stream.shutdown(Shutdown::Both);
     }
 
@@ -302,7 +302,7 @@ impl Outbox {
         })
     }
 
-    /// Writes what is queued, unless another thread is writing: that one takes it along.
+    /// Writes the queue. If another thread is writing, that thread writes it too.
     fn write_queued<'a>(&'a self, mut state: MutexGuard<'a, OutboxState>, patience: Patience) {
         if state.writing {
             return;
@@ -338,8 +338,8 @@ impl Outbox {
         }
     }
 
-    /// Starts a thread that writes `rest` and what is queued meanwhile. Callers go on to wait for their replies, and no
-    /// other thread writes until it is done.
+    /// Starts a thread that writes `rest` and all frames queued meanwhile. Callers go on to wait for their replies, and
+    /// no other thread writes until it is done.
     fn leave_to_a_thread(&self, rest: Vec<u8>, latest: Option<Arc<[u8]>>) {
         let outbox = self.clone();
         let port = self.0.stream.peer_addr().map_or(0, |peer| peer.port());
@@ -378,7 +378,7 @@ impl Shared {
         Ok(())
     }
 
-    /// Writes what the connection takes without waiting. How many bytes that were.
+    /// Writes the bytes that the connection accepts without waiting. Returns their number.
     fn write_at_once(&self, bytes: &[u8]) -> io::Result<usize> {
         let mut written = 0;
         while written < bytes.len() {
@@ -394,7 +394,7 @@ impl Shared {
         Ok(written)
     }
 
-    /// How many of these bytes go into one write: all, or up to the end of the first packet.
+    /// How many of these bytes go into one write: all, or only the first packet.
     fn next_write(&self, bytes: &[u8]) -> usize {
         if !self.one_by_one.load(Ordering::Relaxed) {
             return bytes.len();

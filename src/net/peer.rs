@@ -1,4 +1,4 @@
-//! The answering side of packet connections: what a distributor and every service do with those who connect.
+//! The answering side of packet connections: how a distributor and every service handle their peers.
 
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -22,26 +22,26 @@ use crate::packet::frame::FrameError;
 use crate::packet::masked::masked;
 use crate::packet::{Answer, DELIMITER, Dialect, Failure, Head, Key, Reply, course};
 
-/// How long answers that are still being worked out are waited for after the asker has stopped sending.
+/// How long to wait for unfinished answers after the peer has stopped sending.
 const LINGER: Duration = Duration::from_secs(10);
 
-/// The longest that a request is taken to be waited for.
+/// The longest deadline that a request can state.
 const LONGEST_WAIT_MS: u64 = 3_600_000;
 
-/// What is done with the packets that peers send.
+/// Handles the packets that peers send.
 pub trait Answerer: Send + Sync + 'static {
-    /// Somebody has connected.
+    /// A peer has connected.
     fn connected(&self, _peer: &Arc<Peer>) {}
 
     /// A packet has arrived, perhaps as part of a batch. Runs on the connection's own thread: what waits here makes this
     /// peer wait.
     fn packet(&self, peer: &Arc<Peer>, head: &Head<'_>, batch: Option<&Arc<Batch>>);
 
-    /// The peer sends no more. Called once for every `connected`.
+    /// The peer sends no more packets. Called once for every `connected`.
     fn gone(&self, _peer: &Arc<Peer>) {}
 
-    /// A connection has just been closed because of a bad frame, and the peer may be a course node. Runs on the
-    /// connection's own thread, after `gone`.
+    /// We closed a connection because of a bad frame, and the peer may be a course node. Runs on the connection's own
+    /// thread, after `gone`.
     fn course_connection_closed(&self) {}
 }
 
@@ -50,43 +50,43 @@ pub trait Answerer: Send + Sync + 'static {
 pub struct Peer {
     connection: Connection,
     outbox: Outbox,
-    /// The thread that reads this connection; it writes for itself, others leave it to the writer thread.
+    /// The thread that reads this connection. It writes its own answers; other threads use the writer thread.
     reader: ThreadId,
     max_frame_bytes: usize,
-    /// Whether it has shown that it understands all of the protocol.
+    /// True if the peer has shown that it understands the whole protocol.
     pilcrow: AtomicBool,
     lateness: Lateness,
 }
 
-/// An answer that has been sent.
+/// A sent answer.
 #[derive(Debug, Default)]
 pub struct SentAnswer {
     /// 0 for success.
     pub errorcode: u16,
-    /// How long the packet was; 0 if the asker wants none.
+    /// The length of the packet; 0 if the peer expects no answer.
     pub bytes: usize,
-    /// Dropping it wakes the writer thread, if that one writes the answer.
+    /// Dropping it wakes the writer thread, if that thread writes the answer.
     pub posted: Option<Posted>,
 }
 
-/// Serves packets on a port: reads them, checks them, and hands them to an [`Answerer`].
+/// Serves packets on a port: reads them, checks them, and passes them to an [`Answerer`].
 #[derive(Debug)]
 pub struct PacketServer<A> {
     answerer: Arc<A>,
     max_frame_bytes: usize,
-    /// What everybody has to prove; nothing in development mode.
+    /// The secret that every peer must prove; `None` in development mode.
     secret: Option<Secret>,
 }
 
 impl<A: Answerer> PacketServer<A> {
-    /// Hands the packets of up to `max_frame_bytes` to `answerer`, of those who prove this secret if there is one.
+    /// Passes packets of up to `max_frame_bytes` to `answerer`. If there is a secret, peers must prove it first.
     pub fn new(answerer: Arc<A>, max_frame_bytes: usize, secret: Option<&Secret>) -> Self {
         LazyLock::force(&WIRE);
         Self { answerer, max_frame_bytes, secret: secret.cloned() }
     }
 
-    /// Hands every packet to the answerer. A peer counts as a course node until it shows that it is none, which is kept
-    /// in `dialect`.
+    /// Passes every packet to the answerer. A peer counts as a course node until a packet shows otherwise; `dialect`
+    /// keeps the result.
     fn read_packets(&self, peer: &Arc<Peer>, dialect: &mut Dialect) -> Result<(), FrameError> {
         let mut inbound = Inbound::new(peer.connection.stream.clone(), self.max_frame_bytes, *dialect);
         let mut batch: Option<OpenBatch> = None;
@@ -95,7 +95,7 @@ impl<A: Answerer> PacketServer<A> {
             let is_news = *dialect == Dialect::Course && course::is_from_pilcrow(&head);
             if is_news {
                 *dialect = Dialect::Pilcrow;
-                // From a node of ours, a raw `¶` is an error in this packet too.
+                // From one of our nodes, a raw `¶` is an error in this packet too.
                 course::before_raw_delimiter(frame).map_or(Ok(()), |before| self.parse(before).map(drop))?;
             }
             log::debug!(
@@ -128,7 +128,7 @@ impl<A: Answerer> PacketServer<A> {
 impl<A: Answerer> Serve for PacketServer<A> {
     fn serve(&self, connection: Connection) {
         let address = connection.peer;
-        // Before anything else: the answerer does not hear of whoever fails here.
+        // This comes first, so the answerer never sees a peer that fails the proof.
         if self.secret.as_ref().is_some_and(|secret| !proof::is_admitted(secret, &connection.stream, address))
         {
             return;
@@ -159,7 +159,7 @@ impl<A: Answerer> Serve for PacketServer<A> {
                 say(Level::Warn, "closed", address.ip(), format_args!("{address} closed: {error}"));
             }
         }
-        // After the line with the reason: the answerer logs that the peer is gone.
+        // Call this after logging the reason, because the answerer logs the end of the peer.
         self.answerer.gone(&peer);
         if ended.is_ok() {
             peer.await_answers();
@@ -177,38 +177,38 @@ impl<A: Answerer> Serve for PacketServer<A> {
 }
 
 impl Peer {
-    /// A number that no other peer of this port has had.
+    /// A number that is unique among all peers of this port.
     #[must_use]
     pub fn id(&self) -> u64 {
         self.connection.id()
     }
 
-    /// Where it connected from.
+    /// The address that it connected from.
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.connection.peer
     }
 
-    /// The writing half, for frames that are no answers.
+    /// The writing half, for frames other than answers.
     #[must_use]
     pub fn outbox(&self) -> &Outbox {
         &self.outbox
     }
 
-    /// It has shown that it is no node of the course. True if that is news.
+    /// Records that the peer is not a course node. True if this was unknown before.
     pub fn set_pilcrow(&self) -> bool {
         !self.pilcrow.load(Ordering::Relaxed) && !self.pilcrow.swap(true, Ordering::SeqCst)
     }
 
-    /// Tells a peer that understands it that this process is about to end, in the words in which a distributor is
-    /// told: it sends no further request, and ends the connection once nothing is pending.
+    /// Notifies a peer that this process is shutting down, if the peer understands it. It uses the same words as for a
+    /// distributor. The peer then sends no further request, and closes the connection once nothing is pending.
     pub fn part(&self, notice: &[u8]) {
         if self.pilcrow.load(Ordering::SeqCst) && self.outbox.post(notice).is_ok() {
             self.connection.part();
         }
     }
 
-    /// Until when the asker of this packet, which has just come, waits for an answer; nothing if it does not say.
+    /// The deadline of this packet, which has just arrived. `None` if the sender states none.
     #[must_use]
     pub fn deadline_of(&self, head: &Head<'_>) -> Option<Instant> {
         let left = Duration::from_millis(head.deadline_ms?.min(LONGEST_WAIT_MS));
@@ -216,16 +216,16 @@ impl Peer {
         Some(Instant::now() + left.saturating_sub(late))
     }
 
-    /// Says that a request of this peer is being worked on; see [`Connection::work`].
+    /// Records that a request of this peer is in progress; see [`Connection::work`].
     #[must_use]
     pub fn work(&self) -> Work {
         self.connection.work()
     }
 
-    /// Answers under `key`. Never waits for a slow peer, unless called on this
-    /// peer's own thread.
+    /// Answers under `key`. Never waits for a slow peer, unless it runs on this peer's own thread.
     ///
-    /// `limit_bytes` is the longest answer that this asker can take. A longer one becomes a failure that says so.
+    /// `limit_bytes` is the longest answer that this peer can accept. A longer answer becomes a failure with that
+    /// reason.
     pub fn answer(
         &self,
         key: Option<&Key>,
@@ -264,8 +264,8 @@ impl Peer {
         }
     }
 
-    /// Queues an answer. The thread that reads this connection writes it later, together with others; other threads
-    /// leave it to the writer thread.
+    /// Queues an answer. The thread that reads this connection writes it later, together with others. Other threads use
+    /// the writer thread.
     fn send(&self, frame: &[u8]) -> Result<Option<Posted>, SendError> {
         if thread::current().id() == self.reader {
             self.outbox.hold(frame).map(|()| None)
@@ -295,7 +295,7 @@ impl Peer {
         );
     }
 
-    /// A peer that has sent all its requests (`printf … | nc` does so) still gets the answers.
+    /// A peer that has sent all its requests and closed its side (like `printf … | nc`) still gets the answers.
     fn await_answers(&self) {
         let deadline = Instant::now() + LINGER;
         while self.connection.working() > 0 && Instant::now() < deadline {
@@ -304,12 +304,12 @@ impl Peer {
     }
 }
 
-/// The size of a frame as it was on the wire, delimiter included: what its sender logs.
+/// The size of a frame on the wire, delimiter included. Its sender logs the same number.
 pub(crate) fn wire_len(frame: &str) -> usize {
     frame.len() + DELIMITER.len()
 }
 
-/// What a log line says of a packet. Its contents stay out: they may hold passwords.
+/// The summary of a packet for a log line. It omits the contents, because they may include passwords.
 pub(crate) struct PacketSummary<'a>(pub(crate) &'a Head<'a>);
 
 impl std::fmt::Display for PacketSummary<'_> {

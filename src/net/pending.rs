@@ -1,9 +1,9 @@
-//! The pending table: who waits for the reply under which key of one connection.
+//! The pending table of one connection: it maps each key to the waiter for its reply.
 //!
 //! A caller registers before it sends, and gets a key. The thread that reads the connection delivers each reply by its
-//! key. When the connection ends, the table is closed. Each waiter is dropped, which wakes its caller.
+//! key. When the connection ends, the table closes and drops each waiter, which wakes its caller.
 //!
-//! *Invariant:* the table uses no socket. After it was closed, it rejects every registration.
+//! *Invariant:* the table uses no socket. After it is closed, it rejects every registration.
 
 use std::collections::HashMap;
 use std::sync::Mutex;
@@ -13,7 +13,7 @@ use super::reply::{Refusal, ReplyFrame};
 use super::stream::StreamQueue;
 use crate::sync::lock;
 
-/// A key that no waiter has: the table gives out keys from 1 up.
+/// A key that no waiter has. The table assigns keys from 1 up.
 pub const NOBODY: u64 = 0;
 
 /// The pending table of one connection.
@@ -29,23 +29,23 @@ struct Pending {
     is_closed: bool,
 }
 
-/// Who waits for the replies under a key.
+/// The receiver of the replies under a key.
 #[derive(Debug)]
 pub enum Waiter {
-    /// A caller, for one reply.
+    /// A caller that waits for one reply.
     Caller(ReplySender),
-    /// The reader of a stream, which was asked for at this URI.
+    /// The reader of a stream that was requested at this URI.
     Reader(StreamQueue, String),
 }
 
-/// What became of a reply.
+/// The result of delivering a reply.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Delivery {
-    /// Its waiter has it.
+    /// The waiter has it.
     Delivered,
-    /// Nobody waits for it any more.
+    /// The waiter has left.
     Orphan,
-    /// It was one too many for the reader of the stream that was asked for at this URI: the stream has ended here.
+    /// The queue was full for the reader of the stream that was requested at this URI. The stream has ended here.
     Lagging(String),
 }
 
@@ -53,7 +53,7 @@ impl PendingTable {
     /// Adds a waiter under a new key, if there are fewer than `limit`.
     ///
     /// # Errors
-    /// That the connection has ended, or that too many wait.
+    /// The connection has ended, or the table is full.
     pub fn register(&self, waiter: Waiter, limit: usize) -> Result<u64, Refusal> {
         let mut pending = lock(&self.pending);
         if pending.is_closed {
@@ -86,14 +86,14 @@ impl PendingTable {
         removed
     }
 
-    /// Closes the table if it is empty. Returns whether it is closed.
+    /// Closes the table if it is empty. Returns true if it is closed.
     pub fn close_if_idle(&self) -> bool {
         let mut pending = lock(&self.pending);
         pending.is_closed |= pending.waiters.is_empty();
         pending.is_closed
     }
 
-    /// Closes the table and drops all waiters. Returns whether there was a caller among them.
+    /// Closes the table and drops all waiters. Returns true if a caller was among them.
     pub fn close(&self) -> bool {
         let waiters = {
             let mut pending = lock(&self.pending);
@@ -103,7 +103,7 @@ impl PendingTable {
         waiters.into_values().any(|waiter| matches!(waiter, Waiter::Caller(_)))
     }
 
-    /// Hands a reply to the waiter with this key.
+    /// Delivers a reply to the waiter with this key.
     pub fn deliver(&self, key: u64, reply: ReplyFrame) -> Delivery {
         let mut pending = lock(&self.pending);
         match pending.waiters.remove(&key) {

@@ -1,4 +1,4 @@
-//! The first packets on every connection of a cluster with a secret: both sides prove that they know it.
+//! The first packets on every connection of a cluster with a secret: both sides prove that they know the secret.
 //!
 //! ```text
 //! dialer                                                  acceptor
@@ -8,8 +8,8 @@
 //!   │  checked; only then: registration, requests             │
 //! ```
 //!
-//! An unproven connection costs a thread and a place among the connections, for at most [`PROOF_TIMEOUT`], and 1 KiB of
-//! what it sends is read. The proof costs nothing per packet afterwards.
+//! An unproven connection uses a thread and one of the permitted connections, for at most [`PROOF_TIMEOUT`]. We read
+//! at most 1 KiB from it. After the proof, packets have no extra cost.
 
 use std::fmt;
 use std::io::{self, Read};
@@ -25,34 +25,34 @@ use super::secret::{Challenges, ProofRole, Secret, is_challenge, new_challenge};
 use super::socket_write::write_by;
 use crate::packet::{DELIMITER, PROTO, encode};
 
-/// How long all three packets together may take. A connection without a proof is closed within 2 s.
+/// The timeout of all three packets together. A connection without a proof is closed within 2 s.
 pub const PROOF_TIMEOUT: Duration = Duration::from_millis(1500);
 
-/// The longest packet that is read before the other side has proven the secret, in bytes.
+/// The longest packet that we read before the other side has proven the secret, in bytes.
 pub const PROOF_MAX_BYTES: usize = 1024;
 
-/// Why the other side has not proven the secret.
+/// Why the other side did not prove the secret.
 #[derive(Debug)]
 pub enum Unproven {
-    /// It did not send enough in time.
+    /// It did not send enough bytes in time.
     Late,
     /// It ended the connection.
     Ended,
-    /// It sends more than a proof needs.
+    /// It sent more bytes than a proof needs.
     TooLong,
-    /// It sends something else.
+    /// It sent something else.
     NoProof,
-    /// An acceptor asks for no proof: it has no secret.
+    /// An acceptor requests no proof, because it has no secret.
     AsksNothing,
-    /// An acceptor rejects our proof.
+    /// An acceptor rejected our proof.
     RefusesOurs,
-    /// Its proof is made with another secret, or for another connection.
+    /// It made its proof with another secret, or for another connection.
     Wrong,
-    /// The connection failed, or there is no randomness.
+    /// The connection failed, or the system provides no random bytes.
     Io(io::Error),
 }
 
-/// One of the three packets. Unknown fields are ignored, as everywhere.
+/// One of the three packets. Unknown fields are ignored, like everywhere.
 #[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 struct ProofPacket {
@@ -68,8 +68,8 @@ struct ProofPacket {
     errormessage: Option<String>,
 }
 
-/// The answering side: whether this peer proves the secret. Waits no longer than [`PROOF_TIMEOUT`]. A peer that does not
-/// is sent the reason, and the caller closes the connection.
+/// The answering side: true if this peer proves the secret within [`PROOF_TIMEOUT`]. Any other peer gets the reason,
+/// and the caller closes the connection.
 #[must_use]
 pub fn is_admitted(secret: &Secret, stream: &TcpStream, peer: SocketAddr) -> bool {
     let exchange = ProofExchange::begin(stream);
@@ -80,22 +80,22 @@ pub fn is_admitted(secret: &Secret, stream: &TcpStream, peer: SocketAddr) -> boo
     false
 }
 
-/// The calling side: proves the secret to the acceptor, and lets the acceptor prove it too.
+/// The calling side: proves the secret to the acceptor, and requires that the acceptor proves it too.
 ///
 /// # Errors
-/// Why the connection must not be used.
+/// The reason why the connection must not be used.
 pub fn prove(secret: &Secret, stream: &TcpStream) -> Result<(), Unproven> {
     ProofExchange::begin(stream).dial(secret)
 }
 
-/// Whether an acceptor says, in its first packet, that it wants the secret proven.
+/// True if an acceptor's first packet requests a proof of the secret.
 #[must_use]
 pub fn asks_for_proof(frame: &str) -> bool {
     serde_json::from_str::<ProofPacket>(frame)
         .is_ok_and(|packet| packet.challenge.as_deref().is_some_and(is_challenge))
 }
 
-/// One exchange, with one deadline for all of it.
+/// One exchange, with one deadline for all packets.
 struct ProofExchange<'a> {
     stream: &'a TcpStream,
     deadline: Instant,
@@ -130,7 +130,7 @@ impl<'a> ProofExchange<'a> {
     fn dial(&self, secret: &Secret) -> Result<(), Unproven> {
         let acceptor = match self.receive() {
             Ok(ProofPacket { challenge: Some(challenge), .. }) if is_challenge(&challenge) => challenge,
-            // The list of a distributor without a secret, of whatever length.
+            // The list of a distributor without a secret, of any length.
             Ok(_) | Err(Unproven::TooLong | Unproven::NoProof) => return Err(Unproven::AsksNothing),
             Err(why) => return Err(why),
         };
@@ -154,15 +154,15 @@ impl<'a> ProofExchange<'a> {
         }
     }
 
-    /// From here on the connection may be silent without limit.
+    /// From here on, the connection may be silent without limit.
     fn end(&self) -> Result<(), Unproven> {
         Ok(self.stream.set_read_timeout(None)?)
     }
 
-    /// Sends the reason, for a learner who types packets by hand.
+    /// Sends the reason, which helps a learner who types packets by hand.
     fn refuse(&self, why: &Unproven) {
         let message = format!("this cluster has a secret, and you have not proven it: {why}");
-        // The peer may be gone already.
+        // The peer may have closed the connection already.
         let _ = self.send(&ProofPacket {
             errorcode: Some(401),
             errormessage: Some(message),
@@ -170,13 +170,13 @@ impl<'a> ProofExchange<'a> {
         });
     }
 
-    /// A few bytes, the first on this connection: they fit into the socket's buffer, and nobody waits.
+    /// Sends the first few bytes of this connection. They fit into the socket's buffer, so this does not wait.
     fn send(&self, packet: &ProofPacket) -> Result<(), Unproven> {
         let frame = encode(packet).map_err(io::Error::from)?;
         Ok(write_by(self.stream, &frame, self.deadline)?)
     }
 
-    /// The next packet. What comes behind it stays in the socket, for those who read after this exchange.
+    /// Receives the next packet. Bytes after it stay in the socket for later readers.
     fn receive(&self) -> Result<ProofPacket, Unproven> {
         let mut received = Vec::new();
         loop {
@@ -191,7 +191,7 @@ impl<'a> ProofExchange<'a> {
         }
     }
 
-    /// Reads what has come, up to the first byte that can end a delimiter.
+    /// Reads the available bytes, up to the first byte that can end a delimiter.
     fn read_piece(&self, received: &mut Vec<u8>) -> Result<(), Unproven> {
         let mut piece = [0; PROOF_MAX_BYTES];
         let count = self.peek(&mut piece)?;
@@ -201,7 +201,7 @@ impl<'a> ProofExchange<'a> {
         Ok(())
     }
 
-    /// Waits for bytes and leaves them where they are.
+    /// Waits for bytes and leaves them in the socket.
     fn peek(&self, piece: &mut [u8]) -> Result<usize, Unproven> {
         loop {
             let left = self.deadline.saturating_duration_since(Instant::now());

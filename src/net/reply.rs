@@ -1,6 +1,6 @@
-//! The end of a request: its reply, or the outcome instead.
+//! The end of a request: its reply, or another outcome.
 //!
-//! These types use no connection, so every file of the calling side may use them.
+//! These types need no connection, so every file of the calling side can use them.
 
 use std::fmt;
 use std::ops::Range;
@@ -8,20 +8,20 @@ use std::ops::Range;
 use super::outbox::SendError;
 use crate::packet::{COURSE_MAX_BYTES, Head};
 
-/// A reply as it came: its text untouched, and what a caller needs to know of it.
+/// A reply as received: its unchanged text, and the fields that a caller needs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ReplyFrame {
     /// The whole reply packet, as the service wrote it.
     pub json: String,
-    /// 0 for success. Course nodes may leave it out, or send something that is not a number.
+    /// 0 for success. Course nodes may omit it, or send a value that is not a number.
     pub errorcode: Option<i64>,
-    /// The HTTP status of a success other than 200.
+    /// The HTTP status of a success, if it is not 200.
     pub status: Option<u16>,
-    /// Where in `json` the results stand.
+    /// The position of the results in `json`.
     results: Option<Range<usize>>,
-    /// Whether more replies to the same request follow.
+    /// True if more replies to the same request follow.
     pub more: bool,
-    /// The number of the change that it reports, or up to which it is complete.
+    /// The number of the change that it reports, or the last change that it includes.
     pub seq: Option<u64>,
     /// A tag that identifies this state of a resource, for `ETag`.
     pub etag: Option<String>,
@@ -29,12 +29,12 @@ pub struct ReplyFrame {
     pub retry_after: Option<u64>,
 }
 
-/// How a request ended that got no reply.
+/// The result of a request that got no reply.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
-    /// No reply came before the deadline. The request may or may not have been carried out.
+    /// No reply came before the deadline. The service may or may not have processed the request.
     Timeout,
-    /// The connection ended first. The request may or may not have been carried out.
+    /// The connection ended first. The service may or may not have processed the request.
     LinkLost,
     /// The request was never sent.
     Refused(Refusal),
@@ -43,25 +43,25 @@ pub enum Outcome {
 /// Why a request was never sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Refusal {
-    /// There is no connection.
+    /// The link has no connection.
     Down,
-    /// As many requests are pending as the limit allows, or the instance does not read.
+    /// The link has reached its limit of pending requests, or the instance does not read.
     Busy,
-    /// It waited until its deadline for room in the window of a course service.
+    /// The request waited until its deadline for room in the window of a course service.
     NoTurn,
-    /// The packet is longer than a frame may be.
+    /// The packet exceeds the limit of a frame.
     TooLarge {
         /// Its size, in bytes.
         bytes: usize,
         /// The longest frame, in bytes.
         limit: usize,
     },
-    /// The packet is longer than a course service takes.
+    /// The packet exceeds the limit of a course service.
     TooLargeForCourse {
         /// Its size, in bytes.
         bytes: usize,
     },
-    /// The request has passed through too many services: they call each other in a ring.
+    /// The request has passed through too many services, because they call each other in a ring.
     Ring,
 }
 
@@ -69,12 +69,12 @@ impl ReplyFrame {
     /// Reads the fields of a reply packet.
     ///
     /// # Errors
-    /// If it is not one JSON object.
+    /// The frame is not one JSON object.
     pub fn parse(frame: &str) -> serde_json::Result<Self> {
         Head::parse(frame).map(|head| Self::of(&head, frame))
     }
 
-    /// The reply in this frame, whose fields are read already.
+    /// The reply in this frame. Its fields are already parsed.
     pub(super) fn of(head: &Head<'_>, frame: &str) -> Self {
         Self {
             json: frame.to_owned(),
@@ -88,7 +88,7 @@ impl ReplyFrame {
         }
     }
 
-    /// A failure that we state for a service that does not.
+    /// A failure that we create for a service that sends none.
     pub(super) fn failure(errorcode: u16, message: &'static str) -> Self {
         Self {
             json: format!(r#"{{"errorcode":{errorcode},"errormessage":"{message}"}}"#),
@@ -102,14 +102,14 @@ impl ReplyFrame {
         }
     }
 
-    /// The JSON text of the results, if there are any.
+    /// The JSON text of the results, if the reply has any.
     #[must_use]
     pub fn results(&self) -> Option<&str> {
         self.json.get(self.results.clone()?)
     }
 }
 
-/// Where `part`, which was borrowed from `whole`, stands in it.
+/// The position of `part` in `whole`, from which it was borrowed.
 fn find_part(whole: &str, part: &str) -> Range<usize> {
     let start = part.as_ptr().addr() - whole.as_ptr().addr();
     start..start + part.len()

@@ -1,9 +1,9 @@
-//! The cluster secret: a text that every process of a cluster knows, and nobody else.
+//! The cluster secret: a text that only the processes of a cluster know.
 //!
-//! It never leaves the process. What crosses the wire are *proofs*: each side names 32 random bytes, its
-//! *challenge*, and the other answers with an HMAC of both challenges under the secret. Challenges are new for each
-//! connection, so an old proof is worth nothing; the two roles have different labels, so a proof cannot be sent
-//! back to whoever made it. This module has the values; [`super::proof`] exchanges them.
+//! The secret never leaves the process. The wire carries *proofs*: each side sends 32 random bytes, its *challenge*.
+//! The other side answers with an HMAC of both challenges under the secret. Challenges are new for each connection, so
+//! an old proof is worthless. The two roles use different labels, so a proof cannot be sent back to its maker. This
+//! module has the values; [`super::proof`] exchanges them.
 
 use std::fmt;
 use std::fs::File;
@@ -13,42 +13,42 @@ use std::path::Path;
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
 
-/// The shortest secret that is taken, in bytes. A short one could be found by trying.
+/// The minimum length of a secret, in bytes. An attacker could find a shorter one by brute force.
 pub const MIN_SECRET_BYTES: usize = 16;
 
-/// The longest secret that is taken, in bytes. A longer file is something else.
+/// The maximum length of a secret, in bytes. A longer file is probably not a secret.
 pub const MAX_SECRET_BYTES: usize = 4096;
 
-/// How many random bytes a challenge has; on the wire they are twice as many hexadecimal digits.
+/// The number of random bytes in a challenge. On the wire it has twice as many hexadecimal digits.
 const CHALLENGE_BYTES: usize = 32;
 
-/// A cluster secret, ready to make proofs. It is not shown by `Debug`.
+/// A cluster secret, ready to make proofs. `Debug` does not show it.
 #[derive(Clone)]
 pub struct Secret(Hmac<Sha256>);
 
-/// Who makes a proof.
+/// The maker of a proof.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ProofRole {
-    /// The one who opened the connection.
+    /// The side that opened the connection.
     Dialer,
-    /// The one who took it.
+    /// The side that accepted it.
     Acceptor,
 }
 
-/// What both sides of one connection have named, as it is on the wire.
+/// The challenges of both sides of one connection, in their wire format.
 #[derive(Debug, Clone, Copy)]
 pub struct Challenges<'a> {
-    /// The acceptor's.
+    /// The challenge of the acceptor.
     pub acceptor: &'a str,
-    /// The dialer's.
+    /// The challenge of the dialer.
     pub dialer: &'a str,
 }
 
 impl Secret {
-    /// Takes this text, without the white space around it.
+    /// Uses this text as the secret, without surrounding white space.
     ///
     /// # Errors
-    /// What is wrong with it, to stand behind the name of where it came from.
+    /// The rule that the text breaks, worded to follow the name of its source.
     pub fn new(text: &[u8]) -> Result<Self, String> {
         let text = text.trim_ascii();
         match text.len() {
@@ -61,7 +61,7 @@ impl Secret {
         }
     }
 
-    /// Takes the content of a file, without the white space around it.
+    /// Reads the secret from a file, without surrounding white space.
     ///
     /// # Errors
     /// A sentence that names the file.
@@ -71,14 +71,14 @@ impl Secret {
         Self::new(&text).map_err(|why| format!("the secret in the file {} {why}", path.display()))
     }
 
-    /// What this role answers to these challenges, in hexadecimal digits.
+    /// The proof of this role for these challenges, in hexadecimal digits.
     #[must_use]
     pub fn proof(&self, role: ProofRole, challenges: Challenges<'_>) -> String {
         to_hex(&self.mac(role, challenges).finalize().into_bytes())
     }
 
-    /// Whether `proof` is what this role answers to these challenges. How long this takes says nothing of where
-    /// they differ.
+    /// True if `proof` is the proof of this role for these challenges. The comparison takes constant time, so its
+    /// duration does not reveal where they differ.
     #[must_use]
     pub fn is_proven(&self, role: ProofRole, challenges: Challenges<'_>, proof: &str) -> bool {
         from_hex(proof).is_some_and(|proof| self.mac(role, challenges).verify_slice(&proof).is_ok())
@@ -92,23 +92,23 @@ impl Secret {
     }
 }
 
-/// A new challenge, for one connection.
+/// Creates a challenge for one connection.
 ///
 /// # Errors
-/// If the operating system has no randomness.
+/// The operating system provides no random bytes.
 pub fn new_challenge() -> io::Result<String> {
     let mut bytes = [0; CHALLENGE_BYTES];
     getrandom::fill(&mut bytes)?;
     Ok(to_hex(&bytes))
 }
 
-/// Whether this can be a challenge: hexadecimal digits, lower case, as many as it takes.
+/// True if this can be a challenge: lower-case hexadecimal digits of the right number.
 #[must_use]
 pub fn is_challenge(text: &str) -> bool {
     text.len() == 2 * CHALLENGE_BYTES && from_hex(text).is_some()
 }
 
-/// No more than it takes to know that there is too much: the file may be a device that never ends.
+/// Reads just enough to detect a file that is too long, because the file may be a device that never ends.
 fn read_some(path: &Path) -> io::Result<Vec<u8>> {
     let mut text = Vec::new();
     File::open(path)?.take(2 * MAX_SECRET_BYTES as u64).read_to_end(&mut text)?;
@@ -133,7 +133,7 @@ fn from_hex(text: &str) -> Option<Vec<u8>> {
     pairs.iter().map(|[high, low]| Some(digit(*high)? * 16 + digit(*low)?)).collect()
 }
 
-/// Two secrets are the same if they prove the same.
+/// Two secrets are equal if they make the same proofs.
 impl PartialEq for Secret {
     fn eq(&self, other: &Self) -> bool {
         let mac = |secret: &Self| secret.0.clone().finalize();

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use super::is_timeout;
 
-/// One write that fails, rather than waits, where there is no room.
+/// Writes once. Fails without waiting if there is no room.
 #[cfg(target_os = "linux")]
 pub(super) fn send_at_once(stream: &TcpStream, bytes: &[u8]) -> io::Result<usize> {
     const DONT_WAIT: i32 = 0x40;
@@ -14,14 +14,14 @@ pub(super) fn send_at_once(stream: &TcpStream, bytes: &[u8]) -> io::Result<usize
     socket2::SockRef::from(stream).send_with_flags(bytes, DONT_WAIT | NO_SIGNAL)
 }
 
-/// Elsewhere a write waits for room, at most [`WRITE_TIMEOUT`].
+/// Writes once. On this system, a write waits for room, at most [`WRITE_TIMEOUT`].
 #[cfg(not(target_os = "linux"))]
 pub(super) fn send_at_once(mut stream: &TcpStream, bytes: &[u8]) -> io::Result<usize> {
     stream.write(bytes)
 }
 
-/// Writes all of `bytes` before `deadline`. The write timeout of the stream limits each single wait. The deadline limits
-/// their sum: a peer that reads one byte a second would otherwise hold the writer forever.
+/// Writes all of `bytes` before `deadline`. The write timeout of the stream limits each single wait. The deadline
+/// limits their sum, because a peer that reads one byte a second could otherwise hold the writer forever.
 pub(crate) fn write_by(mut stream: &TcpStream, bytes: &[u8], deadline: Instant) -> io::Result<()> {
     let mut rest = bytes;
     while !rest.is_empty() {
@@ -29,7 +29,7 @@ pub(crate) fn write_by(mut stream: &TcpStream, bytes: &[u8], deadline: Instant) 
             Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
             Ok(count) => rest = &rest[count..],
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            // The kernel gives up a peer that takes nothing for long; which of the two is quicker is chance.
+            // The kernel also drops a peer that accepts no bytes for long. Either timeout may come first.
             Err(error) if is_timeout(&error) || error.kind() == io::ErrorKind::TimedOut => {
                 return Err(not_read());
             }
@@ -42,7 +42,7 @@ pub(crate) fn write_by(mut stream: &TcpStream, bytes: &[u8], deadline: Instant) 
     Ok(())
 }
 
-/// The error of a peer that reads nothing for too long.
+/// The error for a peer that does not read for too long.
 pub(crate) fn not_read() -> io::Error {
     io::Error::new(io::ErrorKind::TimedOut, "the peer does not read what it is sent")
 }

@@ -1,7 +1,7 @@
-//! A stream: many replies under one key. They wait in a bounded queue for their reader.
+//! A stream: many replies under one key. They wait for their reader in a bounded queue.
 //!
 //! The thread that reads the connection never waits for a slow reader: a reader that does not keep up loses its
-//! stream. This module knows no connection. What must happen when the reader goes is a closure that it is given.
+//! stream. This module knows no connection. A closure defines what happens when the reader stops.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -11,7 +11,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 
 use super::reply::ReplyFrame;
 
-/// How many replies of one stream may wait for its reader, and how many bytes they may have.
+/// The limits of the replies of one stream that wait for its reader: their number and their bytes.
 const STREAM_QUEUE_REPLIES: usize = 4096;
 const STREAM_QUEUE_BYTES: usize = 1024 * 1024;
 
@@ -22,7 +22,7 @@ pub struct StreamQueue {
     backlog: Arc<StreamBacklog>,
 }
 
-/// What waits for the reader of a stream.
+/// The replies that wait for the reader of a stream.
 #[derive(Debug, Default)]
 struct StreamBacklog {
     bytes: AtomicUsize,
@@ -41,15 +41,15 @@ pub struct ReplyStream {
 /// Why a stream has no further reply.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StreamEnd {
-    /// The last reply has been read.
+    /// The reader has received the last reply.
     Finished,
     /// The connection ended.
     LinkLost,
-    /// More replies waited than a stream may hold: its reader is too slow.
+    /// Too many replies were waiting: the reader is too slow.
     Lagging,
 }
 
-/// Both ends of a stream from the instance at `address`.
+/// Creates both ends of a stream from the instance at `address`.
 #[must_use]
 pub fn open_queue(address: Arc<str>) -> (StreamQueue, ReplyStream) {
     let (sender, replies) = bounded(STREAM_QUEUE_REPLIES);
@@ -59,7 +59,7 @@ pub fn open_queue(address: Arc<str>) -> (StreamQueue, ReplyStream) {
 }
 
 impl StreamQueue {
-    /// Queues a reply for the reader; false if too much waits already.
+    /// Queues a reply for the reader. False if the queue is full.
     #[must_use]
     pub fn push(&self, reply: ReplyFrame) -> bool {
         let size = reply.json.len();
@@ -73,21 +73,21 @@ impl StreamQueue {
 }
 
 impl ReplyStream {
-    /// Runs `work` when this end is dropped: it ends the stream at its source.
+    /// Sets the `work` that runs when this end is dropped. It ends the stream at its source.
     pub(super) fn set_on_drop(&mut self, work: impl FnOnce() + Send + 'static) {
         self.on_drop = Some(Box::new(work));
     }
 
-    /// The instance that it comes from, as `host:port`.
+    /// The instance that sends the stream, as `host:port`.
     #[must_use]
     pub fn address(&self) -> &Arc<str> {
         &self.address
     }
 
-    /// The next reply; nothing if none came until `deadline`.
+    /// Waits for the next reply. `None` if no reply came before `deadline`.
     ///
     /// # Errors
-    /// Why there will be none.
+    /// The reason why no reply will come.
     pub fn next(&mut self, deadline: Instant) -> Result<Option<ReplyFrame>, StreamEnd> {
         match self.replies.recv_deadline(deadline) {
             Ok(reply) => {
@@ -104,7 +104,7 @@ impl ReplyStream {
         }
     }
 
-    /// Whether a reply is here already.
+    /// True if a reply is in the queue.
     #[must_use]
     pub fn has_next(&self) -> bool {
         !self.replies.is_empty()
