@@ -1,4 +1,4 @@
-//! Addresses as values: one spelling for each, without sockets.
+//! Addresses as values without sockets, with one spelling each.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -8,7 +8,7 @@ pub fn canonical(ip: IpAddr) -> IpAddr {
     ip.to_canonical()
 }
 
-/// `host:port` as it is dialled and printed; an IPv6 host gets its brackets.
+/// `host:port` as we dial and print it. An IPv6 host gets brackets.
 #[must_use]
 pub fn join_host_port(host: &str, port: u16) -> String {
     match host.trim_matches(['[', ']']).parse::<IpAddr>() {

@@ -1,6 +1,6 @@
-//! A buffered reader of bytes: [`frame`](crate::packet::frame) cuts frames out of what it holds.
+//! A buffered reader of bytes: [`frame`](crate::packet::frame) cuts its bytes into frames.
 //!
-//! It holds no buffer while it waits for the first byte, so an idle connection costs no memory here.
+//! It has no buffer while it waits for the first byte, so an idle connection uses no memory here.
 
 use std::io::{self, Read};
 use std::ops::Range;
@@ -8,43 +8,43 @@ use std::ops::Range;
 /// How much room a reader makes before it reads, in bytes. Most packets fit, several at a time.
 const READ_BYTES: usize = 16 * 1024;
 
-/// How many bytes are read at first, when there is no buffer.
+/// The size of the first read, when there is no buffer.
 const FIRST_BYTES: usize = 512;
 
-/// Reads ahead from anything that yields bytes.
+/// Reads ahead from any source of bytes.
 #[derive(Debug)]
 pub struct ByteReader<R> {
     inner: R,
     buffer: Vec<u8>,
-    /// The bytes that are read and not yet taken.
+    /// The bytes that are read but not yet taken.
     filled: Range<usize>,
-    /// The buffer never holds more than this and [`READ_BYTES`].
+    /// The buffer never grows beyond this plus [`READ_BYTES`].
     limit_bytes: usize,
 }
 
 impl<R: Read> ByteReader<R> {
-    /// A reader for pieces of up to `limit_bytes`.
+    /// Creates a reader for pieces of up to `limit_bytes`.
     pub fn new(inner: R, limit_bytes: usize) -> Self {
         Self { inner, buffer: Vec::new(), filled: 0..0, limit_bytes }
     }
 
-    /// The bytes that are here.
+    /// The buffered bytes.
     #[must_use]
     pub fn bytes(&self) -> &[u8] {
         &self.buffer[self.filled.clone()]
     }
 
-    /// Takes the first `count` of the bytes that are here.
+    /// Takes the first `count` buffered bytes.
     pub fn take(&mut self, count: usize) -> &[u8] {
         let start = self.filled.start;
         self.filled.start = self.filled.end.min(start + count);
         &self.buffer[start..self.filled.start]
     }
 
-    /// Reads once. The number of bytes that came, 0 at the end of the stream.
+    /// Reads once. Returns the number of bytes read, 0 at the end of the stream.
     ///
     /// # Errors
-    /// Those of the inner reader. After a timeout nothing is lost: call again.
+    /// The errors of the inner reader. A timeout loses no bytes: call again.
     pub fn fill(&mut self) -> io::Result<usize> {
         if self.buffer.is_empty() {
             return self.fill_first();
@@ -55,7 +55,7 @@ impl<R: Read> ByteReader<R> {
         Ok(count)
     }
 
-    /// This read may wait for long, so the buffer is made after it.
+    /// This read may wait for a long time, so it creates the buffer afterwards.
     fn fill_first(&mut self) -> io::Result<usize> {
         let mut first = [0; FIRST_BYTES];
         let count = read_once(&mut self.inner, &mut first)?;
@@ -65,20 +65,20 @@ impl<R: Read> ByteReader<R> {
         Ok(count)
     }
 
-    /// Whether it holds a buffer that [`release`](Self::release) would give back.
+    /// True if [`release`](Self::release) would free a buffer.
     #[must_use]
     pub fn holds_buffer(&self) -> bool {
         !self.buffer.is_empty()
     }
 
-    /// How much memory the buffer takes, in bytes. Tests compare it with the limit.
+    /// The size of the buffer, in bytes. Tests compare it with the limit.
     #[cfg(any(test, fuzzing))]
     #[must_use]
     pub fn held_bytes(&self) -> usize {
         self.buffer.capacity()
     }
 
-    /// Gives the buffer back if it is empty. For connections that are idle.
+    /// Frees the buffer if it is empty, for connections that are idle.
     pub fn release(&mut self) {
         if self.filled.is_empty() {
             self.buffer = Vec::new();
@@ -97,10 +97,10 @@ impl<R: Read> ByteReader<R> {
             self.buffer.copy_within(self.filled.clone(), 0);
             self.filled = 0..self.filled.len();
         }
-        // Doubling keeps the cost of a long piece in proportion to its length.
+        // Doubling keeps the cost of a long piece proportional to its length.
         let wanted = (self.filled.end * 2).clamp(READ_BYTES, self.limit_bytes.saturating_add(READ_BYTES));
         if wanted > self.buffer.len() {
-            // Without `reserve_exact`, the vector could double once more and hold two pieces of the permitted length.
+            // Without `reserve_exact`, the vector could double again and hold two pieces of the permitted length.
             self.buffer.reserve_exact(wanted - self.buffer.len());
             self.buffer.resize(wanted, 0);
         }

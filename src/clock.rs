@@ -1,32 +1,32 @@
-//! The wall clock, and how a time is written: RFC 3339 in UTC, in log lines and in database rows.
+//! The wall clock, and the format of times: RFC 3339 in UTC, in log lines and in database rows.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use jiff::Timestamp;
 
-/// How long a time is when it is written up to its seconds, in bytes.
+/// The length of a formatted time up to its seconds, in bytes.
 pub const SECOND_BYTES: usize = "2026-11-22T19:43:22".len();
 
-/// The time since 1970. A clock that is set to an earlier year shows 1970.
+/// The time since 1970. If the clock is set to an earlier year, this is 1970.
 #[must_use]
 pub fn since_epoch() -> Duration {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
 }
 
-/// This second since 1970 as RFC 3339 writes it, without the `Z`. The last one is in the year 9999.
+/// Formats this second since 1970 as in RFC 3339, without the `Z`. The last possible one is in the year 9999.
 #[must_use]
 pub fn second_text(second: u64) -> [u8; SECOND_BYTES] {
     let text = timestamp(Duration::from_secs(second)).to_string();
     text.as_bytes().first_chunk().copied().unwrap_or([b'9'; SECOND_BYTES])
 }
 
-/// This time since 1970, with its milliseconds: `2026-11-22T19:43:22.318Z`.
+/// Formats this time since 1970 with milliseconds: `2026-11-22T19:43:22.318Z`.
 #[must_use]
 pub fn rfc3339(time: Duration) -> String {
     format!("{:.3}", timestamp(time))
 }
 
-/// The last three digits of a number. Every request needs this, and formatting would cost more.
+/// The last three digits of a number. Every request needs them, and the standard formatting would cost more.
 #[must_use]
 pub fn three_digits(number: u32) -> [u8; 3] {
     [100, 10, 1].map(|place| b'0' + u8::try_from(number / place % 10).unwrap_or_default())

@@ -1,7 +1,7 @@
-//! The context of a request, which the calls that are made for it inherit: the deadline, the hops and the origin.
+//! The context of a request: its deadline, hops and origin. The calls for the request inherit it.
 //!
-//! A handler takes it from its request (`request.context()`) and hands it to each call. So a service stops its work when the asker has given up. Services that call each other in a ring get an error
-//! instead of a storm. A program that makes calls of its own hands over `Context::default()`.
+//! A handler passes `request.context()` to each call, so it stops when its caller has stopped waiting. A ring of
+//! services gets an error instead of a storm. A program that makes its own calls passes `Context::default()`.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -10,32 +10,32 @@ use serde_json::value::RawValue;
 
 use crate::packet::{Origin, Outgoing};
 
-/// How long a caller without a deadline waits at most.
+/// The timeout of a caller without a deadline.
 pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The most services that a request may pass through. A request with more of them is in a ring.
+/// How many services a request may pass through. A request that exceeds this is in a ring.
 pub const MAX_HOPS: u32 = 8;
 
-/// What the calls for a request inherit from it.
+/// The values that the calls for a request inherit from it.
 #[derive(Debug, Clone, Default)]
 pub struct Context {
-    /// Until when the asker waits.
+    /// The moment until which the caller waits.
     pub deadline: Option<Instant>,
-    /// Through how many services the request has come.
+    /// The number of services that the request has passed through.
     pub hops: u32,
-    /// Where the request began, if it came through a gateway.
+    /// The origin of the request, if it came through a gateway.
     pub origin: Option<Arc<Origin>>,
 }
 
 impl Context {
-    /// Until when a call may wait that takes at most `limit`.
+    /// The deadline of a call with the timeout `limit`. It never exceeds the deadline of this context.
     #[must_use]
     pub fn deadline_within(&self, limit: Duration) -> Instant {
         let latest = Instant::now() + limit;
         self.deadline.map_or(latest, |deadline| deadline.min(latest))
     }
 
-    /// A request that is sent on behalf of the one with this context.
+    /// A request that is sent on behalf of the request with this context.
     #[must_use]
     pub fn request<'a>(&'a self, method: &'a str, uri: &'a str, params: &'a RawValue) -> Outgoing<'a> {
         Outgoing { uri, method, params, hops: self.hops, origin: self.origin.as_deref() }

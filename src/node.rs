@@ -6,47 +6,47 @@ use serde_json::{Map, Value};
 use crate::address::join_host_port;
 use crate::packet::{Dialect, PROTO};
 
-/// The longest name of a node, in characters.
+/// The maximum length of a node's name, in characters.
 const MAX_NAME_CHARS: usize = 100;
 
-/// The most routes that one node may register.
+/// The maximum number of routes that one node may register.
 pub const MAX_ROUTES_PER_NODE: usize = 1000;
 
-/// The longest route (`METHOD/path`), in bytes.
+/// The maximum length of a route (`METHOD/path`), in bytes.
 const MAX_ROUTE_BYTES: usize = 1024;
 
 /// The name of every gateway. Gateways register no routes.
 pub const GATE: &str = "gate";
 
-/// The paths that a gateway answers itself. No node may register one of them.
+/// The paths that a gateway answers itself. No node may register them.
 pub const GATEWAY_PATHS: [&str; 4] = ["/healthz", "/readyz", "/routes", "/metrics"];
 
 /// The entries of a list.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct NodeList {
-    /// Those that can be used.
+    /// The usable entries.
     pub nodes: Vec<Node>,
-    /// Why each of the others cannot be used.
+    /// For each other entry, the reason why it is unusable.
     pub skipped: Vec<String>,
 }
 
 /// One node: a registration, or an entry of the list.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Node {
-    /// The port on which it listens.
+    /// The port that it listens on.
     pub port: u16,
-    /// Its service name; instances of one service share it.
+    /// Its service name. Instances of one service share it.
     pub name: String,
     /// Its routes, each `METHOD/path`, such as `GET/users`.
     pub urls: Vec<String>,
-    /// Where others reach it. The distributor fills it in.
+    /// The host where other nodes reach it. The distributor fills it in.
     pub host: String,
-    /// All other fields. The distributor passes them on, since newer nodes may understand them.
+    /// All other fields. The distributor passes them on, because newer nodes may understand them.
     pub extra: Map<String, Value>,
 }
 
 impl Node {
-    /// Our own registration: with `proto` and with a stable `id` that tells this process from a later one on the
+    /// Our own registration, with `proto` and a stable `id`. The id distinguishes this process from a later one on the
     /// same port.
     #[must_use]
     pub fn ours(name: &str, port: u16, urls: Vec<String>, id: &str) -> Self {
@@ -91,8 +91,8 @@ impl Node {
         Ok(Self { port, name, urls, host, extra })
     }
 
-    /// Reads a list: an array of objects that have `port` and `urls`. Only this shape counts, since some course
-    /// distributors send it under another name. An entry that makes no sense, or has no host, is skipped.
+    /// Reads a list: an array of objects with `port` and `urls`. Only this shape counts, because some course
+    /// distributors send it under another name. Skips an entry that is invalid or has no host.
     #[must_use]
     pub fn list_from_json(params: &Value) -> Option<NodeList> {
         let entries = params.as_array()?;
@@ -104,7 +104,7 @@ impl Node {
         for entry in entries {
             match Self::from_json(entry) {
                 Ok(node) if node.host.is_empty() => {
-                    // Some course distributors send such entries. Nobody can connect to `:9016`.
+                    // Some course distributors send such entries. No node can connect to `:9016`.
                     list.skipped.push(format!("{} with port {} has no host", node.name, node.port));
                 }
                 Ok(node) => list.nodes.push(node),
@@ -114,8 +114,8 @@ impl Node {
         Some(list)
     }
 
-    /// Rejects routes that no node may have: the gateway's own paths, under any method, and routes under the gateway's
-    /// name.
+    /// Rejects routes that no node may register: the gateway's own paths with any method, and all routes of a node with
+    /// the gateway's name.
     ///
     /// # Errors
     /// A sentence that names the route.
@@ -133,13 +133,13 @@ impl Node {
         }
     }
 
-    /// Where to connect: `host:port`. It also identifies the instance, since one process listens there at a time.
+    /// The address to connect to, `host:port`. It identifies the instance: only one process listens there at a time.
     #[must_use]
     pub fn address(&self) -> String {
         join_host_port(&self.host, self.port)
     }
 
-    /// Which packets this node understands.
+    /// The dialect that this node understands.
     #[must_use]
     pub fn dialect(&self) -> Dialect {
         match self.text("proto") {
@@ -148,25 +148,25 @@ impl Node {
         }
     }
 
-    /// Tells one run of a process from the next on the same port, if the node says so.
+    /// The id that distinguishes one run of a process from the next on the same port, if the node states one.
     #[must_use]
     pub fn id(&self) -> Option<&str> {
         self.text("id")
     }
 
-    /// The host under which others reach this node, if the one that the distributor sees is not that.
+    /// The host where other nodes reach this node, if it differs from the host that the distributor sees.
     #[must_use]
     pub fn advertise(&self) -> Option<&str> {
         self.text("advertise").filter(|host| !host.is_empty())
     }
 
-    /// Whether this node is about to end: no new requests.
+    /// True if this node is shutting down and must get no new requests.
     #[must_use]
     pub fn is_leaving(&self) -> bool {
         self.extra.get("leaving") == Some(&Value::Bool(true))
     }
 
-    /// The same node, about to end.
+    /// The same node, marked as leaving.
     #[must_use]
     pub fn as_leaving(mut self) -> Self {
         self.extra.insert("leaving".to_owned(), Value::Bool(true));
@@ -178,7 +178,7 @@ impl Node {
     }
 }
 
-/// Whether a path without its first slash is one of the gateway's own.
+/// True if a path without its first slash is one of the gateway's own.
 fn is_gateway_path(path: &str) -> bool {
     GATEWAY_PATHS.iter().any(|own| own.strip_prefix('/') == Some(path))
 }

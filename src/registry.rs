@@ -1,9 +1,9 @@
-//! Which nodes are registered: the distributor's knowledge as a pure value, without sockets.
+//! The registered nodes: the distributor's knowledge as a pure value, without sockets.
 //!
-//! A registration lives exactly as long as its connection: the end of the read loop *is* deregistration.
+//! A registration lives exactly as long as its connection: the end of the read loop *is* the deregistration.
 //!
-//! A route and an address belong to the *name* that registered them. Instances of one service share both. A node of
-//! another name that asks for one of them is rejected while an instance of the owner is registered.
+//! A route and an address belong to the *name* that registered them. Instances of one service share both. If a node of
+//! another name registers one of them, it is rejected while an instance of the owner is registered.
 //!
 //! *Invariant:* no list has one route under two names, or the address of a node with routes under another name.
 
@@ -24,7 +24,7 @@ const ENVELOPE_BYTES: usize = 64;
 /// The bytes that a node adds to its entry when it leaves.
 const LEAVING_BYTES: usize = r#","leaving":true"#.len();
 
-/// Registrations by the number of their connection.
+/// The registrations by connection number.
 #[derive(Debug)]
 pub struct Registry {
     listed: BTreeMap<u64, Registration>,
@@ -34,29 +34,29 @@ pub struct Registry {
 #[derive(Debug)]
 struct Registration {
     node: Node,
-    /// Its bytes in a list.
+    /// Its size in a list, in bytes.
     bytes: usize,
 }
 
 /// Why a registration was rejected.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Rejection {
-    /// A node of another name has a route or the address that this one asks for.
+    /// A node of another name owns a route or the address of this one.
     Taken {
         /// The route or the address, in words.
         what: String,
-        /// The name to which it belongs.
+        /// The name that owns it.
         owner: String,
         /// The address of an instance of the owner.
         at: String,
     },
-    /// The list would be longer than its readers can take.
+    /// The list would exceed the limit of its readers.
     TooLong {
-        /// How long the list packet could become, in bytes.
+        /// The possible length of the list packet, in bytes.
         bytes: usize,
-        /// How long a list packet may be, in bytes.
+        /// The limit of a list packet, in bytes.
         limit: usize,
-        /// Whose limit that is.
+        /// The dialect of the readers with that limit.
         readers: Dialect,
     },
 }
@@ -68,18 +68,18 @@ impl Default for Registry {
 }
 
 impl Registry {
-    /// A registry whose list fits in a frame of so many bytes. A longer list would cost every node its connection.
+    /// A registry whose list fits in a frame of this size. A longer list would cost every node its connection.
     #[must_use]
     pub fn new(max_frame_bytes: usize) -> Self {
         Self { listed: BTreeMap::new(), max_frame_bytes }
     }
 
-    /// Registers the node at the other end of `connection`, in place of what that connection registered before.
-    /// Its host is the one it advertises, or else the address it connected from. Returns the entry as it is listed.
+    /// Registers the node at the other end of `connection` and replaces the earlier registration of that connection.
+    /// Its host is the one that it advertises, or else the address that it connected from. Returns the listed entry.
     ///
     /// # Errors
-    /// Why it is rejected. An earlier registration of the connection stays as it was. But a node that says that it
-    /// leaves is marked so in any case.
+    /// The reason for the rejection. An earlier registration of the connection then stays unchanged. But a node that
+    /// says that it leaves is always marked as leaving.
     pub fn register(&mut self, connection: u64, mut node: Node, from: IpAddr) -> Result<&Node, Rejection> {
         node.host = match node.advertise() {
             Some(host) => host.to_owned(),
@@ -98,19 +98,19 @@ impl Registry {
         Ok(&self.listed[&connection].node)
     }
 
-    /// Forgets the node of a connection that has ended. Returns nothing if it was not registered.
+    /// Removes the node of a connection that has ended. Returns `None` if it was not registered.
     pub fn remove(&mut self, connection: u64) -> Option<Node> {
         self.listed.remove(&connection).map(|one| one.node)
     }
 
-    /// What this connection has registered.
+    /// The node that this connection registered.
     #[must_use]
     pub fn get(&self, connection: u64) -> Option<&Node> {
         self.listed.get(&connection).map(|one| &one.node)
     }
 
-    /// The list, in the order in which the connections came. Several registrations of one host and port are one
-    /// instance, described by the newest of them, until the last is gone.
+    /// The list, in the order of the connections. Several registrations of one host and port are one instance. The
+    /// newest of them describes it, until the last one ends.
     #[must_use]
     pub fn list(&self) -> Vec<&Node> {
         let mut seen = HashSet::new();
@@ -132,13 +132,13 @@ impl Registry {
         self.listed.iter().filter(move |(other, _)| **other != connection).map(|(_, one)| one)
     }
 
-    /// Looks at every other node. All of them together fit in one list, so this takes a few milliseconds at most.
+    /// Checks every other node. All of them together fit in one list, so this takes a few milliseconds at most.
     fn check_owners(&self, connection: u64, node: &Node) -> Result<(), Rejection> {
         let address = node.address();
         let wanted: HashSet<&str> = routes(node).collect();
         let others = self.others(connection).map(|one| &one.node).filter(|other| other.name != node.name);
         for other in others {
-            // Nothing can be taken from a node without routes.
+            // A node without routes owns nothing.
             let Some(_) = routes(other).next() else { continue };
             let has_address = other.port == node.port && other.address() == address;
             let what = if has_address {
@@ -153,8 +153,8 @@ impl Registry {
         Ok(())
     }
 
-    /// Whether all readers can take the list with this node. A longer list closes the connections of our nodes, and
-    /// ends course nodes.
+    /// Checks that all readers can accept the list with this node. A longer list would close the connections of our
+    /// nodes, and would crash course nodes.
     fn check_length(&self, connection: u64, node: &Node, bytes: usize) -> Result<(), Rejection> {
         let bytes = self.others(connection).map(|one| one.bytes).sum::<usize>() + bytes + ENVELOPE_BYTES;
         let mut readers = self.others(connection).map(|one| &one.node).chain([node]);
@@ -167,14 +167,14 @@ impl Registry {
     }
 }
 
-/// The bytes of a node in a list: its JSON and the comma behind it. A node may say that it leaves also when the list is
-/// full, so each entry has room for that from the beginning.
+/// The size of a node in a list: its JSON and the comma behind it. A node may announce its leave even when the list is
+/// full, so each entry reserves room for that from the beginning.
 fn entry_bytes(node: &Node) -> usize {
-    // Nodes are text and numbers: they always have a JSON form.
+    // Nodes are text and numbers, so they always have a JSON form.
     encode(node).map_or(0, |frame| frame.len() + 1 + LEAVING_BYTES)
 }
 
-/// No request can ask for text without a slash, so it belongs to no name.
+/// No request can reach a text without a slash, so it belongs to no name.
 fn routes(node: &Node) -> impl Iterator<Item = &str> {
     node.urls.iter().map(String::as_str).filter(|url| url.contains('/'))
 }

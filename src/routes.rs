@@ -1,9 +1,9 @@
-//! Which instance answers `METHOD /path`: a pure value, without sockets.
+//! The route table finds the instance that answers `METHOD /path`. It is a pure value, without sockets.
 //!
-//! A route is `METHOD/path` as a service registers it, such as `GET/users`. Requests find it in two steps: the
-//! exact path, or else the path without its last segment, which then is the *path parameter*: `GET /users/1`
-//! reaches `GET/users` with `1`. A route stays when its last instance ends, so that "no instance lives" (503) and
-//! "no such route" (404) are two answers.
+//! A route is `METHOD/path` as a service registers it, such as `GET/users`. A request matches the exact path, or the
+//! path without its last segment. That segment is then the *path parameter*: `GET /users/1` reaches `GET/users` with
+//! `1`. A route stays after its last instance ends. So "no live instance" (503) and "no such route" (404) are
+//! different answers.
 
 mod rows;
 
@@ -12,13 +12,13 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 pub use self::rows::Row;
 
-/// How many routes the table holds, served or not.
+/// How many routes the table can hold, with or without instances.
 const MAX_ROUTES_IN_TABLE: usize = 10_000;
 
-/// The route table. `T` is the handle of an instance: a link, or in tests anything.
+/// The route table. `T` is the handle of an instance: a link, or any value in tests.
 #[derive(Debug)]
 pub struct Routes<T> {
-    /// By path and then by method: one lookup finds the route, or the methods that the path allows.
+    /// Routes by path, then by method. One lookup finds the route, or the methods that the path allows.
     paths: HashMap<String, BTreeMap<String, Route<T>>>,
     count: usize,
 }
@@ -28,7 +28,7 @@ struct Route<T> {
     /// The service that registered it last.
     service: String,
     instances: Vec<Instance<T>>,
-    /// Where the search for the least busy instance begins. It moves, so that ties are broken round-robin.
+    /// The index where the search for the least busy instance begins. It moves, so ties are broken round-robin.
     turn: AtomicUsize,
 }
 
@@ -41,11 +41,11 @@ struct Instance<T> {
 /// The meaning of a method and a path.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Resolved<'a> {
-    /// The route under this path, and the last segment of the request if it was cut off.
+    /// The path of the route, and the last segment of the request if it was cut off.
     Route(&'a str, Option<&'a str>),
-    /// The path is known, with these methods.
+    /// The path exists, with these methods.
     MethodNotAllowed(Vec<String>),
-    /// The path is not known.
+    /// The path does not exist.
     NotFound,
 }
 
@@ -56,8 +56,8 @@ impl<T> Default for Routes<T> {
 }
 
 impl<T: Clone> Routes<T> {
-    /// Makes `urls` the routes of the instance at `address`, in place of those it had. Returns for the log what was
-    /// added (`+`) and removed (`-`). Skips an URL that is not `METHOD/path`, because no request can ask for it.
+    /// Replaces the routes of the instance at `address` with `urls`. Returns the added (`+`) and removed (`-`) routes
+    /// for the log. Skips a URL that is not `METHOD/path`, because no request can reach it.
     pub fn set(&mut self, address: &str, service: &str, urls: &[String], handle: &T) -> Vec<String> {
         let mut changes = Vec::new();
         let wanted: Vec<(&str, &str)> = urls.iter().filter_map(|url| split_url(url)).collect();
@@ -79,8 +79,8 @@ impl<T: Clone> Routes<T> {
         changes
     }
 
-    /// The route of this name, a new one if there is none. A full table first drops the routes without an instance.
-    /// Returns nothing if it is still full.
+    /// The route of this name, created if missing. A full table first drops the routes without an instance. Returns
+    /// `None` if it is still full.
     fn route(&mut self, method: &str, path: &str) -> Option<&mut Route<T>> {
         if !self.has_route(method, path) {
             if self.count >= MAX_ROUTES_IN_TABLE {
@@ -103,7 +103,7 @@ impl<T: Clone> Routes<T> {
         self.count = self.paths.values().map(BTreeMap::len).sum();
     }
 
-    /// Removes the instance at `address` from every route. Returns for the log what was removed.
+    /// Removes the instance at `address` from every route. Returns the removed routes for the log.
     pub fn remove(&mut self, address: &str) -> Vec<String> {
         let mut changes = Vec::new();
         self.retain_instance(address, |_, _| false, &mut changes);
@@ -152,8 +152,8 @@ impl<T: Clone> Routes<T> {
         Resolved::MethodNotAllowed(allowed.into_iter().cloned().collect())
     }
 
-    /// The instance of a route with the least `load`; ties are broken round-robin. `load` returns nothing for an
-    /// instance that cannot take a request now.
+    /// The instance of a route with the smallest `load`; ties are broken round-robin. `load` returns `None` for an
+    /// instance that cannot accept a request now.
     pub fn pick<L: Ord>(&self, method: &str, path: &str, load: impl Fn(&str, &T) -> Option<L>) -> Option<T> {
         let route = self.paths.get(path)?.get(method)?;
         let count = route.instances.len();
@@ -163,11 +163,11 @@ impl<T: Clone> Routes<T> {
         let first = route.turn.fetch_add(1, Ordering::Relaxed) % count;
         let in_turn = (first..count).chain(0..first).map(|at| &route.instances[at]);
         let able = in_turn.filter_map(|one| load(&one.address, &one.handle).map(|load| (load, &one.handle)));
-        // `min_by` returns the first of several minima, which is the one whose turn it is.
+        // `min_by` returns the first of several minima, so the instance at `turn` wins a tie.
         able.min_by(|(one, _), (other, _)| one.cmp(other)).map(|(_, handle)| handle.clone())
     }
 
-    /// Whether any route has an instance that `able` accepts.
+    /// True if any route has an instance that `able` accepts.
     pub fn has_instance(&self, able: impl Fn(&T) -> bool) -> bool {
         self.paths
             .values()
@@ -176,7 +176,7 @@ impl<T: Clone> Routes<T> {
             .any(|one| able(&one.handle))
     }
 
-    /// All routes, sorted by path and method, with those of their instances that `able` accepts.
+    /// All routes, sorted by path and method, with the instances that `able` accepts.
     #[must_use]
     pub fn rows(&self, able: impl Fn(&T) -> bool) -> Vec<Row> {
         let mut rows = Vec::with_capacity(self.count);
@@ -204,16 +204,16 @@ impl<T> Route<T> {
     }
 }
 
-/// `GET/users` as `GET` and `/users`.
+/// Splits `GET/users` into `GET` and `/users`.
 fn split_url(url: &str) -> Option<(&str, &str)> {
     let (method, path) = url.split_at(url.find('/')?);
-    // Both appear in answers and in the log. The text of a node must not forge a header or a line.
+    // Both appear in answers and in the log. A node's text must not forge a header or a line.
     let is_method =
         !method.is_empty() && method.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
     (is_method && !path.contains(char::is_control)).then_some((method, path))
 }
 
-/// A path without its last segment, and that segment. Returns nothing if either would be empty.
+/// Splits a path into its parent and its last segment. Returns `None` if either would be empty.
 fn split_parent(path: &str) -> Option<(&str, &str)> {
     let (parent, segment) = path.rsplit_once('/')?;
     (!parent.is_empty() && !segment.is_empty()).then_some((parent, segment))

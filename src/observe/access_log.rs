@@ -1,4 +1,4 @@
-//! The access log: one line per request, on stderr among the other lines (`docs/seeing.md`).
+//! The access log: one line per request, on stderr with the other lines (`docs/seeing.md`).
 //!
 //! ```text
 //! 2026-11-22T19:43:22.123Z ACCESS id=5c1e-7 client=127.0.0.1 method=GET path=/users/1 route=/users instance=127.0.0.1:9020 status=200 bytes=153 ms=0.412
@@ -6,7 +6,7 @@
 //! ```
 //!
 //! The gateway writes the first line, a service the second. No field contains a space, and `-` is an empty field.
-//! Queries are not logged, since they may contain secrets.
+//! Queries are not logged, because they may contain secrets.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,10 +15,10 @@ use std::time::Duration;
 use crate::clock::three_digits;
 use crate::observe::log_writer;
 
-/// The longest line, in bytes. The limits of its fields keep it shorter.
+/// The maximum length of a line, in bytes. The limits of its fields keep it shorter.
 const MAX_LINE_BYTES: usize = 1536;
 
-/// The longest text of one field, in bytes. A longer one is cut.
+/// The maximum length of the text of one field, in bytes. A longer text is cut.
 const MAX_TEXT_BYTES: usize = 160;
 
 static ON: AtomicBool = AtomicBool::new(false);
@@ -28,7 +28,7 @@ pub fn set(on: bool) {
     ON.store(on, Ordering::Relaxed);
 }
 
-/// Whether the access log is on.
+/// True if the access log is on.
 #[must_use]
 pub fn is_on() -> bool {
     ON.load(Ordering::Relaxed)
@@ -37,17 +37,17 @@ pub fn is_on() -> bool {
 /// An HTTP request that was answered.
 #[derive(Debug)]
 pub struct HttpLine<'a> {
-    /// Its id, which the services log too.
+    /// Its id. The services log it too.
     pub id: &'a str,
     /// The client.
     pub client: IpAddr,
-    /// The method, unless the request could not be read.
+    /// The method. `None` if the request could not be parsed.
     pub method: Option<&'a str>,
-    /// Its target as it came. The log shows only the path.
+    /// Its target as received. The log shows only the path.
     pub target: Option<&'a str>,
     /// The route that it reached.
     pub route: Option<&'a str>,
-    /// The instance that was asked last. None if the gateway answered by itself.
+    /// The instance that was asked last. `None` if the gateway answered without one.
     pub instance: Option<&'a str>,
     /// The status of the answer.
     pub status: u16,
@@ -60,7 +60,7 @@ pub struct HttpLine<'a> {
 /// A request that a service answered.
 #[derive(Debug)]
 pub struct ServiceLine<'a> {
-    /// The id that the gateway gave it.
+    /// The id that the gateway assigned.
     pub id: Option<&'a str>,
     /// The other end of its connection.
     pub peer: SocketAddr,
@@ -123,10 +123,10 @@ fn path(target: &str) -> Option<&str> {
     Some(after_scheme.unwrap_or(target)).filter(|path| path.starts_with('/'))
 }
 
-// The following functions do not use the formatting of the standard library. Every request in every process needs them,
-// and formatting would be most of the cost of a line.
+// The following functions avoid the formatting of the standard library. Every request in every process needs them, and
+// formatting would be most of the cost of a line.
 
-/// Writes a field. Bytes that could end it or begin another one are percent-encoded.
+/// Writes a field. Percent-encodes bytes that could end it or begin another one.
 fn push_text(line: &mut Vec<u8>, name: &str, text: Option<&str>) {
     line.extend_from_slice(name.as_bytes());
     let Some(text) = text.filter(|text| !text.is_empty()) else { return line.push(b'-') };
@@ -177,7 +177,7 @@ fn push_address(line: &mut Vec<u8>, name: &str, address: SocketAddr) {
     }
 }
 
-/// Milliseconds, with three decimals.
+/// Writes milliseconds with three decimals.
 fn push_millis(line: &mut Vec<u8>, name: &str, took: Duration) {
     push_number(line, name, took.as_millis());
     line.push(b'.');

@@ -1,9 +1,9 @@
 //! Writes every log line to stderr.
 //!
-//! The reader of stderr may be slow or hang, and then a write blocks. So no request writes: lines are appended to a
-//! bounded buffer under a short lock, and the thread `log` writes the buffer, whole lines only. Access lines are
-//! written in batches, any other line at once. When the buffer is full, lines are dropped and counted, and the next
-//! batch reports the loss.
+//! The reader of stderr may be slow or hang, and then a write blocks. So requests do not write. They append lines to a
+//! bounded buffer under a short lock, and the thread `log` writes the buffer, whole lines only. It writes access lines
+//! in batches and any other line at once. When the buffer is full, lines are dropped and counted. The next batch
+//! reports the loss.
 
 use std::io::{self, Write};
 use std::mem;
@@ -15,19 +15,19 @@ use crate::observe::metrics::LOG;
 use crate::sync::lock;
 use crate::thread::spawn;
 
-/// How full the buffer may be before access lines are dropped, in bytes.
+/// The buffer size above which access lines are dropped, in bytes.
 const ACCESS_LIMIT_BYTES: usize = 1024 * 1024;
 
-/// How full the buffer may be before other lines are dropped. A flood of access lines leaves room for errors.
+/// The buffer size above which other lines are dropped. So a flood of access lines leaves room for errors.
 const LIMIT_BYTES: usize = ACCESS_LIMIT_BYTES + 256 * 1024;
 
-/// With so many bytes in the buffer, a batch is written early.
+/// A batch is written early if the buffer has this many bytes.
 const EARLY_BYTES: usize = ACCESS_LIMIT_BYTES / 4;
 
 /// How long access lines are collected after a write.
 const BATCH_TIME: Duration = Duration::from_millis(10);
 
-/// A larger buffer is returned to the allocator.
+/// A larger buffer is freed.
 const KEEP_BYTES: usize = 2 * EARLY_BYTES;
 
 static BUFFER: Buffer =
@@ -35,7 +35,7 @@ static BUFFER: Buffer =
 
 struct Buffer {
     state: Mutex<LogState>,
-    /// Notified when the thread must wake.
+    /// Notified when the thread must wake up.
     appended: Condvar,
     /// Notified after each write.
     written: Condvar,
@@ -43,22 +43,22 @@ struct Buffer {
 
 struct LogState {
     lines: Vec<u8>,
-    /// Whether the lines must be written without waiting for more.
+    /// True if the lines must be written without waiting for more.
     is_urgent: bool,
     thread: ThreadState,
     access_dropped: u64,
     other_dropped: u64,
-    /// The second that `second_text` shows. It is formatted once and kept.
+    /// The second that `second_text` shows. It is formatted once and reused.
     second: u64,
     second_text: [u8; SECOND_BYTES],
 }
 
-/// What the thread does. `notify_one` makes a system call even when no thread waits, so we call it only when needed.
+/// The state of the thread. `notify_one` makes a system call even when no thread waits, so we call it only when needed.
 #[derive(PartialEq, Eq)]
 enum ThreadState {
     WaitsForAnyLine,
     WaitsForUrgentLine,
-    /// It was notified, but does not have the lock yet.
+    /// The thread was notified, but does not have the lock yet.
     Wakes,
     Writes,
 }
@@ -99,16 +99,16 @@ impl LogState {
     }
 }
 
-/// Starts the thread that writes.
+/// Starts the thread that writes the log.
 ///
 /// # Errors
-/// If the operating system starts no further thread.
+/// The operating system cannot start another thread.
 pub fn start() -> io::Result<()> {
     LazyLock::force(&LOG);
     spawn("log", || BUFFER.write_batches()).map(drop)
 }
 
-/// Logs an access line of at most `max_bytes` without blocking. `append` writes its text, without time and line end.
+/// Logs an access line of at most `max_bytes` without blocking. `append` writes its text, without time and newline.
 pub fn access_line(max_bytes: usize, append: impl FnOnce(&mut Vec<u8>)) {
     let now = since_epoch();
     let mut state = lock(&BUFFER.state);
@@ -146,7 +146,7 @@ impl Write for Lines {
     }
 }
 
-/// Waits until all lines are written, at most `timeout`: for the end of a process.
+/// Waits until all lines are written, at most `timeout`. For the end of a process.
 pub fn flush(timeout: Duration) {
     let mut state = lock(&BUFFER.state);
     state.is_urgent = true;
@@ -179,14 +179,14 @@ impl Buffer {
             state.report_loss();
             mem::swap(&mut batch, &mut state.lines);
             drop(state); // never hold the lock during I/O
-            // If stderr is gone, there is nowhere to report it.
+            // If this fails, there is no other place to report it.
             let _ = io::stderr().lock().write_all(&batch);
             batch.clear();
             batch.shrink_to(KEEP_BYTES);
         }
     }
 
-    /// Waits until the time for a batch is over or a line is urgent, and then for a first line if there is none.
+    /// Waits until the time of a batch is over or a line is urgent, and then for a first line if there is none.
     fn await_batch(&self) -> MutexGuard<'_, LogState> {
         let mut state = lock(&self.state);
         state.thread = ThreadState::WaitsForUrgentLine;

@@ -2,11 +2,11 @@
 //!
 //! Counters are atomics that belong to the whole process. A caller keeps the handle of its counter. A request looks up
 //! only its route by a label, once, behind a read lock.
-//! A value that another part knows already, such as the number of open connections, is not counted again. It is read
-//! when the metrics are requested ([`watch`]).
+//! A value that another part already knows, such as the number of open connections, is not counted again. It is read
+//! when a client requests the metrics ([`watch`]).
 //!
-//! The number of series has a limit, whatever clients send and nodes register. A route is a registered one, never the
-//! path of a client, and only a limited number of routes and statuses have their own series.
+//! The number of series has a limit, whatever clients send and nodes register. A route label is a registered route,
+//! never the path of a client. Only a limited number of routes and statuses have their own series.
 
 mod process;
 mod register;
@@ -22,26 +22,26 @@ use register::{REGISTRY, counter, counters, gauge, histogram, histograms, regist
 
 use crate::sync::{lock, read, write};
 
-/// What the text is called in HTTP.
+/// The HTTP content type of the text.
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
-/// How many routes are told apart, by method; those that are asked for later are counted together, as `other`.
+/// How many routes have their own series, per method. Later routes are counted together as `other`.
 const MAX_ROUTES: usize = 128;
 
-/// How many statuses of one route are told apart; those that come later are counted together, as `other`.
+/// How many statuses of one route have their own series. Later statuses are counted together as `other`.
 const MAX_CODES: usize = 16;
 
-/// The bounds of the latency histograms, in seconds: from what a healthy route takes to what nobody waits for.
+/// The bounds of the latency histograms, in seconds: from a healthy route to a wait that no client accepts.
 const SECONDS: [f64; 15] =
     [0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
 
-/// The methods that HTTP knows. A client may send any other text as well, which must not become a label.
+/// The methods that HTTP defines. A client may send any other text, which must not become a label.
 const METHODS: [&str; 9] = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT"];
 
-/// What stands in place of what is not told apart.
+/// The label of everything without its own series.
 const OTHER: &str = "other";
 
-/// What is looked up when the metrics are asked for.
+/// The gauges that are read when a client requests the metrics.
 static WATCHED: Mutex<Vec<Watched>> = Mutex::new(Vec::new());
 
 /// HTTP requests at the gateway.
@@ -76,7 +76,7 @@ pub static SERVICE: LazyLock<RouteTable> = LazyLock::new(|| RouteTable {
     others: OnceLock::new(),
 });
 
-/// Requests that a service works on.
+/// Requests in progress at a service.
 pub static SERVICE_IN_FLIGHT: LazyLock<IntGauge> = LazyLock::new(|| {
     gauge("pilcrow_service_requests_in_flight", "Requests that this service has read and not yet answered.")
 });
@@ -120,12 +120,12 @@ pub static STORE: LazyLock<Store> = LazyLock::new(|| Store {
     ),
 });
 
-/// Lists that a distributor pushed.
+/// Lists that a distributor has pushed.
 pub static LISTS_PUSHED: LazyLock<IntCounter> = LazyLock::new(|| {
     counter("pilcrow_lists_pushed_total", "Lists that were sent to registered nodes after a change.")
 });
 
-/// Log lines that nobody read in time.
+/// Log lines that were dropped because the buffer was full.
 pub static LOG: LazyLock<LogLines> = LazyLock::new(|| LogLines {
     access_dropped: counter(
         "pilcrow_access_log_dropped_total",
@@ -137,18 +137,18 @@ pub static LOG: LazyLock<LogLines> = LazyLock::new(|| LogLines {
     ),
 });
 
-/// What the mesh and its links count.
+/// The counters of the mesh and its links.
 #[derive(Debug)]
 pub struct Calls {
-    /// Replies for which nobody waits.
+    /// Replies without a waiter.
     pub orphans: IntCounter,
-    /// Calls that went to a second instance.
+    /// Calls that were retried on a second instance.
     pub retries: IntCounter,
-    /// Instances set aside.
+    /// Times that an instance was set aside.
     pub ejections: IntCounter,
 }
 
-/// What packet connections count.
+/// The metrics of packet connections.
 #[derive(Debug)]
 pub struct Wire {
     rejected: IntCounterVec,
@@ -156,28 +156,28 @@ pub struct Wire {
     pub overflows: IntCounter,
 }
 
-/// What the store of the users service counts.
+/// The metrics of the users service's store.
 #[derive(Debug)]
 pub struct Store {
-    /// Changes committed.
+    /// Committed changes.
     pub changes: IntCounter,
     /// Writes per transaction.
     pub batch: Histogram,
-    /// How long transactions take.
+    /// The duration of transactions.
     pub seconds: Histogram,
 }
 
-/// What the way to stderr counts.
+/// The counters of the log writer.
 #[derive(Debug)]
 pub struct LogLines {
-    /// Access lines dropped.
+    /// Dropped access lines.
     pub access_dropped: IntCounter,
-    /// Other lines dropped.
+    /// Dropped other lines.
     pub other_dropped: IntCounter,
 }
 
 impl Wire {
-    /// Shows a series for each reason from the start: Prometheus sees the first rejection only as a rise from 0.
+    /// Creates a series for each reason at the start. Prometheus sees the first rejection only as a rise from 0.
     pub fn show_reasons(&self, reasons: &[&str]) {
         for reason in reasons {
             self.rejected.with_label_values(&[*reason]).inc_by(0);
@@ -192,7 +192,7 @@ impl Wire {
     }
 }
 
-/// Connections of one port: those beyond its limit.
+/// The counter of connections that one port rejected because they exceeded its limit.
 #[must_use]
 pub fn connections_refused(port: &str) -> IntCounter {
     static REFUSED: LazyLock<IntCounterVec> = LazyLock::new(|| {
@@ -205,24 +205,24 @@ pub fn connections_refused(port: &str) -> IntCounter {
     REFUSED.with_label_values(&[port])
 }
 
-/// A number that is looked up when the metrics are asked for.
+/// A value that is read when a client requests the metrics.
 #[derive(Debug, Clone, Copy)]
 pub enum Gauge<'a> {
     /// HTTP requests in flight to services.
     HttpInFlight,
     /// Open streams.
     Streams,
-    /// Links in this state.
+    /// The number of links in this state.
     Links(&'a str),
-    /// Open connections of this port.
+    /// The open connections of this port.
     Connections(&'a str),
-    /// Jobs that wait for a thread of this pool.
+    /// The jobs that wait for a thread of this pool.
     PoolWaiting(&'a str),
-    /// Writes that wait for the writer thread.
+    /// The writes that wait for the writer thread.
     WritesWaiting,
-    /// Changes that are committed and that the feed has not sent.
+    /// Committed changes that the feed has not sent yet.
     FeedLag,
-    /// Nodes that have registered.
+    /// The registered nodes.
     Nodes,
 }
 
@@ -262,14 +262,14 @@ impl Gauge<'_> {
     }
 }
 
-/// One who is asked for a number.
+/// A source of a gauge's value.
 struct Watched {
     gauge: IntGauge,
     look: Box<dyn Fn() -> Option<usize> + Send>,
 }
 
-/// Has `look` asked for a number whenever the metrics are asked for. Once it answers nothing, what it looked at is
-/// gone, and it is asked no more. Several that tell of the same gauge are added up.
+/// Calls `look` for a value whenever a client requests the metrics. When `look` returns `None`, its subject has ended,
+/// and it is never called again. The values of several sources for one gauge are added.
 ///
 /// It runs under the lock of the metrics and must not wait.
 pub fn watch(gauge: Gauge<'_>, look: impl Fn() -> Option<usize> + Send + 'static) {
@@ -277,7 +277,7 @@ pub fn watch(gauge: Gauge<'_>, look: impl Fn() -> Option<usize> + Send + 'static
     lock(&WATCHED).push(watched);
 }
 
-/// Says in the metrics which process this is.
+/// Adds the identity of this process to the metrics.
 pub fn introduce(process: &str) {
     let info = IntGaugeVec::new(
         Opts::new("pilcrow_build_info", "Always 1; which process this is, and of which version."),
@@ -290,7 +290,7 @@ pub fn introduce(process: &str) {
 /// All metrics of this process.
 #[must_use]
 pub fn text() -> String {
-    // Held to the end: two who ask at the same time must not read each other's half-done sums.
+    // Hold the lock to the end: two concurrent requests must not read each other's incomplete sums.
     let mut watched = lock(&WATCHED);
     for one in &*watched {
         one.gauge.set(0);
@@ -312,11 +312,11 @@ pub struct RouteTable {
     answers: IntCounterVec,
     seconds: HistogramVec,
     routes: RwLock<KnownRoutes>,
-    /// All routes that came when the table was full.
+    /// All routes that arrived when the table was full.
     others: OnceLock<Arc<RouteSeries>>,
 }
 
-/// The routes that are told apart.
+/// The routes with their own series.
 #[derive(Default)]
 struct KnownRoutes {
     /// By route, then by method.
@@ -336,8 +336,8 @@ impl KnownRoutes {
 
 /// The answers of one route.
 pub struct RouteSeries {
-    /// By status or errorcode, in the order in which they were first seen: an answer finds its own by a few
-    /// comparisons, without a lock.
+    /// By status or errorcode, in the order of first appearance. An answer finds its counter with a few comparisons,
+    /// without a lock.
     codes: [OnceLock<(u16, IntCounter)>; MAX_CODES],
     others: OnceLock<IntCounter>,
     seconds: Histogram,
@@ -347,7 +347,7 @@ pub struct RouteSeries {
 }
 
 impl RouteTable {
-    /// The series of a route that a node has registered, or of all that reaches none. Look it up once.
+    /// The series of a registered route, or the shared series of requests that reach none. Look it up once.
     #[must_use]
     pub fn of(&self, method: &str, route: Option<&str>) -> Arc<RouteSeries> {
         let (method, route) = match route {
@@ -366,7 +366,7 @@ impl RouteTable {
         self.first_of(method, route).unwrap_or_else(others)
     }
 
-    /// The series of a route that is asked for the first time; nothing if the table is full.
+    /// Creates the series of a new route. `None` if the table is full.
     #[cold]
     fn first_of(&self, method: &str, route: &str) -> Option<Arc<RouteSeries>> {
         let mut routes = write(&self.routes);
@@ -412,7 +412,7 @@ impl RouteSeries {
     }
 }
 
-/// This method if HTTP knows it, else `other`.
+/// This method if HTTP defines it, else `other`.
 fn known_method(method: &str) -> &str {
     METHODS.into_iter().find(|known| *known == method).unwrap_or(OTHER)
 }

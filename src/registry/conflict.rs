@@ -1,23 +1,23 @@
-//! Two programs with one name: they would take turns on the routes that both have.
+//! Conflicts: two programs with one name would take turns on the routes that both have.
 
 use std::collections::HashSet;
 use std::fmt;
 
 use crate::node::Node;
 
-/// The most routes that a [`Conflict`] names for each side.
+/// How many routes a [`Conflict`] names for each side.
 const SHOWN_ROUTES: usize = 10;
 
-/// Two instances with one name and different routes: different programs, or different versions of one.
+/// Two instances with one name and different routes. They are different programs, or different versions of one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Conflict {
     name: String,
-    /// The address of each, and the routes that only this one has.
+    /// The address of each side, and the routes that only this side has.
     sides: [(String, Vec<String>); 2],
 }
 
 impl Conflict {
-    /// The conflict between two nodes, if there is one. A node that leaves, or that has no routes, is in none.
+    /// The conflict between two nodes, if there is one. A node that leaves, or that has no routes, has none.
     pub(super) fn between(one: &Node, other: &Node) -> Option<Self> {
         let is_serving = |node: &Node| !node.urls.is_empty() && !node.is_leaving();
         let is_comparable = one.name == other.name && one.address() != other.address();

@@ -1,4 +1,4 @@
-//! Tests of the module above, as a value.
+//! Tests of the parent module as a value.
 
 use std::collections::HashMap;
 
@@ -21,7 +21,7 @@ fn ip(text: &str) -> IpAddr {
     text.parse().unwrap()
 }
 
-/// The list as it is sent.
+/// The list as the distributor sends it.
 fn list(registry: &Registry) -> Value {
     serde_json::to_value(registry.list()).unwrap()
 }
@@ -150,7 +150,7 @@ fn with_routes(name: &str, port: u16, urls: &[&str]) -> Node {
     node(&json!({ "port": port, "name": name, "urls": urls, "proto": "pilcrow/1" }))
 }
 
-/// Registers with another port for each connection.
+/// Registers with a different port for each connection.
 fn register_with_routes(
     registry: &mut Registry,
     connection: u64,
@@ -197,11 +197,11 @@ fn an_address_belongs_to_one_name_too() {
     registry.register(4, evil, ip("192.0.2.7")).unwrap();
     let empty = node(&json!({ "port": 9020, "name": "evil", "urls": [] }));
     assert!(registry.register(6, empty.clone(), ip(HERE)).is_err(), "it would take all routes away");
-    // No host may pass for a route, and no route for an address.
+    // A host cannot match a route, and a route cannot match an address.
     let odd = json!({ "port": 9, "name": "odd", "urls": ["GET/odd:9"], "advertise": "GET/odd" });
     registry.register(5, node(&odd), ip(HERE)).unwrap();
     assert_eq!(names(&registry), ["users", "evil", "odd"]);
-    // Nothing can be taken from one without routes, and one that was there before takes nothing either.
+    // A node without routes owns nothing, and an earlier node without routes blocks nothing either.
     let mut registry = Registry::default();
     registry.register(1, empty.clone(), ip(HERE)).unwrap();
     registry.register(2, named("users", 9020), ip(HERE)).unwrap();
@@ -277,7 +277,7 @@ fn the_list_never_becomes_longer_than_a_frame() {
     );
     assert!(registry.register(2, long("a", 9001, 300), ip(HERE)).is_ok());
     assert!(sent(&registry) < 1000 - 60);
-    // A replaced or removed entry does not count, nor does a rejected one.
+    // A replaced, removed or rejected entry does not count.
     registry.register(1, long("a", 9001, 240), ip(HERE)).unwrap();
     registry.remove(2);
     assert!(matches!(registry.register(2, long("b", 9001, 300), ip(HERE)), Err(Rejection::Taken { .. })));
@@ -288,7 +288,7 @@ fn the_list_never_becomes_longer_than_a_frame() {
     registry.register(4, long("d", 9004, 700), ip(HERE)).unwrap();
 }
 
-/// One of our own nodes, with as many routes as have this many bytes.
+/// One of our own nodes, with routes of this many bytes.
 fn ours_with(name: &str, port: u16, bytes: usize) -> Node {
     Node::ours(
         name,

@@ -1,10 +1,10 @@
-//! The route table as people see it.
+//! The route table for people.
 
 use std::collections::{BTreeSet, HashMap};
 
 use serde::Serialize;
 
-/// One row of the table, for people to look at.
+/// One row of the table.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Row {
     /// The HTTP method.
@@ -15,13 +15,13 @@ pub struct Row {
     pub service: String,
     /// The addresses of the instances that serve it now.
     pub instances: Vec<String>,
-    /// Two live instances of this service serve different routes. Absent otherwise.
+    /// Two live instances of this service with different routes. Absent if there are none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub conflict: Option<String>,
 }
 
-/// Marks the services whose instances do not all serve the same routes: two different programs with one name would
-/// take turns on the routes that both have.
+/// Marks the services whose instances have different routes. Two different programs with one name would take turns on
+/// the routes that both have.
 pub(super) fn mark_conflicts(rows: &mut [Row]) {
     let mut instances: HashMap<&str, BTreeSet<&str>> = HashMap::new();
     for row in rows.iter() {

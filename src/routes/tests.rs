@@ -1,4 +1,4 @@
-//! Tests of the module above, as a value.
+//! Tests of the parent module as a value.
 
 use std::cell::RefCell;
 
@@ -33,7 +33,7 @@ fn the_exact_path_wins_over_its_parent() {
     assert_eq!(routes.resolve("GET", "/users"), Resolved::Route("/users", None));
     assert_eq!(routes.resolve("GET", "/users/me"), Resolved::Route("/users/me", None));
     assert_eq!(routes.resolve("POST", "/users/login"), Resolved::Route("/users/login", None));
-    // No such GET: so this one is a user who is called login.
+    // `GET/users/login` does not exist, so this is a user called login.
     assert_eq!(routes.resolve("GET", "/users/login"), Resolved::Route("/users", Some("login")));
     assert_eq!(routes.resolve("GET", "/users/1"), Resolved::Route("/users", Some("1")));
     assert_eq!(routes.resolve("GET", "/users/me/1"), Resolved::Route("/users/me", Some("1")));
@@ -207,7 +207,7 @@ fn a_full_table_drops_the_routes_without_an_instance() {
         "{changes:?}"
     );
     assert_eq!(routes.rows(|_| true).len(), MAX_ROUTES_IN_TABLE);
-    // A route that is known takes no room.
+    // A known route needs no room.
     assert_eq!(routes.set("c", "one", &urls("one", 1), &3), ["+ GET /one0"]);
     routes.remove("a");
     assert_eq!(routes.set("b", "two", &urls("two", 3), &2), ["+ GET /two1", "+ GET /two2"]);
@@ -216,7 +216,7 @@ fn a_full_table_drops_the_routes_without_an_instance() {
 }
 
 proptest! {
-    /// Requests do not end here: an instance that gets one stays busier.
+    /// Requests do not end here, so an instance that gets one stays busier.
     #[test]
     fn loads_never_differ_by_more_than_one_while_nothing_ends(count in 1..6_usize, requests in 1..60_usize) {
         let addresses = ["a", "b", "c", "d", "e", "f"];

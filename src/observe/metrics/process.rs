@@ -1,6 +1,6 @@
-//! What the operating system knows of this process (Linux; elsewhere only when it began).
+//! The operating system's data about this process (Linux; on other systems only the start time).
 //!
-//! The names are those that Prometheus has for every process, whatever it is written in.
+//! Prometheus uses the same names for every process, in any programming language.
 
 use std::fs;
 use std::sync::LazyLock;
@@ -10,7 +10,7 @@ use prometheus::{Counter, IntGauge};
 use super::register::{gauge, registered};
 use crate::clock;
 
-/// In how many parts `/proc` cuts a second of processor time: the same on every Linux that we run on.
+/// How many ticks `/proc` counts per second of processor time. It is the same on every Linux that we run on.
 const TICKS_PER_SECOND: f64 = 100.0;
 
 struct Process {
@@ -33,21 +33,21 @@ static PROCESS: LazyLock<Option<Process>> = LazyLock::new(|| {
     })
 });
 
-/// Notes when this process began, and has the rest looked up when it is asked for.
+/// Records the start of this process, and registers the other values, which are read on request.
 pub(super) fn register() {
     let began = gauge("process_start_time_seconds", "Start time of the process since the Unix epoch.");
     began.set(i64::try_from(clock::since_epoch().as_secs()).unwrap_or_default());
     LazyLock::force(&PROCESS);
 }
 
-/// Looks up what changes.
+/// Reads the values that change.
 pub(super) fn look() {
     let Some(process) = &*PROCESS else { return };
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
     process.resident.set(field(&status, "VmRSS:").saturating_mul(1024));
     process.threads.set(field(&status, "Threads:"));
     let descriptors = fs::read_dir("/proc/self/fd").map_or(0, Iterator::count);
-    // Looking at the directory takes one as well.
+    // Reading the directory uses a descriptor too.
     process.descriptors.set(i64::try_from(descriptors).unwrap_or_default().saturating_sub(1).max(0));
     let stat = fs::read_to_string("/proc/self/stat").unwrap_or_default();
     process.processor.inc_by((processor_seconds(&stat) - process.processor.get()).max(0.0));
@@ -58,7 +58,7 @@ fn field(status: &str, name: &str) -> i64 {
     line.and_then(|line| line.split_whitespace().next()?.parse().ok()).unwrap_or_default()
 }
 
-/// Fields 14 and 15; the second field is the name of the process, which may contain anything.
+/// Fields 14 and 15. The second field is the name of the process, which may contain any characters.
 fn processor_seconds(stat: &str) -> f64 {
     let after_name = stat.rsplit(") ").next().unwrap_or_default();
     let ticks = after_name.split(' ').skip(11).take(2).filter_map(|ticks| ticks.parse::<u32>().ok());

@@ -1,10 +1,10 @@
-//! Series are bounded, and every name can be registered.
+//! The number of series has a limit, and every name can be registered.
 
 use std::time::Duration;
 
 use super::*;
 
-/// The samples whose name and labels begin so.
+/// The samples whose name and labels begin with this text.
 fn samples(beginning: &str) -> Vec<String> {
     text().lines().filter(|line| line.starts_with(beginning)).map(str::to_owned).collect()
 }
