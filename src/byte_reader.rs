@@ -5,10 +5,10 @@
 use std::io::{self, Read};
 use std::ops::Range;
 
-/// How much room a reader makes before it reads, in bytes. Most packets fit, several at a time.
+/// How much room a reader makes before it reads, in bytes. This fits several typical packets.
 const READ_BYTES: usize = 16 * 1024;
 
-/// The size of the first read, when there is no buffer.
+/// The size of the first read, before the reader has a buffer.
 const FIRST_BYTES: usize = 512;
 
 /// Reads ahead from any source of bytes.

@@ -170,7 +170,7 @@ impl<'a> ProofExchange<'a> {
         });
     }
 
-    /// Sends the first few bytes of this connection. They fit into the socket's buffer, so this does not wait.
+    /// Sends a packet. The first few bytes of a connection fit into the socket's buffer, so this does not wait.
     fn send(&self, packet: &ProofPacket) -> Result<(), Unproven> {
         let frame = encode(packet).map_err(io::Error::from)?;
         Ok(write_by(self.stream, &frame, self.deadline)?)

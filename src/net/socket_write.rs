@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use super::is_timeout;
 
-/// Writes once. Fails without waiting if there is no room.
+/// Writes once. Fails without waiting if the socket has no room.
 #[cfg(target_os = "linux")]
 pub(super) fn send_at_once(stream: &TcpStream, bytes: &[u8]) -> io::Result<usize> {
     const DONT_WAIT: i32 = 0x40;

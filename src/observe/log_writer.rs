@@ -179,14 +179,14 @@ impl Buffer {
             state.report_loss();
             mem::swap(&mut batch, &mut state.lines);
             drop(state); // never hold the lock during I/O
-            // If this fails, there is no other place to report it.
+            // We cannot report a failure of stderr anywhere else.
             let _ = io::stderr().lock().write_all(&batch);
             batch.clear();
             batch.shrink_to(KEEP_BYTES);
         }
     }
 
-    /// Waits until the time of a batch is over or a line is urgent, and then for a first line if there is none.
+    /// Waits until a batch is due or a line is urgent. If the buffer is then empty, it waits for a first line.
     fn await_batch(&self) -> MutexGuard<'_, LogState> {
         let mut state = lock(&self.state);
         state.thread = ThreadState::WaitsForUrgentLine;

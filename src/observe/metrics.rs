@@ -271,7 +271,7 @@ struct Watched {
 /// Calls `look` for a value whenever a client requests the metrics. When `look` returns `None`, its subject has ended,
 /// and it is never called again. The values of several sources for one gauge are added.
 ///
-/// It runs under the lock of the metrics and must not wait.
+/// `look` runs under the lock of the metrics and must not wait.
 pub fn watch(gauge: Gauge<'_>, look: impl Fn() -> Option<usize> + Send + 'static) {
     let watched = Watched { gauge: gauge.handle(), look: Box::new(look) };
     lock(&WATCHED).push(watched);

@@ -28,7 +28,7 @@ pub enum FrameError {
     NotAnObject(BadFrame, String),
     /// The peer ended the connection inside a frame.
     Truncated(BadFrame),
-    /// The peer began a frame and then fell silent.
+    /// The peer began a frame and then stopped sending.
     Stalled(BadFrame),
     /// The connection failed.
     Io(io::Error),
@@ -43,7 +43,7 @@ pub struct BadFrame {
     pub limit: usize,
     /// The beginning of the frame: escaped, at most 80 characters, and cut where a secret may follow.
     pub begins: String,
-    /// The last bytes of an unfinished frame that `begins` does not show. `None` if they may contain a secret.
+    /// The end of an unfinished frame, if `begins` does not show all of it. `None` if it may contain a secret.
     pub ends: Option<String>,
     /// The likely reason for the missing delimiter, if known.
     pub cause: Option<String>,

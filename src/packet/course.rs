@@ -75,7 +75,7 @@ pub fn is_from_pilcrow(head: &Head<'_>) -> bool {
     head.deadline_ms.is_some() || announces().is_some_and(|registration| registration.proto == PROTO)
 }
 
-/// The part before the first raw `¶` of a frame, as one of our nodes would read it. `None` if there is no raw `¶`.
+/// The part before the first raw `¶` of a frame, as one of our nodes would read it. `None` if it has none.
 #[must_use]
 pub fn before_raw_delimiter(frame: &str) -> Option<&str> {
     memchr::memmem::find(frame.as_bytes(), &DELIMITER).map(|at| &frame[..at])

@@ -1,4 +1,4 @@
-//! Cutting a stream of bytes into frames.
+//! Cuts a stream of bytes into frames.
 //!
 //! TCP delivers bytes, not packets. One packet may arrive in many pieces, even cut between the two bytes of `¶`, and
 //! many packets may arrive in one piece. [`FrameReader`] hides that. It holds at most one frame of the permitted

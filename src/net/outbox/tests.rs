@@ -1,4 +1,4 @@
-//! The outbox over a connection of its own.
+//! The outbox over a separate connection.
 
 use std::io::Read;
 use std::net::TcpListener;

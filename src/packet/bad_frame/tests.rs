@@ -1,4 +1,4 @@
-//! What the log says of bad frames.
+//! Log lines about bad frames.
 
 use super::*;
 

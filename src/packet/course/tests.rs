@@ -47,7 +47,7 @@ fn byte_by_byte(bytes: &[u8]) -> Pieces<'_> {
     Pieces { bytes, lengths: vec![1; bytes.len()] }
 }
 
-/// What a reader makes of the stream. Asking whether a frame is here changes nothing.
+/// The frames that a reader finds in the stream, and how it ends. A call of `has_frame` must not change the result.
 fn read(from: impl Read, limit: usize) -> (Vec<String>, End) {
     let mut reader = FrameReader::new(from, limit, Dialect::Course);
     let mut frames = Vec::new();
@@ -94,7 +94,7 @@ fn read_plainly(mut rest: &[u8], limit: usize) -> (Vec<String>, End) {
     }
 }
 
-/// Whether the text of an object stops inside a string. What is no object has no strings.
+/// True if the text of an object stops inside a string. Anything other than an object has no strings.
 fn is_in_string(text: &[u8]) -> bool {
     let (mut inside, mut is_escaped) = (false, false);
     for byte in text {
@@ -190,7 +190,7 @@ fn a_long_string_of_delimiters_costs_no_more_than_its_length() {
     let text = "¶".repeat(DEFAULT_MAX_FRAME_BYTES / 2 - 100);
     let frame = format!("{{\"a\":\"{text}\"}}¶").into_bytes();
     let mut reader = FrameReader::new(byte_by_byte(&frame), DEFAULT_MAX_FRAME_BYTES, Dialect::Course);
-    // A search that began anew with each read would look at 500 GB.
+    // A search that restarted with each read would look at 500 GB.
     while !reader.has_frame() {
         assert_eq!(reader.fill().unwrap(), 1);
     }
