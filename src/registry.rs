@@ -2,8 +2,8 @@
 //!
 //! A registration lives exactly as long as its connection: the end of the read loop *is* the deregistration.
 //!
-//! A route and an address belong to the *name* that registered them. Instances of one service share both. If a node of
-//! another name registers one of them, it is rejected while an instance of the owner is registered.
+//! A route and an address belong to the *name* that registered them. Instances of one service share both. A node of
+//! another name that tries to register one of them is rejected while an instance of the owner is registered.
 //!
 //! *Invariant:* no list has one route under two names, or the address of a node with routes under another name.
 
@@ -167,8 +167,8 @@ impl Registry {
     }
 }
 
-/// The size of a node in a list: its JSON and the comma behind it. A node may announce its leave even when the list is
-/// full, so each entry reserves room for that from the beginning.
+/// The size of a node in a list: its JSON and the comma behind it. A node may announce that it leaves even if the list
+/// is full, so each entry reserves room for that from the beginning.
 fn entry_bytes(node: &Node) -> usize {
     // Nodes are text and numbers, so they always have a JSON form.
     encode(node).map_or(0, |frame| frame.len() + 1 + LEAVING_BYTES)

@@ -4,7 +4,7 @@
 //! but every request on it times out. So a link counts consecutive timeouts and lost connections.
 //!
 //! - After one failure, *reads* go to other instances for 3 s.
-//! - After three, all requests do, for 3 s. If the instance does not recover, the time doubles, up to 60 s.
+//! - After three failures, all requests do so for 3 s. If the instance does not recover, the time doubles, up to 60 s.
 //! - After that time, single reads try the instance. A read without an answer is retried on another instance.
 //! - One answer in time resets everything, whatever its content.
 //!
