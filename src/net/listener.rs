@@ -115,7 +115,10 @@ impl Listener {
         Ok(Some(Self { socket, address, is_inherited: true }))
     }
 
-    /// Returns `None`, because this system has no such sockets. Never fails.
+    /// Returns `None`, because this system has no such sockets.
+    ///
+    /// # Errors
+    /// Never fails. It has the type of the Unix version, so callers need no `cfg`.
     #[cfg(not(unix))]
     pub fn inherit() -> io::Result<Option<Self>> {
         Ok(None)

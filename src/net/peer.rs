@@ -25,7 +25,7 @@ use crate::packet::{Answer, DELIMITER, Dialect, Failure, Head, Key, Reply, cours
 /// How long to wait for unfinished answers after the peer has stopped sending.
 const LINGER: Duration = Duration::from_secs(10);
 
-/// The longest deadline that a request can state.
+/// A longer timeout in a request is cut to this.
 const LONGEST_WAIT_MS: u64 = 3_600_000;
 
 /// Handles the packets that peers send.
