@@ -1,7 +1,7 @@
 //! Membership: keeps this node registered at the distributors and follows the lists that they push.
 //!
 //! A registration has key 0, so an accepted one gets no reply. The first list that contains this node confirms it.
-//! If one of our distributors rejects it, it sends the reason and closes the connection.
+//! If one of our distributors rejects it, the distributor sends the reason and closes the connection.
 
 use std::collections::HashSet;
 use std::io;

@@ -25,7 +25,7 @@ use crate::sync::{lock, read, write};
 /// The HTTP content type of the text.
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
-/// How many routes have their own series, per method. Later routes are counted together as `other`.
+/// How many pairs of method and route have their own series. Later ones are counted together as `other`.
 const MAX_ROUTES: usize = 128;
 
 /// How many statuses of one route have their own series. Later statuses are counted together as `other`.
