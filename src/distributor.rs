@@ -1,12 +1,12 @@
 //! The distributor: the service registry over TCP.
 //!
-//! Nodes connect and register. The distributor sends them the list of all nodes whenever it changes. No request
-//! between services passes through it. A distributor that ends takes nothing down.
+//! Nodes connect and register. The distributor pushes the list of all nodes whenever it changes. Requests between
+//! services do not pass through it. If it stops, the nodes continue.
 //!
-//! With many nodes the list is long, and every change is for everybody. Pushing each change by itself would cost
-//! the square of the number of nodes, each time. So changes that come together are pushed together, the list is
-//! encoded once and shared, a node that reads slowly skips lists that are out of date, and all pushes together keep
-//! to a limit of bytes per second.
+//! With many nodes the list is long, and every node needs every change. A separate push for each change would cost the
+//! square of the number of nodes, each time. So changes that arrive together are pushed together, and the list is
+//! encoded once and shared. A node that reads slowly skips lists that are out of date. A limit of bytes per second
+//! applies to all pushes together.
 
 mod members;
 
@@ -40,7 +40,7 @@ pub struct Distributor {
 }
 
 impl Distributor {
-    /// Serves the registry on this port. With a secret, only nodes that prove it are served.
+    /// Serves the registry on this port. With a secret, it serves only nodes that prove it.
     ///
     /// # Errors
     /// If the operating system starts no further thread.
@@ -65,32 +65,32 @@ impl Distributor {
         Ok(Self { serving })
     }
 
-    /// Where it listens.
+    /// The address on which it listens.
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.serving.address()
     }
 
-    /// Stops it. Every node keeps its links and registers again with the next distributor.
+    /// Stops it. Every node keeps its links, and registers again with the next distributor.
     pub fn stop(self, limit: Duration) {
         self.serving.drain(limit);
     }
 }
 
-/// Answers the packets that nodes send.
+/// Answers the packets of the nodes.
 struct Registrar {
     members: Arc<Mutex<Members>>,
-    /// A message wakes the push thread. One that is queued already is enough.
+    /// A message wakes the push thread. One queued message is enough.
     changed: Sender<()>,
 }
 
 impl Answerer for Registrar {
-    /// Everybody who connects is sent the list at once, if a course node could read it.
+    /// Sends the list to every new connection immediately, if a course node could read it.
     fn connected(&self, peer: &Arc<Peer>) {
         log_limited(Level::Info, "connected", peer, format_args!("{} connected", peer.address()));
         let frame = lock(&self.members).list_frame();
-        // A course node dies of a longer list, and a peer does not say what it is before it registers.
-        // A node of ours gets the list when it has registered.
+        // A longer list crashes a course node, and the type of a peer is unknown before it registers. A node of ours
+        // gets the list when it has registered.
         if frame.len() > COURSE_MAX_BYTES {
             return;
         }
@@ -102,7 +102,7 @@ impl Answerer for Registrar {
         let uri = head.uri.as_deref().map(|uri| uri.trim_start_matches('/'));
         let outcome = match (head.method.as_deref(), uri) {
             (Some("POST"), Some("distributes")) => return self.register(peer, head),
-            // The distributor registers no route, so no gateway leads here.
+            // The distributor registers no route, so no gateway routes to it.
             (Some("GET"), Some("metrics")) => Reply::ok(metrics::text()),
             (Some("GET"), Some("distributes")) => Reply::ok(lock(&self.members).registry.list()),
             (Some(method), Some(uri)) => Err(Failure::not_found(format!(
@@ -148,7 +148,7 @@ impl Registrar {
                 log_limited(Level::Warn, "conflict", peer, format_args!("{conflict}"));
             }
         }
-        // Also after a rejection: it may have marked a node that leaves.
+        // After a rejection too: it may have marked a node that leaves.
         let _ = self.changed.try_send(());
         added.map(|_| ()).map_err(|why| {
             let status = if matches!(why, Rejection::Taken { .. }) { 409 } else { 413 };
@@ -156,14 +156,14 @@ impl Registrar {
         })
     }
 
-    /// Tells a node why its registration was rejected, and closes its connection: nodes retry every 3 s. A connection
-    /// that registered before keeps what it has.
+    /// Reports to a node why its registration was rejected, and closes its connection: nodes retry every 3 s. A
+    /// connection that registered before keeps its registration.
     fn reject(&self, peer: &Arc<Peer>, head: &Head<'_>, mut failure: Failure, is_ours: bool) {
         failure.errormessage = format!("registration rejected: {}", failure.errormessage);
         let stays = lock(&self.members).registry.get(peer.id()).is_some();
         let then = if stays { "its earlier registration stays" } else { "closing its connection" };
         log_limited(Level::Warn, "rejected", peer, format_args!("{}: {failure}; {then}", peer.address()));
-        // A course node may end when a packet comes that it did not ask for. Ours log the reason.
+        // A course node may crash on a packet that it did not request. Our nodes log the reason.
         if let Some(key) = head.answer_key().filter(|_| is_ours || !head.is_notice()) {
             peer.answer(Some(&key), &Err(failure), usize::MAX);
         }
@@ -180,19 +180,19 @@ fn read_node(head: &Head<'_>) -> Result<Node, Failure> {
     Node::from_json(&params).map_err(Failure::bad_request)
 }
 
-/// Answers, unless nobody waits. A packet for `/distributes` with key 0 is a notice, like the list.
+/// Answers, unless the packet is a notice. A packet for `/distributes` with key 0 is a notice, like the list.
 fn answer(peer: &Peer, head: &Head<'_>, outcome: &Result<Reply, Failure>) {
     if let Some(key) = head.answer_key().filter(|_| !head.is_notice()) {
         peer.answer(Some(&key), outcome, usize::MAX);
     }
 }
 
-/// Logs what any stranger can cause, so that a flood of it does not fill the log.
+/// Logs events that any stranger can cause, at a limited rate, so that they cannot flood the log.
 fn log_limited(level: Level, kind: &'static str, peer: &Peer, line: Arguments<'_>) {
     say(level, kind, peer.address().ip(), line);
 }
 
-/// A node in the words of a log line.
+/// Describes a node for a log line.
 fn describe(node: &Node) -> String {
     let leaving = if node.is_leaving() { ", leaving" } else { "" };
     let routes = if node.urls.is_empty() { "none".to_owned() } else { node.urls.join(" ") };

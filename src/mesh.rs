@@ -1,7 +1,7 @@
-//! The mesh: what any process needs to call services by `METHOD /path`.
+//! The mesh: it lets any process call services by `METHOD /path`.
 //!
-//! A mesh follows the lists of the distributors, keeps one link to each instance, and calls the least busy instance
-//! of a route. The gateway is written with it. No call goes through a distributor.
+//! A mesh follows the lists of the distributors, keeps one link to each instance, and calls the least busy instance of
+//! a route. The gateway is built on it. No call goes through a distributor.
 //!
 //! - This file calls: [`Mesh::exchange`] picks an instance, sends, waits, and handles failures.
 //! - `link_table` knows which instance serves which route.
@@ -42,21 +42,21 @@ pub struct Mesh {
     limits: LinkLimits,
     table: RwLock<LinkTable>,
     closing: AtomicBool,
-    /// What its links prove, once it belongs to a cluster.
+    /// The secret that its links prove, after it has joined a cluster.
     secret: OnceLock<Option<Secret>>,
 }
 
-/// How a call ended, and which instance was asked.
+/// How a call ended, and which instance was called.
 #[derive(Debug)]
 pub struct Exchange {
-    /// The last link that was tried. There is none if no instance could be asked.
+    /// The last link that was tried. `None` if no instance could be called.
     pub asked: Option<Arc<Link>>,
-    /// The reply, or the outcome instead.
+    /// The reply, or the outcome of a call without a reply.
     pub outcome: Result<ReplyFrame, Outcome>,
 }
 
 impl Mesh {
-    /// A mesh without instances. It learns of them from lists ([`Mesh::on_list`]).
+    /// A mesh without instances. Lists add them ([`Mesh::on_list`]).
     #[must_use]
     pub fn new(limits: LinkLimits) -> Arc<Self> {
         let (table, closing) = (RwLock::new(LinkTable::default()), AtomicBool::new(false));
@@ -78,7 +78,7 @@ impl Mesh {
         }
     }
 
-    /// Registers `node` with every distributor and follows their lists. Dropping the membership ends both.
+    /// Registers `node` with every distributor and follows their lists. Dropping the membership undoes both.
     ///
     /// # Errors
     /// If the operating system starts no further thread.
@@ -94,8 +94,8 @@ impl Mesh {
         Ok((mesh, membership))
     }
 
-    /// What to do with a distributor's list. The links to those that it names prove this secret, if there is one;
-    /// a mesh belongs to one cluster, that of the first call.
+    /// Returns the function that applies a distributor's list. The links that it opens prove this secret, if there is
+    /// one. A mesh belongs to one cluster: that of the first call.
     #[must_use]
     pub fn on_list(self: &Arc<Self>, secret: Option<&Secret>) -> Arc<OnList> {
         self.secret.get_or_init(|| secret.cloned());
@@ -103,12 +103,12 @@ impl Mesh {
         Arc::new(move |place, nodes| mesh.follow(place, nodes))
     }
 
-    /// Calls a route and waits for its reply: at most as long as the asker whose `context` this is still waits, or
-    /// 5 s. A path such as `/users/1` is understood as by the gateway. Returned is the whole reply packet.
+    /// Calls a route and returns the whole reply packet. It waits at most as long as the asker of `context` waits, or
+    /// else 5 s. It reads a path such as `/users/1` as the gateway does.
     ///
     /// # Errors
-    /// What the service refuses, in its words; 404 and 405 for what nobody has registered; 502, 503 and 504 as at
-    /// the gateway; 508 if this request has already come through too many services.
+    /// The service's own failures; 404 and 405 for a route that is not registered; 502, 503 and 504 as at the gateway;
+    /// 508 if this request has already passed too many services.
     pub fn call<T: Serialize>(
         &self,
         context: &Context,
@@ -143,13 +143,13 @@ impl Mesh {
         read_reply(&reply)
     }
 
-    /// What a method and a path mean to the route table.
+    /// Looks up a method and a path in the route table.
     #[must_use]
     pub fn resolve<'a>(&self, method: &str, path: &'a str) -> Resolved<'a> {
         read(&self.table).routes.resolve(method, path)
     }
 
-    /// The dialect of those who serve a route, if anybody does just now.
+    /// The dialect of the instances that serve a route now, if there are any.
     #[must_use]
     pub fn dialect(&self, method: &str, path: &str) -> Option<Dialect> {
         self.pick(method, path, None).map(|link| link.dialect())
@@ -157,22 +157,22 @@ impl Mesh {
 
     /// Calls a route and waits for the reply until `deadline`.
     ///
-    /// A request that was not sent is tried once more, on another instance. So is a read whose link was lost, or
-    /// that has no reply after half of its time.
+    /// A request that was not sent is retried once, on another instance. The same applies to a read whose link was
+    /// lost, or that has no reply after half of its time.
     pub fn exchange(&self, request: &Outgoing<'_>, deadline: Instant) -> Exchange {
         if request.hops > MAX_HOPS {
             return Exchange { asked: None, outcome: Err(Outcome::Refused(Refusal::Ring)) };
         }
-        // Pick.
+        // Pick an instance.
         let Some(first) = self.pick(request.method, request.uri, None) else {
             return Exchange { asked: None, outcome: Err(Outcome::Refused(Refusal::Down)) };
         };
-        // Send.
+        // Send the request.
         let mut call = match first.begin(request, deadline) {
             Ok(call) => call,
             Err(refused) => return self.fail_or_retry(request, deadline, &first, refused),
         };
-        // Wait.
+        // Wait for the reply.
         let patience = match intent(request.method) {
             Intent::Read => call.halfway(),
             Intent::Write => deadline,
@@ -182,12 +182,12 @@ impl Mesh {
             Some(Err(why)) => why,
             None => return self.replace(request, deadline, &first, call),
         };
-        // The failure cases.
+        // Handle the failures.
         drop(call);
         self.fail_or_retry(request, deadline, &first, why)
     }
 
-    /// Asks another instance instead, if the request may be sent again: it never left, or it is a read whose link was
+    /// Retries on another instance, if the request may be sent again: it was never sent, or it is a read whose link was
     /// lost.
     #[cold]
     fn fail_or_retry(
@@ -210,8 +210,8 @@ impl Mesh {
         Exchange { asked: Some(second), outcome }
     }
 
-    /// Asks another instance in the place of one that has been silent for half of the time of a read, if there is one
-    /// that takes the request and has not been set aside itself.
+    /// Retries a read on another instance, after the first was silent for half of the time. The other instance must
+    /// accept the request and must not be an outlier.
     #[cold]
     fn replace(
         &self,
@@ -221,7 +221,7 @@ impl Mesh {
         silent: Call<'_>,
     ) -> Exchange {
         let second = self.pick(request.method, request.uri, Some(first.address()));
-        // A request that waits in the window of a course service stays there: a burst must not move to another one.
+        // A request that waits in the window of a course service stays there: a burst must not move elsewhere.
         let second = second.filter(|second| !second.is_aside() && !silent.is_waiting_for_turn());
         let Some((second, call)) =
             second.as_ref().and_then(|second| Some((second, second.begin(request, deadline).ok()?)))
@@ -246,7 +246,7 @@ impl Mesh {
         link.ok_or(Outcome::Refused(Refusal::Down))?.open_stream(request, deadline)
     }
 
-    /// Ends all streams, since this process is about to end. Their readers are notified.
+    /// Ends all streams, since this process stops. Their readers are notified.
     pub fn close_streams(&self) {
         self.closing.store(true, Ordering::SeqCst);
         let links: Vec<Arc<Link>> = read(&self.table).links.values().cloned().collect();
@@ -255,13 +255,13 @@ impl Mesh {
         }
     }
 
-    /// Whether this process is about to end.
+    /// Whether this process is about to stop.
     #[must_use]
     pub fn is_closing(&self) -> bool {
         self.closing.load(Ordering::SeqCst)
     }
 
-    /// Sends a request to which no reply is wanted to one instance of its route. Returned is the link that took it.
+    /// Sends a request that needs no reply to one instance of its route. Returns the link that accepted it.
     ///
     /// # Errors
     /// [`Outcome::Refused`] if it was not sent.
@@ -270,13 +270,13 @@ impl Mesh {
         link.notify(request).map(|()| link)
     }
 
-    /// Whether at least one route has an instance that takes requests.
+    /// Whether at least one route has an instance that accepts requests.
     #[must_use]
     pub fn ready(&self) -> bool {
         read(&self.table).routes.has_instance(|link| link.load().is_some())
     }
 
-    /// The route table, with the instances that take requests.
+    /// The route table, with the instances that accept requests.
     #[must_use]
     pub fn routes(&self) -> Vec<Row> {
         read(&self.table).routes.rows(|link| link.load().is_some())
@@ -289,7 +289,7 @@ impl Mesh {
         read(&self.table).routes.pick(method, path, usable)
     }
 
-    /// Follows a list: opens links to new instances, and drops those that are gone.
+    /// Applies a list: opens links to new instances, and drops those that are no longer listed and down.
     fn follow(self: &Arc<Self>, distributor: usize, nodes: Vec<Node>) {
         let deferred =
             write(&self.table).follow(distributor, nodes, |node| self.open(&node.address(), node.dialect()));
@@ -297,7 +297,7 @@ impl Mesh {
     }
 
     fn open(self: &Arc<Self>, address: &str, dialect: Dialect) -> io::Result<Arc<Link>> {
-        // Weak: the link belongs to the table, and its thread must not keep the table alive.
+        // A weak reference: the table owns the link, and the thread of the link must not keep the table alive.
         let weak: Weak<Self> = Arc::downgrade(self);
         let on_change = move |address: &str, up: bool| {
             if let Some(mesh) = weak.upgrade() {

@@ -1,4 +1,4 @@
-//! `--metrics-listen`: metrics over HTTP, on a port of their own, for any process.
+//! `--metrics-listen`: serves metrics over HTTP on a separate port, for any process.
 //!
 //! The page uses the same HTTP layer as the gateway, with the same limits and deadlines. It has only `/metrics` and
 //! `/healthz`. Anyone who can reach the port may read them.
@@ -18,8 +18,8 @@ use crate::process::Common;
 /// How many connections the page accepts. Few programs scrape it.
 const MAX_CONNECTIONS: usize = 32;
 
-/// Serves the page, if the settings name a port for it, until the returned value is dropped. The error is a sentence that
-/// says why the port cannot be used.
+/// Serves the page until the returned value is dropped, if the settings name a port for it. The error is a sentence
+/// that states why the port cannot be used.
 pub fn serve(common: &Common) -> Result<Option<Serving>, String> {
     let Some(address) = &common.metrics_listen else { return Ok(None) };
     let listener = common.bind_to(address, "--metrics-listen")?;

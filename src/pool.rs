@@ -1,4 +1,4 @@
-//! A few threads behind a bounded queue, for work that waits or takes its time.
+//! A few threads behind a bounded queue, for work that waits or is slow.
 
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -22,7 +22,7 @@ pub struct Pool {
 pub enum Admission {
     /// The job runs on a thread of the pool.
     Admitted,
-    /// The queue is full. The job is called at once, on the caller's thread, only to report that.
+    /// The queue is full. The job is called immediately, on the caller's thread, only to report the rejection.
     Refused,
 }
 
@@ -58,7 +58,8 @@ impl Pool {
         Ok(Self { jobs, _shown: shown })
     }
 
-    /// Runs `job` on a thread of the pool when one is free. The job is called exactly once, and learns whether it was admitted.
+    /// Runs `job` on a thread of the pool when one is free. The job is called exactly once, with its admission as the
+    /// argument.
     pub fn submit(&self, job: impl FnOnce(Admission) + Send + 'static) {
         if let Err(refused) = self.jobs.try_send(Box::new(job)) {
             refused.into_inner()(Admission::Refused);

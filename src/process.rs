@@ -1,7 +1,7 @@
-//! How a process starts and ends: settings, log, ready line, signals, exit status. All binaries and services share this.
+//! How a process starts and stops: settings, log, ready line, signals, exit status. All binaries and services use this.
 //!
-//! A setting comes from its flag, else from its environment variable, else from the `.env` file in the working
-//! directory, else from the course's variables (`HOST` and the port's own), else from its default.
+//! A setting has these sources, in this order: its flag, its environment variable, the `.env` file in the working
+//! directory, the course's variables (`HOST` and the port's own), its default.
 
 use std::env;
 use std::ffi::OsString;
@@ -23,12 +23,12 @@ use crate::packet::DEFAULT_MAX_FRAME_BYTES;
 use crate::packet::frame::FrameError;
 use crate::pool::no_thread;
 
-/// What differs between the binaries at their start.
+/// The values that differ between the binaries at startup.
 #[derive(Debug, Clone, Copy)]
 pub struct Identity {
     /// Its name, as in its ready line.
     pub name: &'static str,
-    /// The port that it listens on by default.
+    /// Its default port.
     pub port: u16,
     /// The course's environment variable for that port, such as `GATE_PORT`.
     pub port_variable: &'static str,
@@ -37,7 +37,7 @@ pub struct Identity {
 /// The distributor. Every other process knows its default address.
 pub const DISTRIBUTOR: Identity = Identity { name: "distributor", port: 9000, port_variable: "DIS_PORT" };
 
-/// How long the end of a process waits for the reader of its log.
+/// How long a stopping process waits for the reader of its log.
 const LOG_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Settings that every process has.
@@ -112,7 +112,7 @@ pub struct Join {
 }
 
 impl Common {
-    /// How long work in progress may take after a signal to end.
+    /// How long work in progress may take after a stop signal.
     #[must_use]
     pub fn drain_limit(&self) -> Duration {
         Duration::from_secs(self.drain)
@@ -124,17 +124,17 @@ impl Common {
         self.cluster.secret()
     }
 
-    /// Whether a cluster secret is set: then every node must prove it, and changes need a login.
+    /// Whether a cluster secret is set. If so, every node must prove it, and changes need a login.
     #[must_use]
     pub fn secured(&self) -> bool {
         self.secret().is_some()
     }
 
-    /// Binds the port that `--listen` names, or takes the one that a service manager has passed on. Logs the mode of
+    /// Binds the port that `--listen` names, or uses the socket that a service manager has passed on. Logs the mode of
     /// this process and switches the access log on or off.
     ///
     /// # Errors
-    /// A sentence that says why this fails and what to do.
+    /// A sentence that states the reason and what to do.
     pub fn bind(&self) -> Result<Listener, String> {
         let listener = match self.inherit()? {
             Some(listener) => listener,
@@ -156,15 +156,15 @@ impl Common {
         Ok(Some(listener))
     }
 
-    /// Binds the port at `address`, the value of `flag`. In development mode that must be a loopback address.
+    /// Binds the port at `address`, the value of `flag`. In development mode the address must be a loopback address.
     ///
     /// # Errors
-    /// A sentence that says why this fails and what to do.
+    /// A sentence that states the reason and what to do.
     pub fn bind_to(&self, address: &str, flag: &str) -> Result<Listener, String> {
         let refused = |error: io::Error| {
             format!("cannot listen on {address}: {error}; choose another address with {flag}")
         };
-        // One lookup: the checked addresses are those that are bound.
+        // One lookup only: the addresses that are checked are the addresses that are bound.
         let candidates: Vec<SocketAddr> = address.to_socket_addrs().map_err(refused)?.collect();
         self.check_loopback(address, &candidates)?;
         Listener::bind(&candidates[..]).map_err(|error| match error.kind() {
@@ -241,7 +241,7 @@ fn permission_warning(_file: &Path) -> Option<String> {
     None
 }
 
-/// The flag names a file; the value is the secret in it.
+/// The flag names a file. The value is the secret in that file.
 impl Args for Cluster {
     fn augment_args(command: Command) -> Command {
         SecretFile::augment_args(command)
@@ -265,7 +265,7 @@ impl FromArgMatches for Cluster {
     }
 }
 
-/// Checks the form of an address only. The host is looked up later, and its address may change.
+/// Checks only the form of an address. The host is looked up later, since its address may change.
 fn host_port(text: &str) -> Result<String, String> {
     let text = text.trim();
     match text.rsplit_once(':') {
@@ -274,13 +274,13 @@ fn host_port(text: &str) -> Result<String, String> {
     }
 }
 
-/// Parses a limit. 0 would let nothing through.
+/// Parses a limit. A limit of 0 would reject everything.
 pub fn at_least_one(text: &str) -> Result<usize, String> {
     text.parse().ok().filter(|number| *number > 0).ok_or_else(|| "must be an integer from 1 up".to_owned())
 }
 
-/// Reads the settings, starts the log and runs `serve`. An error becomes one sentence on stderr and exit status 1, or 2 for
-/// a bad setting.
+/// Reads the settings, starts the log and runs `serve`. An error becomes one sentence on stderr. The exit status is
+/// then 1, or 2 for a bad setting.
 pub fn run<A: Parser>(identity: Identity, serve: impl FnOnce(A) -> Result<(), String>) -> ExitCode {
     if let Err(sentence) = read_env_file() {
         return fail(identity, &sentence, 2);
@@ -288,7 +288,7 @@ pub fn run<A: Parser>(identity: Identity, serve: impl FnOnce(A) -> Result<(), St
     let arguments = match parse::<A>(identity) {
         Ok(arguments) => arguments,
         Err(error) if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) => {
-            // A reader that is gone is no reason to fail.
+            // A closed stdout must not cause a failure.
             let _ = write!(io::stdout(), "{error}");
             return ExitCode::SUCCESS;
         }
@@ -354,7 +354,7 @@ fn parse<A: Parser>(identity: Identity) -> Result<A, clap::Error> {
     A::from_arg_matches(&matches)
 }
 
-/// The address in `HOST` and the port variable of the course. By default, loopback and the usual port.
+/// The address from `HOST` and the port variable of the course. The default is loopback and the usual port.
 fn course_address(identity: Identity) -> String {
     let set = |name| env::var(name).ok().filter(|value| !value.is_empty());
     let host = set("HOST").unwrap_or_else(|| "127.0.0.1".to_owned());
@@ -364,7 +364,7 @@ fn course_address(identity: Identity) -> String {
     }
 }
 
-/// Logs go to stderr, one line each: time, level, what happened. `RUST_LOG` chooses how much.
+/// Writes the log to stderr, one line per event: time, level, text. `RUST_LOG` sets the level.
 fn start_log() -> io::Result<()> {
     log_writer::start()?;
     let mut builder = env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("info"));
@@ -384,7 +384,7 @@ fn start_log() -> io::Result<()> {
     Ok(())
 }
 
-/// Log lines contain text from peers. Control characters are escaped, so that this text cannot start a line of its own.
+/// Log lines contain text from peers. Control characters are escaped, so that this text cannot forge a log line.
 fn on_one_line(text: String) -> String {
     if !text.contains(char::is_control) {
         return text;
@@ -396,18 +396,18 @@ fn on_one_line(text: String) -> String {
 /// Prints the ready line on stdout. Programs wait for it.
 pub fn ready(name: &str, address: SocketAddr) {
     let mut out = io::stdout().lock();
-    // A reader that is gone is no reason to stop serving.
+    // A closed stdout must not stop the service.
     let _ = writeln!(out, "{name} listening on {address}").and_then(|()| out.flush());
 }
 
-/// A channel that receives a message when the process is asked to stop (`SIGINT`, `SIGTERM`, Ctrl-C).
+/// A channel that receives a message when the process receives a stop signal (`SIGINT`, `SIGTERM`, Ctrl-C).
 ///
 /// # Errors
 /// A sentence, if the operating system refuses.
 pub fn stop_signal() -> Result<Receiver<()>, String> {
     let (asked, stop) = bounded(1);
     let handler = move || {
-        // Further signals change nothing.
+        // Further signals have no effect.
         let _ = asked.try_send(());
     };
     ctrlc::set_handler(handler).map_err(|error| format!("cannot wait for signals: {error}"))?;

@@ -1,4 +1,4 @@
-//! What a program is written with: a name, routes, handlers, and `run`.
+//! A service: its name, its routes, their handlers, and `run`.
 //!
 //! ```no_run
 //! use pilcrow::service::{Reply, Service};
@@ -10,16 +10,16 @@
 //! }
 //! ```
 //!
-//! One request takes this way:
+//! One request takes these steps:
 //!
 //! 1. Its packet arrives on the thread of a connection ([`crate::net::peer`]), which hands it to `Dispatcher::packet`.
 //! 2. The dispatcher finds the handler of its method and uri (`endpoints`).
-//! 3. It makes a [`Responder`]: from here on the request will be answered, counted and logged exactly once.
-//! 4. It reads the [`Request`], and rejects one that came too late or has passed too many services.
-//! 5. The handler runs. A handler of [`Service::route`] answers on the thread of the connection. One of
-//!    [`Service::route_slow`] answers on a thread of a pool, so it may wait, for instance for another service
-//!    ([`crate::mesh`]), and delays no other packet. One of [`Service::route_later`] passes the [`Responder`] on to the
-//!    thread that does the work, and may answer with a stream ([`streams`]).
+//! 3. It makes a [`Responder`], which ensures that the request is answered, counted and logged exactly once.
+//! 4. It reads the [`Request`]. It rejects a request that is too late or has passed too many services.
+//! 5. The handler runs. A handler of [`Service::route`] answers on the thread of the connection. A handler of
+//!    [`Service::route_slow`] answers on a thread of a pool: it may wait, for instance for a service ([`crate::mesh`]),
+//!    and delays no packet. A handler of [`Service::route_later`] passes the [`Responder`] to the thread that does the
+//!    work. It may answer with a stream ([`streams`]).
 
 mod askers;
 mod course;
@@ -61,7 +61,7 @@ pub use responder::Responder;
 use streams::StreamTable;
 pub use streams::{SharedReply, StreamSender};
 
-/// How many slow handlers run at a time, and how many requests may wait for them.
+/// How many slow handlers run at the same time, and how many requests may wait for them.
 const WORKERS: usize = 16;
 const MAX_WAITING: usize = 1024;
 
@@ -91,11 +91,11 @@ struct Dispatcher {
     streams: Arc<StreamTable>,
     askers: Askers,
     course_nodes: CourseNodes,
-    /// Set once the service has joined its distributors.
+    /// Set after the service has joined its distributors.
     registration: OnceLock<RegistrationHandle>,
 }
 
-/// The flags of a service that has no flags of its own.
+/// The flags of a service that defines no flags.
 #[derive(Debug, Parser)]
 #[command(version, about = "A Pilcrow service")]
 struct ServiceArgs {
@@ -106,20 +106,20 @@ struct ServiceArgs {
 }
 
 impl Service {
-    /// A service called `name` that listens on `port` unless its `--listen` says otherwise. Port 0 takes a free one,
-    /// since others find the service through the distributor.
+    /// A service called `name`. It listens on `port` unless `--listen` names another address. Port 0 takes a free port,
+    /// since other processes find the service through the distributor.
     #[must_use]
     pub fn new(name: &'static str, port: u16) -> Self {
         Self::with_identity(Identity { name, port, port_variable: "" })
     }
 
-    /// A service whose port has an environment variable of its own.
+    /// A service whose port has its own environment variable.
     #[must_use]
     pub fn with_identity(identity: Identity) -> Self {
         Self { identity, endpoints: Endpoints::default(), mesh: None }
     }
 
-    /// Passes the lists that the service gets to this mesh, so that its handlers can call other services.
+    /// Passes each list that the service receives to this mesh, so that its handlers can call other services.
     #[must_use]
     pub fn mesh(mut self, mesh: &Arc<Mesh>) -> Self {
         self.mesh = Some(mesh.clone());
@@ -135,8 +135,8 @@ impl Service {
         self.add(method, uri, Handler::Now(Box::new(handler)))
     }
 
-    /// Answers `method uri` with `handler`, on a thread of a pool: for handlers that wait, such as for another
-    /// service.
+    /// Answers `method uri` with `handler`, on a thread of a pool. Use it for handlers that wait, for instance for
+    /// another service.
     #[must_use]
     pub fn route_slow<H>(self, method: &str, uri: &str, handler: H) -> Self
     where
@@ -145,8 +145,8 @@ impl Service {
         self.add(method, uri, Handler::Slow(Arc::new(handler)))
     }
 
-    /// Answers `method uri` with `handler`, which may pass the [`Responder`] on to another thread: for work that
-    /// waits or takes its time.
+    /// Answers `method uri` with `handler`, which may pass the [`Responder`] to another thread. Use it for work that
+    /// waits or is slow.
     #[must_use]
     pub fn route_later<H>(self, method: &str, uri: &str, handler: H) -> Self
     where
@@ -160,14 +160,14 @@ impl Service {
         self
     }
 
-    /// Runs the service as this process: flags, log, registration, until a signal stops it. Returns the exit status for
-    /// `main`.
+    /// Runs the service as this process: reads flags, starts the log, registers, and serves until a signal stops it.
+    /// Returns the exit status for `main`.
     #[must_use]
     pub fn run(self) -> ExitCode {
         process::run(self.identity, |args: ServiceArgs| self.serve(&args.common, &args.join))
     }
 
-    /// The part of [`run`](Self::run) after the flags, for services that have flags of their own.
+    /// Does what [`run`](Self::run) does after it has parsed the flags, for services that define more flags.
     ///
     /// # Errors
     /// A sentence that says why the service could not start.
@@ -184,7 +184,7 @@ impl Service {
         Ok(())
     }
 
-    /// Starts the service on a port that is bound already.
+    /// Starts the service on a port that is already bound.
     ///
     /// # Errors
     /// A sentence that says why the service could not start.
@@ -204,7 +204,7 @@ impl Service {
     }
 }
 
-/// What reads the lists of the distributors: the dispatcher, and the mesh if there is one.
+/// Passes the lists of the distributors to the dispatcher, and to the mesh if there is one.
 fn list_readers(dispatcher: &Arc<Dispatcher>, mesh: Option<Arc<OnList>>) -> Arc<OnList> {
     let dispatcher = dispatcher.clone();
     Arc::new(move |place, nodes: Vec<Node>| {
@@ -222,7 +222,7 @@ impl Running {
         self.serving.address()
     }
 
-    /// Ends the service: says that it leaves, finishes what has begun, and waits no longer than `limit`.
+    /// Stops the service: announces that it leaves, finishes the work in progress, and waits at most `limit`.
     pub fn stop(self, limit: Duration) {
         self.membership.leave();
         self.dispatcher.askers.announce_leaving(self.membership.notice());
@@ -290,8 +290,8 @@ impl Answerer for Dispatcher {
             Ok(ready) => ready,
             Err(failure) => return responder.answer(&Err(failure)),
         };
-        // A handler that panics fails one request: its dropped responder answers 500. The connection goes on, since it
-        // carries the requests of others.
+        // A handler that panics fails one request: its dropped responder answers 500. The connection stays open, since
+        // it carries other requests.
         let handled = catch_unwind(AssertUnwindSafe(|| {
             endpoint.handler.handle(request, responder, self.pool.as_ref());
         }));

@@ -1,8 +1,8 @@
 //! A stream of replies that survives its links: the reading end of a change feed.
 //!
-//! A subscription asks a route for a stream and reads it. When the link is lost, the instance ends, or the reader
-//! has been too slow, it asks again, on whichever instance there is, for what comes `after` the last number that
-//! it has seen. So a reader sees every change once and in order, whatever happens between.
+//! A subscription asks a route for a stream and reads it. It asks again when the link is lost, the instance stops, or
+//! the reader was too slow. It asks any available instance for the changes `after` the last number that it read. So a
+//! reader sees every change once and in order.
 
 use std::sync::Arc;
 use std::thread;
@@ -16,25 +16,24 @@ use crate::mesh::{self, Mesh, read_reply};
 use crate::net::link::{Outcome, ReplyFrame, ReplyStream, StreamEnd};
 use crate::packet::Failure;
 
-/// How long to wait before a lost stream is asked for again.
+/// How long to wait before a lost stream is requested again.
 const RETRY_AFTER: Duration = Duration::from_millis(50);
 
-/// A stream that resumes.
+/// A stream that resumes after a loss.
 pub struct Subscription {
     mesh: Arc<Mesh>,
     uri: String,
     params: Map<String, Value>,
     after: Option<u64>,
-    /// On whose behalf the streams are opened.
+    /// The request for which the streams are opened.
     context: Context,
     stream: Option<ReplyStream>,
     opened: bool,
 }
 
 impl Subscription {
-    /// A subscription to `GET uri`, which opens its stream when it is first read. `params` may name where to
-    /// begin, as `after`; without it, only what happens from now on is sent. The `context` gives each stream its origin,
-    /// and no deadline.
+    /// A subscription to `GET uri`. It opens its stream at the first read. `params` may set the start, as `after`.
+    /// Without `after`, only new changes are sent. The `context` gives each stream its origin, and no deadline.
     #[must_use]
     pub fn new(mesh: &Arc<Mesh>, context: &Context, uri: &str, params: Map<String, Value>) -> Self {
         let after = params.get("after").and_then(|after| match after {
@@ -45,30 +44,30 @@ impl Subscription {
         Self { mesh: mesh.clone(), uri: uri.to_owned(), params, after, context, stream: None, opened: false }
     }
 
-    /// The number of the last change that was read: where another subscription would go on.
+    /// The number of the last change that was read. Another subscription can resume after it.
     #[must_use]
     pub fn after(&self) -> Option<u64> {
         self.after
     }
 
-    /// The instance that is followed just now, as `host:port`.
+    /// The instance that serves the stream now, as `host:port`.
     #[must_use]
     pub fn instance(&self) -> Option<&Arc<str>> {
         self.stream.as_ref().map(ReplyStream::address)
     }
 
-    /// Whether a reply is here already.
+    /// Whether a reply has already arrived.
     #[must_use]
     pub fn has_next(&self) -> bool {
         self.stream.as_ref().is_some_and(ReplyStream::has_next)
     }
 
-    /// The next reply; nothing if none came until `deadline`. A reply without results says only that the stream
-    /// stands and up to where it is complete.
+    /// The next reply, or `None` if none arrived before `deadline`. A reply without results only confirms that the
+    /// stream is open, and up to which number it is complete.
     ///
     /// # Errors
-    /// What ends the subscription for good: the service refuses (410 if what comes `after` is gone), nobody
-    /// serves the route when it is first asked for, or the stream has no numbers to resume by.
+    /// The error that ends the subscription permanently: the service rejects it (410 if the changes `after` the number
+    /// are deleted), the route is not registered at the first request, or the stream has no numbers to resume from.
     pub fn next(&mut self, deadline: Instant) -> Result<Option<ReplyFrame>, Failure> {
         loop {
             let read = match &mut self.stream {
@@ -114,11 +113,11 @@ impl Subscription {
         self.mesh.open_stream(&request, Instant::now() + DEFAULT_TIMEOUT)
     }
 
-    /// A reply that is to be read; nothing for one that only means that the stream is to be opened again, or that
-    /// tells of a change which was read before.
+    /// Returns a reply that the reader needs. Returns `None` if the stream must be reopened, or if the reader has
+    /// already seen the change.
     fn take(&mut self, reply: ReplyFrame) -> Result<Option<ReplyFrame>, Failure> {
         if reply.errorcode.is_some_and(|code| code != 0) {
-            // 503 is "not here, not now": an instance that ends, or one that we were too slow for.
+            // 503 means "not here, not now": the instance stops, or this reader was too slow for it.
             if reply.errorcode == Some(503) && self.opened && self.after.is_some() {
                 self.stream = None;
                 thread::sleep(RETRY_AFTER);
@@ -129,7 +128,7 @@ impl Subscription {
         self.opened = true;
         if let Some(seq) = reply.seq {
             let seen = self.after.is_some_and(|after| seq <= after);
-            // What is no part of a stream, such as a page, is not to be held against `after`.
+            // A reply that is not part of a stream, such as a page, must not be compared with `after`.
             if seen && reply.more && reply.results().is_some() {
                 return Ok(None);
             }
@@ -149,7 +148,7 @@ impl Subscription {
         Ok(())
     }
 
-    /// After a stream could not be opened: an error if it never was, else a short pause.
+    /// Handles a stream that could not be opened: an error if it was never open, else a short pause.
     fn wait(&mut self, outcome: Outcome, deadline: Instant) -> Result<(), Failure> {
         if !self.opened {
             return Err(mesh::failure_of(outcome, &self.uri));

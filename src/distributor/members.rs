@@ -16,13 +16,13 @@ use crate::packet::masked::masked;
 use crate::registry::{Conflict, Registry, Rejection};
 use crate::sync::lock;
 
-/// Changes within this time are one push.
+/// Changes within this time share one push.
 const COALESCE: Duration = Duration::from_millis(5);
 
-/// How many bytes all pushes together may send. A pause in proportion follows each push.
+/// How many bytes per second all pushes together may send. A proportional pause follows each push.
 const PUSH_BYTES_PER_SECOND: u64 = 64 * 1024 * 1024;
 
-/// The longest such pause: a list is never older than this.
+/// The longest such pause. So a list is never older than this.
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
 /// The registered nodes and their connections.
@@ -30,9 +30,9 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 pub(super) struct Members {
     pub(super) registry: Registry,
     peers: HashMap<u64, Arc<Peer>>,
-    /// The next push happens even if the list is the same. A new node may have been sent an older list when it
-    /// connected. And a node repeats its registration so that course gateways dial it again: they do so only when a
-    /// list comes.
+    /// The next push happens even if the list is unchanged. A new node may have received an older list when it
+    /// connected. A node also repeats its registration so that course gateways reconnect to it. They do so only when a
+    /// list arrives.
     push_unchanged: bool,
 }
 
@@ -60,7 +60,7 @@ impl Members {
         Ok((node, conflicts))
     }
 
-    /// Forgets a connection that has ended. Returns what it had registered.
+    /// Removes a connection that has closed. Returns its registration.
     pub(super) fn remove(&mut self, peer: &Peer) -> Option<Node> {
         self.peers.remove(&peer.id());
         self.registry.remove(peer.id())
@@ -69,11 +69,11 @@ impl Members {
     pub(super) fn list_frame(&self) -> Vec<u8> {
         let list = self.registry.list();
         let packet = ListPacket { uri: "/distributes", method: "GET", key: 0, params: &list };
-        // Nodes are text and numbers: they always have a JSON form.
+        // Nodes contain only text and numbers, so encoding cannot fail.
         encode(&packet).unwrap_or_default()
     }
 
-    /// The list, and the connections that the push thread sends it to: all, or none if `last` is still right.
+    /// The list and the connections that the push thread sends it to: all, or none if the list equals `last`.
     fn take_push(&mut self, last: &[u8]) -> (Vec<u8>, Vec<Arc<Peer>>) {
         let frame = self.list_frame();
         let is_due = std::mem::take(&mut self.push_unchanged) || frame != last;
@@ -86,12 +86,12 @@ pub(super) fn log_list(peer: &Peer, frame: &[u8]) {
     log::debug!("{} ← list, key 0, {} bytes: {}", peer.address(), frame.len(), masked(frame));
 }
 
-/// The push thread: sends the list to every registered node when it has changed. Ends when the last sender of `wake`
+/// The push thread. It sends the list to every registered node after a change. It ends when the last sender of `wake`
 /// is dropped.
 pub(super) fn push_changes(wake: &Receiver<()>, members: &Mutex<Members>) {
     let mut last: Arc<[u8]> = Members::default().list_frame().into();
     while wake.recv().is_ok() {
-        // Nobody waits for this thread: a plain sleep collects changes, which is its purpose.
+        // No other thread waits for this one. A plain sleep collects changes, which is its purpose.
         thread::sleep(COALESCE);
         let _ = wake.try_recv();
         let (frame, peers) = lock(members).take_push(&last);

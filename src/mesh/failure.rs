@@ -1,4 +1,4 @@
-//! From an outcome or a reply to a status and a message.
+//! Maps an outcome or a reply to a status and a message.
 
 use serde_json::Value;
 
@@ -19,7 +19,7 @@ pub fn failure_of(outcome: Outcome, uri: &str) -> Failure {
     Failure::new(status, format!("{uri}: {outcome}; {what_now}"))
 }
 
-/// The fields that every failure has. All others belong to the service, such as `oldest`.
+/// The fields that every failure has. All other fields belong to the service, such as `oldest`.
 const USUAL_FIELDS: [&str; 5] = ["key", "errorcode", "errorCode", "errormessage", "more"];
 
 /// The fields of a reply packet.

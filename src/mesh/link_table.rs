@@ -1,7 +1,7 @@
-//! Which links there are, and which routes their instances serve.
+//! The table of links, and the routes of their instances.
 //!
-//! The list *adds* instances; a live link is the truth about the rest. A distributor that has just restarted pushes a
-//! list that is nearly empty. So an instance that no list names stays in use while its link is up.
+//! The list only *adds* instances; a live link shows that its instance still runs. A distributor that has just
+//! restarted pushes a list that is nearly empty. So an instance that no list names stays in use while its link is up.
 
 use std::collections::{HashMap, HashSet};
 use std::io;
@@ -13,7 +13,7 @@ use crate::routes::Routes;
 
 /// All links, and the routes of their instances.
 ///
-/// *Invariant:* every link here has its routes in `routes`, and no route has a link that is not here.
+/// *Invariant:* every link in the table has its routes in `routes`, and every link in `routes` is in the table.
 #[derive(Default)]
 pub struct LinkTable {
     pub routes: Routes<Arc<Link>>,
@@ -23,7 +23,7 @@ pub struct LinkTable {
 }
 
 impl LinkTable {
-    /// Follows the list of a distributor. `open` opens the link to a new instance. Nodes without routes, such as
+    /// Applies the list of a distributor. `open` opens the link to a new instance. Nodes without routes, such as
     /// gateways, get no link.
     pub fn follow(
         &mut self,
@@ -97,8 +97,8 @@ impl LinkTable {
     }
 }
 
-/// Work that a change of the table leaves for after its lock: requests must not wait for a log line or for a link that
-/// ends.
+/// Work that a change of the table defers until its lock is released. Requests must not wait for a log line or for a
+/// link that closes.
 #[derive(Default)]
 #[must_use]
 pub struct DeferredWork {
@@ -113,7 +113,7 @@ impl DeferredWork {
         }
     }
 
-    /// Does the work, without the lock.
+    /// Does the deferred work, without the lock.
     pub fn finish(self) {
         drop(self.links);
         for line in self.log_lines {

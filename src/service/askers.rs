@@ -8,12 +8,13 @@ use crate::packet::Head;
 use crate::packet::course::is_from_pilcrow;
 use crate::sync::lock;
 
-/// The connected peers. When the service ends, it notifies each of them directly: the list may come late or never, and
-/// a request that is sent meanwhile would be lost.
+/// The connected peers. A service that stops notifies each of them directly. The list may arrive late or never, and a
+/// request sent before it arrives would be lost.
 #[derive(Debug, Default)]
 pub(super) struct Askers {
     connected: Mutex<HashMap<u64, Arc<Peer>>>,
-    /// The packet that says that the service leaves, once it does. Peers that connect or are recognised later get it too.
+    /// The packet that announces that the service leaves, if it does. Peers that connect or are recognised later
+    /// receive it too.
     leaving: OnceLock<Vec<u8>>,
 }
 
@@ -26,7 +27,7 @@ impl Askers {
         lock(&self.connected).remove(&peer.id());
     }
 
-    /// Tells all peers of ours that the service leaves. Course nodes would not understand it.
+    /// Announces to all peers of ours that the service leaves. Course nodes would not understand the packet.
     pub(super) fn announce_leaving(&self, packet: Vec<u8>) {
         let packet = self.leaving.get_or_init(|| packet);
         let connected: Vec<Arc<Peer>> = lock(&self.connected).values().cloned().collect();
@@ -35,7 +36,7 @@ impl Askers {
         }
     }
 
-    /// Remembers that a peer is one of ours, if this request shows it.
+    /// Marks a peer as one of ours, if this request shows it.
     pub(super) fn recognise(&self, peer: &Peer, head: &Head<'_>) {
         if is_from_pilcrow(head)
             && peer.set_pilcrow()

@@ -1,4 +1,4 @@
-//! The only place in `service` that treats course nodes in another way than ours.
+//! The only module in `service` that treats course nodes differently from ours.
 
 use std::collections::HashSet;
 use std::sync::Mutex;
@@ -10,15 +10,15 @@ use crate::packet::course::is_from_pilcrow;
 use crate::packet::{COURSE_MAX_BYTES, Dialect, Head};
 use crate::sync::lock;
 
-/// Whether a course node is registered, gateway or service. It may call us, and it dies of a long reply.
+/// Whether a course node is registered, as gateway or as service. It may call us, and a long reply crashes it.
 #[derive(Debug, Default)]
 pub(super) struct CourseNodes {
-    /// The distributors, by place, whose list has one.
+    /// The places of the distributors whose list contains a course node.
     listed_by: Mutex<HashSet<usize>>,
     is_any_listed: AtomicBool,
 }
 
-/// How an asker must be answered.
+/// The rules for the answer to an asker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct ReplyRules {
     /// The longest reply that the asker can read.
@@ -28,7 +28,7 @@ pub(super) struct ReplyRules {
 }
 
 impl CourseNodes {
-    /// Takes note of the newest list of the distributor at `place`.
+    /// Stores whether the newest list of the distributor at `place` has a course node.
     pub(super) fn follow(&self, place: usize, nodes: &[Node]) {
         let is_listed = nodes.iter().any(|node| node.dialect() == Dialect::Course);
         let mut listed_by = lock(&self.listed_by);
@@ -40,9 +40,9 @@ impl CourseNodes {
         self.is_any_listed.store(!listed_by.is_empty(), Ordering::Relaxed);
     }
 
-    /// How to answer this request. Course nodes die of a long reply, and of two replies in one segment. An asker that
-    /// is not known to be ours is treated as a course node while the list has one. (A node that has just registered may
-    /// ask a moment before that list arrives.)
+    /// The rules for the answer to this request. A long reply crashes a course node, and so do two replies in one
+    /// segment. While the list has a course node, an asker that is not known to be ours is treated as one. (A node that
+    /// has just registered may ask a moment before that list arrives.)
     pub(super) fn reply_rules(&self, peer: &Peer, head: &Head<'_>) -> ReplyRules {
         if is_from_pilcrow(head) || !self.is_any_listed.load(Ordering::Relaxed) {
             return ReplyRules { limit_bytes: usize::MAX, allows_streams: true };
@@ -52,8 +52,8 @@ impl CourseNodes {
     }
 }
 
-/// Whether `params.key` is the key of the packet, and no argument. The book's gateway writes its key there and nowhere
-/// else. Our own gateway writes it there too while it takes this service for a course node: as the next number
+/// Whether `params.key` is the key of the packet rather than an argument. The book's gateway writes its key only there.
+/// Our gateway writes its key there too, as the next number, while it takes this service for a course node
 /// ([`crate::packet::course`]).
 pub(super) fn is_packet_key(head: &Head<'_>, in_params: &serde_json::Value) -> bool {
     let Some(key) = head.key else { return true };

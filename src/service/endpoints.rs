@@ -1,7 +1,7 @@
-//! Which handler answers which `METHOD uri`.
+//! The table that maps `METHOD uri` to a handler.
 //!
-//! A handler gets a request and answers it. It knows nothing about deadlines, hops, counting or panics: the dispatcher
-//! in [`crate::service`] wraps them around it.
+//! A handler gets a request and answers it. It knows nothing about deadlines, hops, counting or panics. The dispatcher
+//! in [`crate::service`] handles them.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -18,13 +18,13 @@ pub(super) type AnswerNow = dyn Fn(&Request) -> Result<Reply, Failure> + Send + 
 /// A handler that may pass the responder on to another thread.
 pub(super) type AnswerLater = dyn Fn(Request, Responder) + Send + Sync;
 
-/// Who answers a route, and on which thread.
+/// The handler of a route, and the thread on which it runs.
 pub(super) enum Handler {
     /// On the thread that reads the packets of the connection.
     Now(Box<AnswerNow>),
     /// On a thread of the pool.
     Slow(Arc<AnswerNow>),
-    /// On whichever thread the handler chooses.
+    /// On a thread that the handler chooses.
     Later(Box<AnswerLater>),
 }
 

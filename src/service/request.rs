@@ -46,12 +46,12 @@ impl Request {
     /// The arguments by name: from the query, the body and the path, or from another service.
     ///
     /// # Errors
-    /// 400 if the asker sent something other than an object.
+    /// 400 if the asker sent a value that is not an object.
     pub fn params(&self) -> Result<&Map<String, Value>, Failure> {
         self.params.as_object().ok_or_else(|| Failure::bad_request("params must be a JSON object"))
     }
 
-    /// The arguments as the JSON value that came; nearly always an object.
+    /// The arguments as the JSON value that arrived; nearly always an object.
     #[must_use]
     pub fn raw_params(&self) -> &Value {
         &self.params
@@ -69,13 +69,13 @@ impl Request {
         }
     }
 
-    /// What the calls that a handler makes for this request inherit from it.
+    /// The context that the calls of a handler inherit from this request.
     #[must_use]
     pub fn context(&self) -> &Context {
         &self.context
     }
 
-    /// Where the request began, if the asker says so. The gateway does for every HTTP request.
+    /// Where the request began, if the asker states it. The gateway states it for every HTTP request.
     #[must_use]
     pub fn origin(&self) -> Option<&Origin> {
         self.context.origin.as_deref()
@@ -95,8 +95,8 @@ impl Request {
     }
 }
 
-/// Until when the asker waits. A request may have been delayed on its way, or this process was stopped. To begin it
-/// late would be worse than not to: its asker may have sent a newer request meanwhile.
+/// Until when the asker waits. A request can be late because the network delayed it or this process was paused. A late
+/// start is worse than none: the asker may have sent a newer request since.
 fn check_deadline(peer: &Peer, head: &Head<'_>) -> Result<Option<Instant>, Failure> {
     let deadline = peer.deadline_of(head);
     if deadline.is_some_and(|deadline| deadline <= Instant::now()) {

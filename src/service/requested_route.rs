@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::observe::metrics::{RouteSeries, SERVICE};
 
-/// Which route a request names, and where it is counted.
+/// The route that a request names, and the counter for it.
 pub(super) struct RequestedRoute {
     pub(super) method: String,
     pub(super) uri: String,
@@ -18,7 +18,7 @@ impl RequestedRoute {
         Self::new(method, uri, Some(uri))
     }
 
-    /// A route that this service does not have. Its requests are counted together, whatever they name.
+    /// A route that this service does not have. All such requests share one counter, whatever they name.
     pub(super) fn unknown(method: &str, uri: &str) -> Arc<Self> {
         Self::new(method, uri, None)
     }

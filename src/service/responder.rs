@@ -1,4 +1,4 @@
-//! The answer to one request: sent, counted and logged exactly once.
+//! The answer to one request, which is sent, counted and logged exactly once.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -17,7 +17,7 @@ use crate::packet::{Failure, Head, Key, Origin, Reply};
 pub struct Responder {
     peer: Arc<Peer>,
     key: Option<Key>,
-    /// Nobody waits for a reply.
+    /// The asker expects no reply.
     is_notice: bool,
     rules: ReplyRules,
     requested: Arc<RequestedRoute>,
@@ -60,7 +60,7 @@ impl Responder {
         self.rules.allows_streams && self.key.is_some() && !self.is_notice
     }
 
-    /// Answers with a stream. It stays open until the service or the asker ends it, or their connection ends.
+    /// Answers with a stream. It stays open until the service or the asker ends it, or until their connection closes.
     ///
     /// # Errors
     /// Returns the responder if the asker cannot take a stream, or if too many are open.
@@ -80,8 +80,8 @@ impl Responder {
         drop(self.send(outcome));
     }
 
-    /// Answers the request as one of many. A caller that keeps what is returned until it has answered all of them wakes
-    /// each connection once, and their answers leave in one write.
+    /// Answers the request as one of many. A caller that keeps the returned values until all are answered wakes each
+    /// connection once. The answers then leave in one write.
     #[must_use]
     pub fn answer_among_others(mut self, outcome: &Result<Reply, Failure>) -> SentAnswer {
         self.send(outcome)
@@ -98,7 +98,7 @@ impl Responder {
         sent
     }
 
-    /// Counts the request and writes its access line: it is answered, or its stream begins.
+    /// Counts the request and writes its line in the access log, when it is answered or its stream begins.
     fn record(&mut self, sent: &SentAnswer) {
         self.is_answered = true;
         let took = self.began.elapsed();
@@ -117,7 +117,7 @@ impl Responder {
 }
 
 impl Drop for Responder {
-    /// A handler that loses its responder, or panics, answers with a failure: the asker never waits in vain.
+    /// A handler that loses its responder or panics answers with a failure, so the asker always gets an answer.
     fn drop(&mut self) {
         SERVICE_IN_FLIGHT.dec();
         if !self.is_answered {

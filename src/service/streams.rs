@@ -1,7 +1,7 @@
 //! The answering side of streams: many replies under one key.
 //!
-//! Sending never waits. The bytes that a peer has not read are limited. A subscriber that falls behind gets a last reply
-//! that says so, and may resume. No other subscriber is affected.
+//! Sending never blocks. The number of unread bytes per peer is limited. A subscriber that falls behind gets a last
+//! reply that reports this, and may resume. No other subscriber is affected.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
@@ -14,10 +14,10 @@ use crate::sync::lock;
 /// How many streams a service keeps open.
 const MAX_STREAMS: usize = 4096;
 
-/// How many bytes may wait for a peer that has streams. Its streams end when it lets more pile up.
+/// How many unread bytes a peer with streams may have. Beyond this limit its streams end.
 const LAG_BYTES: usize = 1024 * 1024;
 
-/// Below this, a peer has room for more replayed events.
+/// Below this number of unread bytes, a peer has room for more replayed events.
 const ROOM_BYTES: usize = 64 * 1024;
 
 /// The open streams, by the peer's number and the text of the key.
@@ -42,10 +42,10 @@ pub struct SharedReply {
 
 #[derive(Debug)]
 struct Stream {
-    /// The peer's number, kept when the peer is gone.
+    /// The peer's number, kept after the peer has disconnected.
     peer_id: u64,
     key: Key,
-    /// None once the stream has ended, so that it keeps no connection alive.
+    /// `None` after the stream has ended, so that it keeps no connection open.
     peer: Mutex<Option<Arc<Peer>>>,
 }
 
@@ -65,7 +65,7 @@ impl StreamTable {
         lock(&self.open).len()
     }
 
-    /// Ends the stream under this key, since the asker cancels it.
+    /// Ends the stream under this key, because the asker cancelled it.
     pub(super) fn cancel(&self, peer_id: u64, key: Option<&Key>) {
         let Some(key) = key else { return };
         if let Some(stream) = lock(&self.open).remove(&(peer_id, key.json().to_owned())) {
@@ -73,7 +73,7 @@ impl StreamTable {
         }
     }
 
-    /// Ends the streams of a peer that is gone.
+    /// Ends the streams of a peer that has disconnected.
     pub(super) fn forget(&self, peer_id: u64) {
         lock(&self.open).retain(|(peer, _), stream| {
             let stays = *peer != peer_id;
@@ -84,7 +84,7 @@ impl StreamTable {
         });
     }
 
-    /// Ends every stream with this as its last reply.
+    /// Ends every stream, with this failure as its last reply.
     pub(super) fn end_all(&self, why: &Failure) {
         let streams: Vec<Arc<Stream>> = lock(&self.open).drain().map(|(_, stream)| stream).collect();
         for stream in streams {
@@ -108,7 +108,7 @@ impl SharedReply {
 }
 
 impl StreamSender {
-    /// Sends one reply without waiting. False if the stream has ended: cancelled, its peer gone, or too far behind.
+    /// Sends one reply without waiting. False if the stream has ended: cancelled, disconnected, or too far behind.
     #[must_use]
     pub fn send(&self, reply: &SharedReply) -> bool {
         let Some(peer) = self.stream.peer() else { return false };
@@ -124,7 +124,7 @@ impl StreamSender {
         peer.outbox().post(&frame).is_ok()
     }
 
-    /// Waits until the peer has read most of what it was sent. False if it has not within `limit`, or is gone.
+    /// Waits until the peer has read most of its bytes. False if it does not within `limit`, or if it has disconnected.
     #[must_use]
     pub fn await_room(&self, limit: Duration) -> bool {
         let deadline = Instant::now() + limit;
@@ -149,7 +149,7 @@ impl StreamSender {
     fn forget(&self) {
         let place = (self.stream.peer_id, self.stream.key.json().to_owned());
         let mut open = lock(&self.table.open);
-        // The asker may have used the key for another stream since.
+        // The asker may have reused the key for another stream.
         if open.get(&place).is_some_and(|one| Arc::ptr_eq(one, &self.stream)) {
             open.remove(&place);
         }
