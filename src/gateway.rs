@@ -1,11 +1,11 @@
 //! The gateway: HTTP in front, packets behind.
 //!
-//! The path of one request: the thread of a connection reads it ([`crate::http`]). [`translate`] turns method, path, query
-//! and body into a route and its `params`. The [`Mesh`] sends the packet to the instance with the fewest requests and
-//! waits. The reply packet is the body of the answer. Every failure is an answer too, in the same shape;
-//! [`translate::outcome_answer`] decides its status.
+//! The path of one request: the thread of a connection reads it ([`crate::http`]). [`translate`] turns method, path,
+//! query and body into a route and its `params`. The [`Mesh`] sends the packet to the instance with the fewest requests
+//! and waits. The reply packet is the body of the answer. A failure becomes an answer in the same shape;
+//! [`translate::outcome_answer`] sets its status.
 //!
-//! The modules, from the lowest to the highest. Each may use only those above it in this table.
+//! The modules, from the lowest to the highest. Each may use only the modules above it in this table.
 //!
 //! | module | what it does | what it must not know |
 //! | --- | --- | --- |
@@ -55,14 +55,14 @@ pub const GATEWAY: Identity = Identity { name: "gateway", port: 8000, port_varia
 /// The longest request id that a client may choose, in characters.
 const MAX_REQUEST_ID_CHARS: usize = 64;
 
-/// Answers HTTP requests with the help of services.
+/// Answers HTTP requests by calling services.
 pub struct Gateway {
     mesh: Arc<Mesh>,
     membership: Membership,
     settings: Settings,
     in_flight: Arc<AtomicUsize>,
     streams: Arc<AtomicUsize>,
-    /// The ids that it gives to requests: their prefix, and how many there were.
+    /// The prefix of the ids that it gives to requests, and their count.
     id_prefix: String,
     ids: AtomicU64,
 }
@@ -70,13 +70,13 @@ pub struct Gateway {
 /// The limits of a gateway, and the proxies that it trusts.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// How long a client waits for a reply at most.
+    /// The longest time that a client waits for a reply.
     pub timeout: Duration,
     /// How many requests may be in flight.
     pub max_in_flight: usize,
     /// How many streams may be open.
     pub max_streams: usize,
-    /// The proxies in front of it. Only they may state the address of a client.
+    /// The proxies in front of the gateway. Only they may state the address of a client.
     pub trusted_proxies: Vec<IpAddr>,
 }
 
@@ -84,7 +84,7 @@ pub struct Settings {
 type GatewayOutcome = HttpOutcome<EventStream>;
 
 impl Gateway {
-    /// A gateway on this mesh. `id` begins the ids of requests that come without one.
+    /// A gateway on this mesh. `id` is the prefix of the ids of requests that arrive without one.
     #[must_use]
     pub fn new(mesh: Arc<Mesh>, membership: Membership, settings: Settings, id: String) -> Self {
         let (in_flight, streams) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
@@ -96,8 +96,8 @@ impl Gateway {
         Self { mesh, membership, settings, in_flight, streams, id_prefix: id, ids }
     }
 
-    /// Tells the distributors that this gateway is about to end, and ends its streams: they have no end of their
-    /// own to wait for.
+    /// Notifies the distributors that this gateway is about to stop, and ends its streams. A stream has no natural end
+    /// to wait for.
     pub fn leave(&self) {
         self.membership.leave();
         self.mesh.close_streams();
@@ -114,7 +114,7 @@ impl Gateway {
         let method = if request.method == Method::Head { "GET" } else { request.method.as_str() };
         let path = &*target.path;
         if own_paths::is_own(path) {
-            // Any other method is the client's word, and no route.
+            // The client chooses any other method, so it is not a route.
             record.route = Some(Cow::Borrowed(path)).filter(|_| method == "GET");
             return own_paths::answer(&self.mesh, method, path).map(GatewayOutcome::Answer);
         }
@@ -123,7 +123,7 @@ impl Gateway {
             unresolved => return self.answer_unresolved(unresolved, method, path, record),
         };
         record.route = Some(Cow::Borrowed(uri));
-        // A route without an instance is no log service: it gets 503 below.
+        // A route without an instance is not treated as a log service: it gets 503 below.
         if (method, uri) == ("POST", "/logs") && self.mesh.dialect(method, uri) != Some(Dialect::Pilcrow) {
             return self.write_log(context, &request.body, record).map(GatewayOutcome::Answer);
         }
@@ -145,7 +145,7 @@ impl Gateway {
         Ok(GatewayOutcome::Answer(translate::reply_answer(reply).conditional(request)))
     }
 
-    /// Answers a request that no route takes.
+    /// Answers a request that matches no route.
     #[inline(never)] // its stack would be taken for every request
     fn answer_unresolved<'a>(
         &self,
@@ -169,7 +169,8 @@ impl Gateway {
         })
     }
 
-    /// A GET whose client accepts events. The service decides: its first reply is part of a stream, or the whole answer.
+    /// Answers a GET whose client accepts events. The service decides: its first reply is part of a stream, or the
+    /// whole answer.
     #[inline(never)] // its stack would be taken for every request
     fn stream(
         &self,
@@ -198,7 +199,7 @@ impl Gateway {
         }
     }
 
-    /// The course's log service takes text and never answers. The gateway answers as soon as the text is sent.
+    /// The course's log service accepts text and never answers. The gateway answers as soon as the text is sent.
     #[inline(never)] // its stack would be taken for every request
     fn write_log(
         &self,
@@ -223,8 +224,8 @@ impl Gateway {
         }
     }
 
-    /// The client's address: the other end of the connection, or what a trusted proxy there states. The proxy itself
-    /// appended the last address of `X-Forwarded-For`; the client may have invented those before.
+    /// The client's address: the other end of the connection, or the address that a trusted proxy states. The proxy
+    /// appended the last address of `X-Forwarded-For`; the client may have invented the earlier ones.
     fn client(&self, peer: IpAddr, headers: &[Header]) -> IpAddr {
         if !self.settings.trusted_proxies.contains(&peer) {
             return peer;
@@ -255,7 +256,7 @@ impl Gateway {
 impl HttpHandler for Gateway {
     type Events = EventStream;
 
-    /// Takes no longer than the timeout.
+    /// Returns within the timeout.
     fn answer(&self, request: &HttpRequest) -> GatewayOutcome {
         let began = Instant::now();
         let origin = Arc::new(self.origin(request));
@@ -274,7 +275,7 @@ impl HttpHandler for Gateway {
             Ok(target) => self.route(&context, request, target, &mut record),
             Err(error) => Err(error.clone().into()),
         };
-        // Otherwise the id could not be taken out of the origin below without a copy.
+        // The id can be moved out of the origin below without a copy only after this drop.
         drop(context);
         let took = began.elapsed();
         match result.unwrap_or_else(GatewayOutcome::Answer) {
@@ -286,7 +287,7 @@ impl HttpHandler for Gateway {
                     answer.with_header("X-Request-Id", Arc::unwrap_or_clone(origin).request_id),
                 )
             }
-            // The access log gets its line when the stream has ended.
+            // The access log gets its line after the stream has ended.
             GatewayOutcome::Events(events) => {
                 record.count(200, took);
                 GatewayOutcome::Events(events)
@@ -294,7 +295,7 @@ impl HttpHandler for Gateway {
         }
     }
 
-    /// The answer has a request id as well, by which its log line is found.
+    /// This answer has a request id too, so that its log line can be found.
     fn reject(&self, error: RequestError, headers: &[Header], peer: IpAddr) -> HttpAnswer {
         let answer = HttpAnswer::from(error);
         let id = self.request_id(headers);

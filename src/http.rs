@@ -1,13 +1,13 @@
 //! HTTP/1.1 and 1.0 on a listener, one thread per connection.
 //!
 //! This layer knows neither packets nor the gateway. A program gives it an [`HttpHandler`], which turns an
-//! [`HttpRequest`] into an [`HttpAnswer`] or into a stream of events. The gateway is one handler, the page of metrics
+//! [`HttpRequest`] into an [`HttpAnswer`] or into a stream of events. The gateway is one handler, the metrics page is
 //! another.
 //!
 //! `httparse` reads request heads, `chunked_transfer` reads chunked bodies, and tiny_http's response writer writes
-//! answers. The code here adds the rules between them: limits, deadlines, and what a request must not be.
+//! answers. The code here adds the rules between them: limits, deadlines, and which requests to reject.
 //!
-//! The modules, from the lowest to the highest. Each may use only those above it in this table.
+//! The modules, from the lowest to the highest. Each may use only the modules above it in this table.
 //!
 //! | module | what it does | what it must not know |
 //! | --- | --- | --- |

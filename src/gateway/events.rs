@@ -1,7 +1,7 @@
 //! Streams of replies as Server-Sent Events, for browsers and `curl -N`.
 //!
-//! The thread of the client's connection reads the subscription; no other request waits for it. When the client is gone,
-//! the stream is dropped, and the subscription cancels it at its source.
+//! The thread of the client's connection reads the subscription; no other request waits for it. When the client
+//! disconnects, the stream is dropped, and the subscription cancels it at its source.
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -16,26 +16,26 @@ use crate::packet::Failure;
 use crate::subscription::Subscription;
 use crate::sync::Permit;
 
-/// A comment is sent when a stream was silent for this long.
+/// A stream that was silent for this long sends a comment.
 const COMMENT_EVERY: Duration = Duration::from_secs(15);
 
-/// Events that wait together are written together, up to this many bytes.
+/// Events that wait together are written together, up to this number of bytes.
 const BATCH_BYTES: usize = 64 * 1024;
 
-/// A stream on its way to a client.
+/// A stream that is being sent to a client.
 pub struct EventStream {
     subscription: Subscription,
-    /// The reply that showed that this is a stream.
+    /// The reply that showed that the answer is a stream.
     first: Option<ReplyFrame>,
     record: RequestRecord<'static>,
     _place: StreamPlace,
 }
 
-/// A place among the streams of a gateway (`--max-streams`). Dropping it gives it back.
+/// A place among the streams of a gateway (`--max-streams`). Dropping it releases the place.
 pub type StreamPlace = Permit<Arc<AtomicUsize>>;
 
 impl EventStream {
-    /// A stream whose first reply has come.
+    /// A stream whose first reply has arrived.
     #[must_use]
     pub fn new(
         subscription: Subscription,
@@ -46,7 +46,7 @@ impl EventStream {
         Self { subscription, first: Some(first), record, _place: place }
     }
 
-    /// Waits for events and appends those that have come. Appends a comment if none comes.
+    /// Waits for events and appends those that have arrived. Appends a comment if none arrives.
     fn append_next(&mut self, out: &mut Vec<u8>) -> Result<(), Failure> {
         match self.subscription.next(Instant::now() + COMMENT_EVERY)? {
             Some(reply) => append_reply(out, &reply),

@@ -1,7 +1,7 @@
 //! The paths that the gateway answers itself.
 //!
-//! `/healthz`, `/readyz`, `/routes` and `/metrics` are reserved: no node may register them. `/` is not reserved. A service
-//! may register `GET /`, and then it answers; without one, the gateway shows what there is.
+//! `/healthz`, `/readyz`, `/routes` and `/metrics` are reserved: no node may register them. `/` is not reserved. A
+//! service may register `GET /`, and then it answers. Otherwise the gateway lists its paths and routes.
 
 use serde::Serialize;
 use serde_json::json;
@@ -46,7 +46,7 @@ pub fn answer_root(mesh: &Mesh, method: &str, methods: Vec<String>) -> Result<Ht
     Ok(success(&json!({ "routes": mesh.routes(), "gateway": GATEWAY_PATHS })))
 }
 
-/// 405 for a path that takes GET, as each of ours does, and these methods.
+/// 405 for a path that accepts GET, as each of ours does, and these methods.
 fn reject_method(method: &str, path: &str, mut methods: Vec<String>) -> HttpAnswer {
     methods.push("GET".to_owned());
     methods.sort();

@@ -1,4 +1,4 @@
-//! What is known about one HTTP request, for the metrics and the access log.
+//! The record of one HTTP request, for the metrics and the access log.
 
 use std::borrow::Cow;
 use std::net::IpAddr;
@@ -8,10 +8,10 @@ use std::time::{Duration, Instant};
 use crate::observe::access_log::HttpLine;
 use crate::observe::metrics::HTTP;
 
-/// What is known about one request so far.
+/// The facts that are known about one request so far.
 #[derive(Debug)]
 pub struct RequestRecord<'a> {
-    /// When the request came.
+    /// When the request arrived.
     pub began: Instant,
     /// Its id.
     pub id: Cow<'a, str>,
@@ -19,11 +19,11 @@ pub struct RequestRecord<'a> {
     pub client: IpAddr,
     /// The method. Empty if the request could not be read.
     pub method: Cow<'a, str>,
-    /// The target as it came. Empty if the request could not be read.
+    /// The target as it arrived. Empty if the request could not be read.
     pub target: Cow<'a, str>,
     /// The route that the request reached.
     pub route: Option<Cow<'a, str>>,
-    /// The instance that answered, or that was asked last.
+    /// The instance that answered, or the last one that was asked.
     pub instance: Option<Arc<str>>,
 }
 

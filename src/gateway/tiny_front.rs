@@ -1,7 +1,7 @@
 //! `--front tiny-http`: the same gateway on `tiny_http::Server`, for lessons and comparison.
 //!
-//! It is the shortest gateway that tiny_http allows. `docs/decisions.md` tells what that costs. The default front,
-//! [`crate::http`], has none of these traps.
+//! It is the shortest gateway that tiny_http allows. `docs/decisions.md` states the cost. The default front,
+//! [`crate::http`], avoids these problems.
 
 use std::io::Read;
 use std::net::{IpAddr, Ipv4Addr, TcpListener};
@@ -15,10 +15,10 @@ use crate::address::canonical;
 use crate::http::{HttpHandler, HttpOutcome, HttpRequest, MAX_BODY_BYTES, RequestError};
 use crate::pool::no_thread;
 
-/// How many requests are answered at a time. Each waits for its reply on its own thread.
+/// How many requests are answered at the same time. Each waits for its reply on a separate thread.
 const WORKERS: usize = 64;
 
-/// Serves HTTP on this socket until [`stop`]. The error is a sentence that says why the server does not start.
+/// Serves HTTP on this socket until [`stop`]. The error is a sentence that states why the server does not start.
 pub fn start(socket: TcpListener, gateway: &Arc<Gateway>) -> Result<Arc<Server>, String> {
     log::warn!(
         "front tiny-http has known traps: (1) connections that arrive together may never be served, \

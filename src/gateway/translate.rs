@@ -1,4 +1,4 @@
-//! HTTP to packet and back: rules without sockets and without waiting (`docs/protocol.md`, section 5).
+//! HTTP to packet and back: rules without sockets and without blocking (`docs/protocol.md`, section 5).
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -13,7 +13,7 @@ use crate::mesh;
 use crate::net::link::{Outcome, ReplyFrame};
 use crate::packet::Failure;
 
-/// How deep the JSON of a body may be nested. The JSON readers of services stop at 128.
+/// The nesting limit for the JSON of a body. The JSON readers of services stop at 128.
 const MAX_DEPTH: usize = 100;
 
 /// One argument of a request.
@@ -33,8 +33,8 @@ struct Only<'a> {
 
 type Arguments<'a> = BTreeMap<Cow<'a, str>, Argument<'a>>;
 
-/// The `params` of the packet. The body wins over the query, and the path parameter wins over both. The error is 400 for a
-/// malformed body, and 415 for one of an unknown type.
+/// The `params` of the packet. The body overrides the query, and the path parameter overrides both. The error is 400
+/// for a malformed body, and 415 for a body of an unknown type.
 pub fn params(
     request: &HttpRequest,
     query: &str,
@@ -69,7 +69,7 @@ fn passes_on(method: &Method, header: &str) -> bool {
     }
 }
 
-/// Whether the client takes Server-Sent Events.
+/// Whether the client accepts Server-Sent Events.
 #[must_use]
 pub fn wants_events(request: &HttpRequest) -> bool {
     let accepts = request.header("Accept").unwrap_or_default();
@@ -78,12 +78,12 @@ pub fn wants_events(request: &HttpRequest) -> bool {
         && types.into_iter().any(|kind| kind.eq_ignore_ascii_case("text/event-stream"))
 }
 
-/// `params` that are one text, as the course's log service takes them. Never fails: every text has a JSON form.
+/// `params` that are one text, as the course's log service expects. Never fails: every text has a JSON form.
 pub fn text_param(text: &str) -> Result<Box<RawValue>, RequestError> {
     to_raw_value(text).map_err(|error| bad_request(error.to_string()))
 }
 
-/// Names and values of a query or a form. A repeated name becomes an array.
+/// The names and values of a query or a form. A repeated name becomes an array.
 fn text_arguments(encoded: &[u8]) -> Arguments<'_> {
     let mut arguments = Arguments::new();
     for (name, value) in form_urlencoded::parse(encoded) {
@@ -106,7 +106,7 @@ fn body_arguments(request: &HttpRequest) -> Result<Arguments<'_>, RequestError> 
         request.header("Content-Type").map(|value| value.split(';').next().unwrap_or_default().trim());
     match media_type {
         Some(json) if json.eq_ignore_ascii_case("application/json") => json_arguments(body),
-        // `curl -d` sends this type with every body, also with JSON.
+        // `curl -d` sends this type with every body, even with JSON.
         Some(form) if form.eq_ignore_ascii_case("application/x-www-form-urlencoded") => {
             if looks_like_object(body)
                 && let Ok(arguments) = json_arguments(body)
@@ -135,7 +135,7 @@ fn looks_like_object(body: &[u8]) -> bool {
     body.trim_ascii_start().starts_with(b"{")
 }
 
-/// The members of a JSON object, their values as they were written.
+/// The members of a JSON object, with their values unchanged.
 fn json_arguments(body: &[u8]) -> Result<Arguments<'_>, RequestError> {
     let text =
         std::str::from_utf8(body).map_err(|_| bad_request("the body is not UTF-8; encode text as UTF-8"))?;
@@ -181,8 +181,8 @@ pub fn outcome_answer(outcome: Outcome, uri: &str) -> HttpAnswer {
     failure_answer(&mesh::failure_of(outcome, uri))
 }
 
-/// A failure as an answer, in the shape of a reply packet. The error code of a service may mean nothing to HTTP; the
-/// status is then 200.
+/// A failure as an answer, in the shape of a reply packet. HTTP may not know the error code of a service; the status is
+/// then 200.
 #[must_use]
 pub fn failure_answer(failure: &Failure) -> HttpAnswer {
     let mut body = serde_json::Map::new();
@@ -202,10 +202,10 @@ pub fn not_found_answer(method: &str, path: &str) -> HttpAnswer {
     RequestError::new(404, message).into()
 }
 
-/// 405: these are the methods that the path takes.
+/// 405: the path accepts these methods.
 #[must_use]
 pub fn method_not_allowed_answer(method: &str, path: &str, allowed: &[String]) -> HttpAnswer {
-    // A node may register any text as a method. The header lists only those that can be methods.
+    // A node may register any text as a method. The header lists only valid method names.
     let is_method = |known: &&String| known.bytes().all(|byte| byte.is_ascii_graphic() && byte != b',');
     let mut allowed: Vec<String> = allowed.iter().filter(is_method).cloned().collect();
     if allowed.iter().any(|known| known == "GET") {
@@ -216,8 +216,8 @@ pub fn method_not_allowed_answer(method: &str, path: &str, allowed: &[String]) -
     HttpAnswer::from(error).with_header("Allow", allowed)
 }
 
-/// A reply as an answer. The reply packet is the body. The HTTP status is its `status`, else its `errorcode` if that is
-/// one, else 200: course nodes have error codes of their own, which mean nothing to HTTP.
+/// A reply as an answer. The reply packet is the body. The HTTP status is its `status`, or else its `errorcode` if that
+/// is an HTTP status, or else 200. Course nodes use error codes that are unknown in HTTP.
 #[must_use]
 pub fn reply_answer(reply: ReplyFrame) -> HttpAnswer {
     let as_status = |code: i64| u16::try_from(code).ok().filter(|code| (400..600).contains(code));

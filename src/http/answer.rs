@@ -9,7 +9,7 @@ use tiny_http::{Header, Method, Response, StatusCode};
 
 use super::request::{HttpRequest, RequestError};
 
-/// When a client should retry after a 503, in seconds. A lost link has been dialled again by then.
+/// When a client should retry after a 503, in seconds. By then, a lost link has been reconnected.
 const RETRY_AFTER_SECONDS: u64 = 3;
 
 /// The type of most bodies.
@@ -20,7 +20,7 @@ const JSON: &str = "application/json";
 pub struct HttpAnswer {
     /// The HTTP status.
     pub status: u16,
-    /// JSON, unless `content_type` says otherwise. A body ends with a newline, so that a terminal shows it well.
+    /// JSON, unless `content_type` differs. A body ends with a newline, so that a terminal shows it well.
     pub body: Vec<u8>,
     content_type: &'static str,
     /// Identifies this version of the resource.
@@ -55,14 +55,14 @@ impl HttpAnswer {
         self
     }
 
-    /// The same answer with the tag of this version of the resource. [`HttpAnswer::conditional`] sends it.
+    /// The same answer with the entity tag of this version of the resource. [`HttpAnswer::conditional`] sends it.
     #[must_use]
     pub fn with_etag(mut self, etag: Option<String>) -> Self {
         self.etag = etag;
         self
     }
 
-    /// The same answer, and if it is an error, when to retry: after `seconds`, or after the default for a 503.
+    /// The same answer. An error also states when to retry: after `seconds`, or after the default for a 503.
     #[must_use]
     pub fn with_retry_after(self, seconds: Option<u64>) -> Self {
         match seconds {
@@ -72,7 +72,7 @@ impl HttpAnswer {
         }
     }
 
-    /// The same answer, or 304 if the client has this version of the resource already.
+    /// The same answer, or 304 if the client already has this version of the resource.
     #[must_use]
     pub fn conditional(mut self, request: &HttpRequest) -> Self {
         let Some(etag) = self.etag.take().filter(|_| self.status < 300) else { return self };
@@ -80,7 +80,7 @@ impl HttpAnswer {
             known.split(',').map(str::trim).any(|one| one == "*" || one.trim_start_matches("W/") == etag)
         });
         if request.is_read() && is_known {
-            // The writer sends no body with a 304. `Content-Length` is that of the 200.
+            // The writer sends no body with a 304. Its `Content-Length` is that of the 200.
             Self { status: 304, ..self }.with_header("ETag", etag)
         } else {
             self.with_header("ETag", etag)
@@ -93,30 +93,30 @@ impl HttpAnswer {
         if *method == Method::Head || !self.may_have_body() { 0 } else { self.body.len() }
     }
 
-    /// Whether this status allows for a body.
+    /// Whether this status allows a body.
     #[must_use]
     pub fn may_have_body(&self) -> bool {
         !matches!(self.status, 204 | 304)
     }
 
-    /// What the body is.
+    /// The media type of the body.
     #[must_use]
     pub fn content_type(&self) -> &'static str {
         self.content_type
     }
 
-    /// The headers besides those that every answer has.
+    /// The headers beyond those that every answer has.
     pub fn headers(&self) -> impl Iterator<Item = (&str, &str)> {
         self.headers.iter().map(|(name, value)| (*name, value.as_ref()))
     }
 
-    /// As tiny_http's response, whose writer knows the rules of HTTP.
+    /// Converts it to tiny_http's response, whose writer knows the rules of HTTP.
     #[must_use]
     pub fn into_response(self) -> Response<Cursor<Vec<u8>>> {
         let mut headers = Vec::with_capacity(self.headers.len() + 1);
         let content_type = ("Content-Type", Cow::Borrowed(self.content_type));
         for (name, value) in std::iter::once(content_type).chain(self.headers) {
-            // A header that is not ASCII cannot be sent; none of ours is.
+            // A header that is not ASCII cannot be sent. All our headers are ASCII.
             headers.extend(Header::from_bytes(name, value.as_bytes()).ok());
         }
         let length = self.body.len();
@@ -133,7 +133,7 @@ impl From<RequestError> for HttpAnswer {
     }
 }
 
-/// Ends a body with a newline. One byte is reserved and no more: an allocator has that, and need not copy the body.
+/// Ends a body with a newline. Only one byte is reserved: an allocator usually has it, so the body is not copied.
 fn end_line(mut body: Vec<u8>) -> Vec<u8> {
     if !body.ends_with(b"\n") {
         body.reserve_exact(1);

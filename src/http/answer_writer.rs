@@ -1,11 +1,11 @@
 //! An answer as bytes, with the head that tiny_http's response writer writes.
 //!
-//! The writer builds every header anew, each with its own allocation, and formats the date. Two answers of one status
-//! within one second differ in none of that. So the writer writes one head per kind and second, for a body of length
-//! 0. That head is kept up to the length, which the writer writes last. Each answer appends its own length and headers.
+//! The writer builds every header again, each with an allocation, and formats the date. Two answers of one status
+//! within one second share all of that. So the writer writes one head per kind and second, for a body of length 0. That
+//! head is kept up to the length, which the writer writes last. Each answer appends its length and its headers.
 //!
-//! This is worth 7 % with many connections. Each connection has a thread, and a thread that has not run for a while finds
-//! none of its memory in the processor's caches. The kept heads are shared and stay there.
+//! This gains 7 % with many connections. Each connection has a thread, and a thread that has not run for a while finds
+//! none of its memory in the processor's caches. The kept heads are shared and stay in the caches.
 
 use std::io::{self, Write};
 use std::sync::RwLock;
@@ -16,16 +16,16 @@ use super::answer::HttpAnswer;
 use crate::clock::since_epoch;
 use crate::sync::{read, write};
 
-/// How many kinds of heads are kept. Fewer statuses are in use; when there are more, all heads are written anew.
+/// How many kinds of heads are kept. Fewer statuses are in use. With more kinds, every head is written again.
 const MAX_KINDS: usize = 64;
 
 /// Room for the head of nearly every answer, in bytes.
 const USUAL_HEAD_BYTES: usize = 224;
 
-/// How an answer is sent. The request decides it.
+/// How an answer is sent. The request determines it.
 #[derive(Debug, Clone, Copy)]
 pub struct SendOptions {
-    /// Of HTTP/1: 0 or 1.
+    /// The minor version of HTTP/1: 0 or 1.
     pub minor_version: u8,
     /// Whether the request was a HEAD.
     pub without_body: bool,

@@ -1,9 +1,9 @@
-//! Limits the bytes that a server holds for slow clients: long answers that they do not read, long bodies that they do
-//! not finish.
+//! Limits the bytes that a server holds for slow clients: long answers that they do not read, and long bodies that they
+//! do not finish.
 //!
-//! Each client alone stays within its limits and deadlines. Thousands of them together could fill the memory. So
-//! their sum has a limit. Beyond it, the client whose bytes have been held longest is cut off. A client that reads and
-//! writes at a normal pace is done long before it is the oldest.
+//! Each client stays within its limits and deadlines, but thousands of clients together could fill the memory. So the
+//! sum has a limit too. Beyond it, the server disconnects the client whose bytes it has held longest. A client that
+//! reads and writes at a normal pace finishes long before it is the oldest.
 //!
 //! Short answers and bodies are not counted and take no lock. The number of connections limits them.
 
@@ -16,7 +16,7 @@ use log::Level;
 use crate::net::flood::say;
 use crate::sync::lock;
 
-/// The most bytes held for all clients together.
+/// The limit for the bytes held for all clients together.
 pub const MAX_HELD_BYTES: usize = 64 * 1024 * 1024;
 
 /// Answers and bodies up to this length are not counted, in bytes.
@@ -30,7 +30,7 @@ pub struct Backlog {
 
 #[derive(Debug, Default)]
 struct Clients {
-    /// The numbers go up, so the oldest comes first.
+    /// The numbers increase, so the oldest comes first.
     by_number: BTreeMap<u64, Client>,
     bytes: usize,
     next: u64,
@@ -51,7 +51,7 @@ pub struct HeldBytes<'a> {
 }
 
 impl Backlog {
-    /// Begins to count the bytes held for the client at the other end of `stream`.
+    /// Starts to count the bytes held for the client at the other end of `stream`.
     #[must_use]
     pub fn hold<'a>(&'a self, stream: &'a Arc<TcpStream>) -> HeldBytes<'a> {
         HeldBytes { backlog: self, stream, number: None }
@@ -65,7 +65,8 @@ impl Backlog {
 }
 
 impl HeldBytes<'_> {
-    /// Sets how many bytes are held for this client. Beyond [`MAX_HELD_BYTES`] in all, the oldest clients are cut off.
+    /// Sets how many bytes are held for this client. Beyond [`MAX_HELD_BYTES`] in total, the oldest clients are
+    /// disconnected.
     pub fn grow_to(&mut self, bytes: usize) {
         if bytes <= SHORT_BYTES {
             return;
@@ -107,7 +108,7 @@ impl Clients {
         self.next
     }
 
-    /// A client that has been cut off meanwhile is no longer counted.
+    /// A client that has been disconnected since is not counted.
     fn grow(&mut self, number: u64, bytes: usize) {
         if let Some(client) = self.by_number.get_mut(&number) {
             self.bytes = self.bytes - client.bytes + bytes;

@@ -9,15 +9,15 @@ use super::reader::{READ_BYTES, ReadError, RequestReader, too_slow};
 use super::request::{MAX_BODY_BYTES, RequestError};
 use super::request_head::body_too_long;
 
-/// The most bytes on the wire for a chunked body. Chunk sizes count too, so that they cannot go on for ever.
+/// The limit for the bytes of a chunked body on the wire. Chunk sizes count too, so that they cannot continue for ever.
 const MAX_CHUNKED_BYTES: usize = 4 * MAX_BODY_BYTES;
 
-/// The longest line with the size of a chunk, in bytes.
+/// The longest line that states the size of a chunk, in bytes.
 const MAX_CHUNK_LINE_BYTES: usize = 256;
 
-/// Reads a chunked body. Counts in `held` what has come of it.
+/// Reads a chunked body. Counts the received bytes in `held`.
 ///
-/// Never inlined: its buffer would stay on the stack of the caller, and cost each connection a page of memory.
+/// Never inlined: its buffer would stay on the caller's stack and cost each connection a page of memory.
 #[inline(never)]
 pub fn read_chunked_body(
     reader: &mut RequestReader<'_>,
@@ -38,7 +38,7 @@ pub fn read_chunked_body(
             Err(_) => return Err(bad_chunks("a chunk must be its size, CR LF, its bytes, CR LF")),
         };
         if count == 0 {
-            // The decoder reports an end inside a chunk like the end of the body.
+            // The decoder reports the end of the data inside a chunk like the end of the body.
             return match decoder.remaining_chunks_size() {
                 None => Ok(body),
                 Some(_) => Err(bad_chunks("the body ends inside a chunk")),
@@ -63,7 +63,7 @@ struct ChunkSource<'a, 'b> {
 }
 
 impl ChunkSource<'_, '_> {
-    /// Accepts only sizes that every server reads alike. The decoder would accept `+5` and white space too.
+    /// Accepts only sizes that every server reads in the same way. The decoder would accept `+5` and white space too.
     fn check_chunk_line(&mut self) -> Result<(), ReadError> {
         loop {
             let bytes = self.reader.bytes();
@@ -77,7 +77,7 @@ impl ChunkSource<'_, '_> {
                     Err(bad_chunks("the size of a chunk must be a hexadecimal number"))
                 };
             }
-            // Half of the line end may be here already.
+            // Half of the line end may have arrived already.
             if bytes.len() > MAX_CHUNK_LINE_BYTES + 1 {
                 let reason = format!("the line with the size is longer than {MAX_CHUNK_LINE_BYTES} bytes");
                 return Err(bad_chunks(reason));

@@ -1,7 +1,7 @@
-//! Server-Sent Events: an answer that goes on until its source ends or the client is gone.
+//! Server-Sent Events: an answer that continues until its source ends or the client disconnects.
 //!
-//! The thread of the connection asks an [`EventSource`] for events and writes them. A write deadline ends a client that
-//! does not read. A client that is gone is noticed at the next event or comment; dropping the source then ends it.
+//! The thread of the connection asks an [`EventSource`] for events and writes them. A client that does not read hits a
+//! write deadline. A disconnected client is detected at the next event or comment; its source is then dropped and ends.
 
 use std::io::{self, Write};
 use std::net::TcpStream;
@@ -10,23 +10,23 @@ use std::time::{Duration, Instant};
 
 use crate::net::socket_write::{not_read, write_by};
 
-/// How long a client may take to read what it is sent.
+/// How long a client may take to read the bytes that it was sent.
 const CLIENT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Where the events of one answer come from.
+/// The source of the events of one answer.
 pub trait EventSource {
-    /// Headers for the head of the answer, besides those that every event stream has.
+    /// Headers for the head of the answer, beyond those that every event stream has.
     fn headers(&self) -> Vec<(&'static str, &str)>;
 
-    /// Appends the next events to `out`, as [`append_event`] and [`append_comment`] write them. Waits a few seconds at
-    /// most: a source without events appends a comment. `Break` after the last event.
+    /// Appends the next events to `out`, as [`append_event`] and [`append_comment`] write them. Waits at most a few
+    /// seconds: a source without events appends a comment. Returns `Break` after the last event.
     fn append_events(&mut self, out: &mut Vec<u8>) -> ControlFlow<()>;
 
     /// Called once, when the answer has ended. `sent_bytes` is the length of its body.
     fn finish(&mut self, sent_bytes: usize);
 }
 
-/// The event source of a handler that has none.
+/// The event source of a handler without streams.
 #[derive(Debug, Clone, Copy)]
 pub enum NoEvents {}
 
@@ -44,8 +44,8 @@ impl EventSource for NoEvents {
     }
 }
 
-/// Sends events until the source ends or the client is gone. The caller closes the connection afterwards, since its end
-/// is the end of the answer. The error says that the client is gone or does not read.
+/// Sends events until the source ends or the client disconnects. The caller closes the connection afterwards, which
+/// marks the end of the answer. The error means that the client has disconnected or does not read.
 pub fn send_events(client: &TcpStream, source: &mut impl EventSource) -> io::Result<()> {
     let mut sent_bytes = 0;
     let result = send_all(client, source, &mut sent_bytes);
@@ -85,7 +85,7 @@ pub fn append_event(out: &mut Vec<u8>, id: Option<u64>, name: Option<&str>, json
     if let Some(name) = name {
         out.extend_from_slice(format!("event: {name}\n").as_bytes());
     }
-    // JSON may be spread over lines. Each line of the data needs its own field, and CR ends a line too.
+    // JSON may span several lines. Each line of the data needs its own field, and CR ends a line too.
     for line in json.split(['\r', '\n']).filter(|line| !line.is_empty()) {
         out.extend_from_slice(b"data: ");
         out.extend_from_slice(line.as_bytes());
@@ -99,14 +99,14 @@ pub fn append_comment(out: &mut Vec<u8>, text: &str) {
     out.extend_from_slice(format!(": {text}\n\n").as_bytes());
 }
 
-/// Whether the client has closed its connection. Looks without waiting.
+/// Whether the client has closed its connection. Does not wait.
 fn is_gone(client: &TcpStream) -> io::Result<bool> {
     client.set_nonblocking(true)?;
     let seen = client.peek(&mut [0]);
     client.set_nonblocking(false)?;
     match seen {
         Ok(count) => Ok(count == 0),
-        // The kernel has given up a client that takes nothing.
+        // The kernel has disconnected a client that reads nothing.
         Err(error) if error.kind() == io::ErrorKind::TimedOut => Err(not_read()),
         Err(error) => Ok(error.kind() != io::ErrorKind::WouldBlock),
     }

@@ -18,22 +18,22 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long a request may take from its first byte to its last.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How long, and for how many bytes, a connection that is being closed is still read.
+/// How long, and for how many bytes, the server still reads from a connection that it is closing.
 const LINGER: Duration = Duration::from_secs(1);
 const LINGER_BYTES: usize = 1024 * 1024;
 
 /// The buffer for the first read of a request, in bytes. A silent connection keeps it. Most heads need less.
 pub const FIRST_READ_BYTES: usize = 256;
 
-/// The least buffer for each further read, in bytes.
+/// The smallest buffer for each further read, in bytes.
 pub const READ_BYTES: usize = 2 * 1024;
 
-/// Why there is no request to answer.
+/// The reason why a connection yields no request.
 #[derive(Debug)]
 pub enum ReadError {
     /// The request is rejected and the connection closed.
     Rejected(RequestError),
-    /// The client is gone.
+    /// The client has disconnected.
     Lost(io::Error),
 }
 
@@ -47,13 +47,13 @@ impl From<RequestError> for ReadError {
 pub struct RequestReader<'a> {
     stream: &'a TcpStream,
     buffer: Vec<u8>,
-    /// The part of the buffer that has come and has not been used.
+    /// The part of the buffer that has been received but not used.
     unread: Range<usize>,
-    /// The headers of the request that is being read, once its head was parsed.
+    /// The headers of the current request, after its head was parsed.
     headers: Vec<Header>,
-    /// The socket's read timeout as it is set now.
+    /// The current read timeout of the socket.
     timeout: Option<Duration>,
-    /// When the request must be complete. Not set while it came in one piece.
+    /// The deadline by which the request must be complete. Not set for a request that arrived in one piece.
     deadline: Option<Instant>,
     timed_out: bool,
 }
@@ -68,7 +68,7 @@ impl<'a> RequestReader<'a> {
         self.stream
     }
 
-    /// The bytes that have come and have not been used.
+    /// The bytes that have been received but not used.
     pub fn bytes(&self) -> &[u8] {
         &self.buffer[self.unread.clone()]
     }
@@ -95,7 +95,7 @@ impl<'a> RequestReader<'a> {
         std::mem::take(&mut self.headers)
     }
 
-    /// Waits for the first byte of the next request. False at the end of the connection.
+    /// Waits for the first byte of the next request. Returns false at the end of the connection.
     pub fn await_request(&mut self) -> io::Result<bool> {
         while !self.has_bytes() {
             match self.fill(IDLE_TIMEOUT) {
@@ -103,7 +103,7 @@ impl<'a> RequestReader<'a> {
                 Err(error) if is_timeout(&error) => return Ok(false),
                 filled => filled?,
             };
-            // An empty line before a request is allowed, and one byte of a line end may come alone.
+            // An empty line before a request is allowed, and one byte of a line end may arrive alone.
             self.skip_line_ends();
         }
         self.deadline = None;
@@ -114,7 +114,7 @@ impl<'a> RequestReader<'a> {
         self.unread.start += self.bytes().iter().take_while(|byte| matches!(byte, b'\r' | b'\n')).count();
     }
 
-    /// Prepares for the next request after an answer. Drops the used bytes and a large buffer, and keeps the bytes of a
+    /// Prepares for the next request after an answer. Drops the used bytes and a large buffer. Keeps the bytes of a
     /// request that the client sent without waiting for the answer.
     pub fn finish_request(&mut self) {
         self.skip_line_ends();
@@ -146,7 +146,7 @@ impl<'a> RequestReader<'a> {
         }
     }
 
-    /// Reads a body of this length. Counts in `held` what has come of it.
+    /// Reads a body of this length. Counts the received bytes in `held`.
     pub fn read_body(&mut self, length: usize, held: &mut HeldBytes<'_>) -> Result<Vec<u8>, ReadError> {
         while self.bytes().len() < length {
             self.read_more("the body")?;
@@ -157,7 +157,7 @@ impl<'a> RequestReader<'a> {
         Ok(body)
     }
 
-    /// Reads once, before the deadline of the request. `part` is the part of the request that is missing.
+    /// Reads once, before the deadline of the request. `part` names the missing part of the request.
     pub fn read_more(&mut self, part: &str) -> Result<(), ReadError> {
         let now = Instant::now();
         let left = self.deadline.get_or_insert(now + REQUEST_TIMEOUT).saturating_duration_since(now);
@@ -173,8 +173,8 @@ impl<'a> RequestReader<'a> {
         }
     }
 
-    /// Reads on for a moment after the last answer. The kernel resets a connection that is closed with unread bytes, and
-    /// the client may then lose the answer.
+    /// Reads on for a moment after the last answer. The kernel resets a connection that is closed with unread bytes,
+    /// and the client may then lose the answer.
     pub fn linger(&mut self) {
         if self.stream.shutdown(Shutdown::Write).is_err() {
             return;
@@ -210,8 +210,8 @@ impl<'a> RequestReader<'a> {
         }
     }
 
-    /// The buffer grows with what has come. So a long body takes few reads, and a declared length takes no memory until
-    /// its bytes come.
+    /// The buffer grows with the received bytes. So a long body needs few reads, and a declared length takes no memory
+    /// until its bytes arrive.
     fn make_room(&mut self) {
         if self.unread.is_empty() {
             self.unread = 0..0;

@@ -1,4 +1,4 @@
-//! A request as a value, and the error of one that is rejected. The vocabulary is tiny_http's.
+//! A request as a value, and the error of a rejected request. The types are tiny_http's.
 
 use std::net::IpAddr;
 
@@ -7,14 +7,14 @@ use tiny_http::{Header, Method};
 /// The longest body of a request, in bytes.
 pub const MAX_BODY_BYTES: usize = 1024 * 1024;
 
-/// An HTTP request, whichever server has read it.
+/// An HTTP request, from any server.
 #[derive(Debug)]
 pub struct HttpRequest {
     /// The method.
     pub method: Method,
-    /// Path and query as the client sent them.
+    /// The path and the query as the client sent them.
     pub target: String,
-    /// The headers that a handler may look at.
+    /// The headers that a handler may read.
     pub headers: Vec<Header>,
     /// The whole body.
     pub body: Vec<u8>,
@@ -22,7 +22,7 @@ pub struct HttpRequest {
     pub peer: IpAddr,
 }
 
-/// Why a request is rejected: the status of the answer, and a sentence that says what to do.
+/// Why a request is rejected: the status of the answer, and a sentence that states what to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RequestError {
     /// The HTTP status, from 400 to 599.

@@ -1,7 +1,7 @@
-//! Checks a request head. `httparse` reads it; this module adds what a head must not be.
+//! Checks a request head. `httparse` reads it; this module adds the rules that reject a head.
 //!
-//! A head that two servers could understand differently is rejected and its connection closed. An attacker could
-//! otherwise use their disagreement about where a request ends ("request smuggling").
+//! A head that two servers could read differently is rejected, and its connection is closed. Otherwise an attacker
+//! could use their disagreement about the end of a request ("request smuggling").
 
 use std::mem::MaybeUninit;
 use std::str::FromStr;
@@ -14,13 +14,13 @@ use super::request::{MAX_BODY_BYTES, RequestError};
 /// The longest head, in bytes.
 pub const MAX_HEAD_BYTES: usize = 16 * 1024;
 
-/// The most headers in one head.
+/// The limit for the number of headers in one head.
 const MAX_HEADERS: usize = 100;
 
 /// Nearly every head has at most this many headers.
 const USUAL_HEADERS: usize = 24;
 
-/// The headers that a handler may look at. All others are read and dropped.
+/// The headers that a handler may read. All others are read and dropped.
 const KEPT_HEADERS: [&str; 8] = [
     "Content-Type",
     "X-Request-Id",
@@ -50,7 +50,7 @@ pub enum BodyLength {
 }
 
 impl RequestHead {
-    /// Checks a whole head. Stores the headers for the handler in `kept`, also when it then rejects the head.
+    /// Checks a whole head. Stores the headers for the handler in `kept`, even if it then rejects the head.
     pub fn parse(bytes: &[u8], kept: &mut Vec<Header>) -> Result<Self, RequestError> {
         match Self::parse_within::<USUAL_HEADERS>(bytes, kept)? {
             Some(head) => Ok(head),
@@ -62,8 +62,7 @@ impl RequestHead {
 
     /// The head, if it has at most `HEADERS` headers.
     ///
-    /// Never inlined: its array of headers would stay on the stack of the caller, and cost each connection a page of
-    /// memory.
+    /// Never inlined: its array of headers would stay on the caller's stack and cost each connection a page of memory.
     #[inline(never)]
     fn parse_within<const HEADERS: usize>(
         bytes: &[u8],
@@ -108,7 +107,7 @@ impl RequestHead {
     }
 }
 
-/// The headers of one head, as they came.
+/// The headers of one head, as they arrived.
 struct Headers<'a>(&'a [httparse::Header<'a>]);
 
 impl<'a> Headers<'a> {
@@ -117,7 +116,7 @@ impl<'a> Headers<'a> {
     }
 
     fn kept(&self) -> Vec<Header> {
-        // A proxy appends its header behind those of the client. So the last one is the proxy's.
+        // A proxy appends its header after those of the client. So the last one is the proxy's.
         let named = |name: &'static str| {
             let mut all = self.all(name);
             let value = if name == "X-Forwarded-For" { all.last() } else { all.next() };
@@ -138,7 +137,7 @@ impl<'a> Headers<'a> {
         !has("close") && (minor == 1 || has("keep-alive"))
     }
 
-    /// The length of the body. Rejects what two servers could read differently.
+    /// The length of the body. Rejects headers that two servers could read differently.
     fn body_length(&self, minor: u8) -> Result<BodyLength, RequestError> {
         let mut codings = self.all("Transfer-Encoding");
         let mut lengths = self.all("Content-Length");
@@ -190,10 +189,11 @@ pub fn body_too_long() -> RequestError {
     RequestError::new(413, format!("the body is longer than {MAX_BODY_BYTES} bytes; send less"))
 }
 
-/// Where the head ends, if its end has come. `checked` is the number of bytes that an earlier call has checked.
+/// The position of the end of the head, if it has arrived. `checked` is the number of bytes that an earlier call has
+/// checked.
 ///
-/// Rejects bytes that no head has. A line end without CR is one: some servers take it for a line end, others do not.
-/// Control characters are another, as in a TLS hello.
+/// Rejects bytes that no valid head contains. A line end without CR is one case: some servers accept it as a line end,
+/// others do not. Control characters are another case, as in a TLS hello.
 pub fn find_head_end(bytes: &[u8], checked: &mut usize) -> Result<Option<usize>, RequestError> {
     for at in *checked..bytes.len() {
         let before = at.checked_sub(1).map(|before| bytes[before]);

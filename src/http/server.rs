@@ -1,4 +1,4 @@
-//! The life of one HTTP connection: read a request, let the handler answer it, write the answer, and so on.
+//! The life of one HTTP connection: read a request, let the handler answer it, write the answer, repeat.
 
 use std::io::{self, Read};
 use std::net::{IpAddr, Shutdown, SocketAddr, TcpStream};
@@ -26,24 +26,24 @@ const REFUSE_TIMEOUT: Duration = Duration::from_millis(100);
 
 /// Answers the requests of a server.
 pub trait HttpHandler: Send + Sync + 'static {
-    /// Where its streams of events come from; [`NoEvents`](super::NoEvents) if it has none.
+    /// The type of its event streams; [`NoEvents`](super::NoEvents) if it has none.
     type Events: EventSource;
 
     /// Answers one request. Never fails: a failure is an answer.
     fn answer(&self, request: &HttpRequest) -> HttpOutcome<Self::Events>;
 
-    /// Makes the answer to a request that could not be read. `headers` are those that were understood.
+    /// Makes the answer to a request that could not be read. `headers` are those that could be parsed.
     fn reject(&self, error: RequestError, headers: &[Header], peer: IpAddr) -> HttpAnswer {
         let _ = (headers, peer);
         error.into()
     }
 }
 
-/// What a handler returns.
+/// The result of a handler.
 pub enum HttpOutcome<E> {
     /// A whole answer.
     Answer(HttpAnswer),
-    /// A stream of events. The connection ends with it.
+    /// A stream of events. The connection closes at its end.
     Events(Box<E>),
 }
 
@@ -60,7 +60,7 @@ impl<H: HttpHandler> HttpServer<H> {
         Self { handler, backlog: Backlog::default() }
     }
 
-    /// Answers the requests of one connection in the order in which they come, until it ends.
+    /// Answers the requests of one connection in the order of their arrival, until it closes.
     fn answer_requests(&self, connection: &Connection) -> io::Result<()> {
         let stream = connection.stream.as_ref();
         let mut reader = RequestReader::new(stream);
@@ -95,7 +95,7 @@ impl<H: HttpHandler> HttpServer<H> {
     }
 }
 
-/// Reads one request, and how its answer is to be sent. `held_bytes` counts its body until all of it is here.
+/// Reads one request, and determines how its answer is sent. `held_bytes` counts its body until it is complete.
 fn read_request(
     reader: &mut RequestReader<'_>,
     mut held_bytes: HeldBytes<'_>,
@@ -135,17 +135,18 @@ impl<H: HttpHandler> Serve for HttpServer<H> {
     }
 }
 
-/// An entrance for the fuzz target `http`, which has no listener. Only a build for fuzzing has it.
+/// An entry point for the fuzz target `http`, which has no listener. It exists only in a build for fuzzing.
 #[cfg(fuzzing)]
 #[doc(hidden)]
 pub mod fuzz_doors {
     use super::super::reader::FIRST_READ_BYTES;
     use super::{Arc, Backlog, HttpRequest, IpAddr, ReadError, RequestReader, TcpStream, read_request};
 
-    /// The least buffer for a read, in bytes.
+    /// The smallest buffer for a read, in bytes.
     pub const LEAST_ROOM_BYTES: usize = FIRST_READ_BYTES;
 
-    /// Reads the requests of one connection until it ends. Also the status of the last one, if it was rejected.
+    /// Reads the requests of one connection until it closes. Also returns the status of the last one, if it was
+    /// rejected.
     pub fn requests(stream: &Arc<TcpStream>, peer: IpAddr) -> (Vec<HttpRequest>, Option<u16>) {
         let backlog = Backlog::default();
         let mut reader = RequestReader::new(stream);

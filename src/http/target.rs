@@ -6,7 +6,7 @@ use percent_encoding::percent_decode_str;
 
 use super::request::RequestError;
 
-/// The target of a request, taken apart.
+/// The target of a request, split into its parts.
 #[derive(Debug)]
 pub struct Target<'a> {
     /// The path, percent-decoded. A `/` inside a segment stays `%2F`, since a route cannot contain one.
@@ -17,7 +17,7 @@ pub struct Target<'a> {
 }
 
 impl<'a> Target<'a> {
-    /// Takes the target of a request apart. The error is a 400: the target is no path, or a percent code is invalid.
+    /// Splits the target of a request. The error is a 400: the target is not a path, or a percent code is invalid.
     pub fn parse(target: &'a str) -> Result<Self, RequestError> {
         let (raw_path, query) = target.split_once('?').unwrap_or((target, ""));
         let raw_path = without_authority(raw_path);
@@ -39,7 +39,7 @@ impl<'a> Target<'a> {
     }
 }
 
-/// A client that takes this server for a proxy sends a whole URL. Only its path counts.
+/// A client that treats this server as a proxy sends a whole URL. Only its path counts.
 fn without_authority(target: &str) -> &str {
     match target.strip_prefix("http://") {
         Some(rest) => rest.find('/').map_or("/", |slash| &rest[slash..]),

@@ -13,7 +13,7 @@ fn event(packet: &str) -> String {
     String::from_utf8(out).unwrap()
 }
 
-/// What a client makes of an event's text: the id, and the data, its lines joined by line ends.
+/// Reads the text of an event as a client does: returns the id, and the lines of the data joined by line ends.
 fn understood(text: &str) -> (Option<String>, String) {
     let block = text.strip_suffix("\n\n").expect("an event ends with an empty line");
     let fields: Vec<(&str, &str)> = block.split('\n').map(|line| line.split_once(": ").unwrap()).collect();
