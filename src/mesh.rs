@@ -289,7 +289,7 @@ impl Mesh {
         read(&self.table).routes.pick(method, path, usable)
     }
 
-    /// Applies a list: opens links to new instances, and drops those that are no longer listed and down.
+    /// Applies a list: opens links to new instances, and drops unlisted links that are down.
     fn follow(self: &Arc<Self>, distributor: usize, nodes: Vec<Node>) {
         let deferred =
             write(&self.table).follow(distributor, nodes, |node| self.open(&node.address(), node.dialect()));

@@ -3,18 +3,18 @@
 //! Each line uses only the lines below it:
 //!
 //! ```text
-//! this file      the routes: what each one reads, does and answers
+//! this file      the routes: their input, their work and their answers
 //! admin          `users --admin`: how a user becomes an admin
 //! feed           the change feed: sends every commit to all subscribers
-//! replay         sends a subscriber what it missed
-//! subscribers    who follows the feed, and what each may see
+//! replay         sends a subscriber the changes that it missed
+//! subscribers    the clients that follow the feed, and the changes that each may see
 //! database       one opened database: readers, and the queue of writes
 //! writer         the writer thread: group commit
 //! sqlite/        the engine: all SQL
-//! notify         how processes on one database tell each other of a commit
+//! notify         how processes on one database notify each other of a commit
 //! operations     the writes as data
-//! login_limit    how many logins may fail
-//! access         who may do what, and see what
+//! login_limit    the limit on failed logins
+//! access         which client may do and see what
 //! store          the interface of an engine: operations, errors
 //! values         users, changes and tokens
 //! input          the rules about fields
@@ -22,8 +22,8 @@
 //! workers        a pool of threads that answers 503 when its queue is full
 //! ```
 //!
-//! Reads are answered at once, on the thread that read the packet. Writes go to the writer thread and are answered
-//! after their commit. A password is hashed on the hashing pool first. Only [`database`] names an engine.
+//! Reads are answered immediately, on the thread that read the packet. Writes go to the writer thread and are answered
+//! after their commit. A password is hashed first, on the hashing pool. Only [`database`] names an engine.
 
 pub mod access;
 pub mod admin;
@@ -73,11 +73,11 @@ pub struct UsersSettings {
     pub keep_changes: u64,
     /// How long a login token is valid, in seconds.
     pub token_seconds: u64,
-    /// Whether clients must show a token for what is theirs. Otherwise this is development mode.
+    /// Whether clients must show a token to access their own data. If not, this is development mode.
     pub secured: bool,
 }
 
-/// What the handlers share.
+/// The state that the handlers share.
 struct Users<E> {
     database: Arc<Database<E>>,
     feed: Arc<Feed<E>>,
@@ -88,7 +88,7 @@ struct Users<E> {
 /// Builds the users service on a database file.
 ///
 /// # Errors
-/// A sentence that says why the database cannot be opened.
+/// A sentence that states why the database cannot be opened.
 pub fn service(path: &Path, settings: UsersSettings) -> Result<Service, String> {
     let database = Database::open(path, settings.keep_changes.max(1))?;
     service_on(database, settings)
@@ -121,7 +121,7 @@ type Begun = Box<dyn FnOnce(Responder)>;
 /// The arguments of a read.
 const READ_FIELDS: [&str; 6] = ["id", "params", "limit", "after", "email", "at_least"];
 
-/// What a read asks for.
+/// The result that a read asks for.
 enum Query {
     One(i64),
     Page { limit: usize, after: i64, email: Option<String> },
@@ -137,7 +137,7 @@ struct LoginAnswer {
 }
 
 impl<E: Engine> Users<E> {
-    /// `GET /users`, `GET /users/1`. With `at_least`, only once that change has happened.
+    /// `GET /users`, `GET /users/1`. With `at_least`, it answers only after that change has happened.
     fn read(self: &Arc<Self>, request: &Request) -> Result<Begun, Failure> {
         let fields = Fields::among(request.params()?, &READ_FIELDS)?;
         let (query, seq) = (Query::parse(request, fields)?, fields.at_least()?);
@@ -148,9 +148,9 @@ impl<E: Engine> Users<E> {
                 return responder.answer(&users.run(&query, credential, batch.as_ref()));
             };
             let deadline = deadline.unwrap_or_else(|| Instant::now() + DEFAULT_TIMEOUT);
-            // The client must still wait when the refusal arrives.
+            // The client must still be waiting when the rejection arrives.
             let deadline = deadline.checked_sub(ANSWER_IN_TIME).unwrap_or(deadline);
-            // The feed may not know yet what another process has committed, so read it.
+            // The feed may not know yet that another process has committed, so read the database.
             let last = users.database.reader(View::Newest).and_then(|reader| reader.last_seq());
             match last {
                 Ok(last) if last >= seq => responder.answer(&users.run(&query, credential, None)),
@@ -214,7 +214,7 @@ impl<E: Engine> Users<E> {
         Ok(credential)
     }
 
-    /// `GET /users/changes`: with `limit` a page, without it a stream.
+    /// `GET /users/changes`: a page if `limit` is given, otherwise a stream.
     fn changes(self: &Arc<Self>, request: &Request) -> Result<Begun, Failure> {
         let fields = Fields::among(request.params()?, &["after", "limit"])?;
         let (after, limit) = (fields.change_after()?, fields.limit()?);
@@ -281,8 +281,8 @@ impl<E: Engine> Users<E> {
         }))
     }
 
-    /// `POST /users/login`. An unknown e-mail address and a wrong password get the same answer after the same work, so
-    /// nobody can find out who has an account. A client over the limit is rejected before that work.
+    /// `POST /users/login`. An unknown e-mail address and a wrong password get the same answer after the same work. So
+    /// a client cannot find out which addresses have an account. A client over the limit is rejected before that work.
     fn login(self: &Arc<Self>, request: &Request) -> Result<Begun, Failure> {
         let fields = Fields::among(request.params()?, &["email", "password"])?;
         let (email, password) = (fields.login_email()?, fields.login_password()?);
@@ -299,8 +299,8 @@ impl<E: Engine> Users<E> {
         }))
     }
 
-    /// The user with this e-mail address, if the password is right. The password is not hashed for a client that has
-    /// exceeded the limit while it waited for a thread.
+    /// The user with this e-mail address, if the password is right. No password is hashed for a client that exceeded
+    /// the limit while it waited for a thread.
     fn match_password(
         &self,
         email: &str,
@@ -337,7 +337,7 @@ impl<E: Engine> Users<E> {
         });
     }
 
-    /// `POST /users/logout`: ends the token that the request shows.
+    /// `POST /users/logout`: ends the token in the request.
     fn logout(self: &Arc<Self>, request: &Request) -> Result<Begun, Failure> {
         Fields::among(request.params()?, &[])?;
         let token = Credential::required(request)?;
@@ -397,8 +397,8 @@ fn write_reply(user: &User) -> Result<Reply, Failure> {
     Reply::ok(user)?.with("seq", user.changed_seq)?.with("etag", entity_tag(user))
 }
 
-/// The entity tag of a user as it is shown. The view without the e-mail address has another tag than the whole, since
-/// the two differ. `If-Match` accepts either.
+/// The entity tag of a user as it is shown. The view without the e-mail address has a different tag, since its content
+/// differs. `If-Match` accepts both.
 fn entity_tag(user: &User) -> String {
     match user.email {
         Some(_) => user.changed_seq.to_string(),

@@ -1,9 +1,9 @@
-//! Who may do what.
+//! Access control: which client may do what.
 //!
-//! In development mode nobody is asked for a token. In a secured cluster a client shows a login token, in
-//! `Authorization: Bearer <token>`. One rule says what it permits: users can change only their own record and admins
-//! can change any; only they see the e-mail address ([`Actor::owns`]). A [`Credential`] is what a request shows; an
-//! [`Actor`] is whom the database knows by it. Writes check twice: before any work is done, and inside their own
+//! In development mode no token is needed. In a secured cluster a client shows a login token, in `Authorization: Bearer
+//! <token>`. One rule defines its rights ([`Actor::owns`]): users can change only their own record, and admins can
+//! change any. Only they see the e-mail address. A [`Credential`] is the proof that a request carries; an [`Actor`] is
+//! the sender that the database finds for it. Writes check twice: before any work is done, and inside their
 //! transaction. So a token that ends in between writes nothing.
 
 use std::time::{Duration, Instant};
@@ -14,12 +14,12 @@ use super::values::User;
 use crate::packet::{Failure, Origin};
 use crate::service::Request;
 
-/// What a request shows of its sender.
+/// The proof of identity that a request carries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Credential {
     /// Development mode: nothing is checked.
     Unchecked,
-    /// The request shows nothing.
+    /// The request shows no token.
     Missing,
     /// The request shows a token, which may be invalid.
     Token(TokenHash),
@@ -28,7 +28,7 @@ pub enum Credential {
 /// The sender of a request, as the database knows it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Actor {
-    /// Development mode: anybody, who may do everything.
+    /// Development mode: any client, which may do everything.
     Anybody,
     /// A client that is not logged in.
     Stranger,
@@ -44,10 +44,10 @@ pub enum Actor {
 }
 
 impl Credential {
-    /// What this request shows. Development mode (not `secured`) does not look.
+    /// The credential of this request. Development mode (not `secured`) does not read it.
     ///
     /// # Errors
-    /// 401 if the request shows something that is no token.
+    /// 401 if the request shows something other than a token.
     pub fn of(request: &Request, secured: bool) -> Result<Self, Failure> {
         if !secured {
             return Ok(Self::Unchecked);
@@ -58,10 +58,10 @@ impl Credential {
         }
     }
 
-    /// The token that this request must show, in development mode as well.
+    /// The token that this request must show, even in development mode.
     ///
     /// # Errors
-    /// 401 if it shows none.
+    /// 401 if it shows no token.
     pub fn required(request: &Request) -> Result<TokenHash, Failure> {
         match Self::of(request, true)? {
             Self::Token(hash) => Ok(hash),
@@ -79,10 +79,10 @@ impl Credential {
         }
     }
 
-    /// The actor. Without a token the database is not read.
+    /// The actor. Without a token, the database is not read.
     ///
     /// # Errors
-    /// 401 if the token is not valid, or not any more.
+    /// 401 if the token is not valid, or no longer valid.
     pub fn actor(&self, reader: &(impl UserReader + ?Sized)) -> Result<Actor, StoreError> {
         let hash = match self {
             Self::Unchecked => return Ok(Actor::Anybody),
@@ -108,10 +108,11 @@ impl Credential {
         Err(StoreError::Rejected(refused))
     }
 
-    /// Checks that the actor may search for this e-mail address. Otherwise anybody could find out who has an account.
+    /// Checks that the actor may search for this e-mail address. Otherwise any client could find out which addresses
+    /// have an account.
     ///
     /// # Errors
-    /// 401 if the actor is not logged in, 403 for any address but its own, whether or not a user has it.
+    /// 401 if the actor is not logged in. 403 for any address but the actor's, whether or not a user has it.
     pub fn require_search_right(
         &self,
         reader: &(impl UserReader + ?Sized),
@@ -129,7 +130,7 @@ impl Credential {
 }
 
 impl Actor {
-    /// Whether the actor is the user with this id or may do everything. Only then may it change the user and see its
+    /// Whether the actor is the user with this id or may do everything. Only then may it change the user and see the
     /// e-mail address.
     #[must_use]
     pub fn owns(&self, id: i64) -> bool {

@@ -1,6 +1,6 @@
-//! `users --admin`: how a user becomes an admin. It is not possible over the network.
+//! `users --admin`: makes a user an admin. This is not possible over the network.
 //!
-//! It works on the database file, also while users processes run on it. They are notified as of any other change.
+//! It works on the database file, even while users processes run on it. They are notified as of any other change.
 
 use std::io::{self, BufRead, IsTerminal};
 use std::path::Path;
@@ -13,14 +13,14 @@ use super::operations::{AdminOutcome, CreateAdmin, MakeAdmin};
 use super::values::{NewUser, Role, User};
 use crate::packet::Failure;
 
-/// The running processes forget old changes, as their flag says. This process forgets none.
+/// The running processes delete old changes, as their flag states. This process deletes none.
 const KEEP_ALL: u64 = u64::MAX;
 
-/// Makes the user with this e-mail address an admin. If there is no such user, creates one with a password from the
-/// terminal or else from the first line of stdin. Returns a sentence that says what was done.
+/// Makes the user with this e-mail address an admin. Creates the user if it does not exist, with a password from the
+/// terminal or else from the first line of stdin. Returns a sentence that states the result.
 ///
 /// # Errors
-/// A sentence that says why it could not be done.
+/// A sentence that states why this failed.
 pub fn make(path: &Path, email: &str) -> Result<String, String> {
     let fields = Map::from_iter([("email".to_owned(), json!(email))]);
     let email = checked(&fields, Fields::email)?;
@@ -33,11 +33,11 @@ pub fn make(path: &Path, email: &str) -> Result<String, String> {
     let fields = Map::from_iter([("password".to_owned(), json!(ask_password(&email).map_err(explain)?))]);
     let password =
         checked(&fields, Fields::new_password)?.hash().map_err(|error| explain(error.errormessage))?;
-    // Everybody sees the name: it must not reveal the address.
+    // All users see the name, so it must not reveal the address.
     let name = "Admin".to_owned();
     let new = NewUser { email: email.clone(), name, password: Some(password), role: Role::Admin };
     match database.write_now(CreateAdmin(new)).map_err(|error| explain(error.to_string()))? {
-        // A client signed up with this address while the password was typed.
+        // A client signed up with this address while the admin typed the password.
         AdminOutcome::Promoted { user, has_password } => Ok(describe_promotion(&user, has_password)),
         AdminOutcome::Created(user) => Ok(format!("{email}, user {}, is new and an admin", user.id)),
     }
@@ -53,7 +53,7 @@ fn describe_promotion(user: &User, has_password: bool) -> String {
     format!("{email}, user {}, is an admin now, {password}", user.id)
 }
 
-/// A field that must be there, by the same rules as everywhere.
+/// A required field, by the same rules as everywhere.
 fn checked<'a, T>(
     fields: &'a Map<String, Value>,
     read: impl FnOnce(Fields<'a>) -> Result<Option<T>, Failure>,
@@ -66,7 +66,7 @@ fn checked<'a, T>(
     }
 }
 
-/// The first line of stdin. A person is asked, twice, since what is typed is not shown.
+/// The first line of stdin. A terminal asks for the password twice, since it does not show the typed text.
 fn ask_password(email: &str) -> Result<String, String> {
     let unread = |error: io::Error| format!("no password could be read: {error}");
     if !io::stdin().is_terminal() {

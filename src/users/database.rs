@@ -18,7 +18,7 @@ pub struct Database<E> {
 }
 
 impl Database<Sqlite> {
-    /// Opens an SQLite file, and creates it if it does not exist. Its feed keeps so many changes.
+    /// Opens an SQLite file, and creates it if it does not exist. Its feed keeps this number of changes.
     ///
     /// # Errors
     /// A sentence that names the file and the reason.
@@ -60,9 +60,9 @@ impl<E: Engine> Database<E> {
         self.engine.reader_in(batch)
     }
 
-    /// Queues a write for the writer thread. `done` receives its outcome after the commit. A write whose `deadline`
-    /// has passed before its turn is not begun. What `done` returns is dropped after all writes of its transaction have
-    /// been reported.
+    /// Queues a write for the writer thread. `done` receives its outcome after the commit. A write is not started if
+    /// its `deadline` has passed before its turn. The value that `done` returns is dropped after all writes of its
+    /// transaction have been reported.
     pub fn write<O: Operation, R: 'static>(
         &self,
         deadline: Option<Instant>,
@@ -72,7 +72,7 @@ impl<E: Engine> Database<E> {
         self.writes.push(deadline, operation, done);
     }
 
-    /// Writes and waits for the commit. Only for the start of a process, when no client waits yet.
+    /// Writes and waits for the commit. Use it only at the start of a process, when no client waits yet.
     ///
     /// # Errors
     /// Those of the operation and of the commit.
@@ -88,7 +88,7 @@ impl<E: Engine> Database<E> {
         self.writes.len()
     }
 
-    /// The sentence that says why this database cannot be used.
+    /// The sentence that states why this database cannot be used.
     #[must_use]
     pub fn explain(&self, error: &StoreError) -> String {
         self.engine.explain(error)

@@ -1,7 +1,7 @@
-//! The change feed: every change of a user, numbered, in order, to all subscribers.
+//! The change feed: sends every change of a user, numbered and in order, to all subscribers.
 //!
 //! A write adds its change in its own transaction. One thread, `feed`, waits for the notification of a commit, reads
-//! the new changes, and sends each to all subscribers. A subscriber with an old number is first replayed
+//! the new changes, and sends each to all subscribers. A subscriber with an old number first gets a replay
 //! ([`super::replay`]).
 
 use std::io;
@@ -42,14 +42,14 @@ impl<E: Engine> Feed<E> {
     /// Starts the feed of this database.
     ///
     /// # Errors
-    /// A sentence that says why it cannot start.
+    /// A sentence that states why it cannot start.
     pub fn start(database: Arc<Database<E>>) -> Result<Arc<Self>, String> {
         let no_port = |error: io::Error| format!("no loopback port for the change feed: {error}");
         let listener = CommitListener::open().map_err(no_port)?;
         let port = listener.port().map_err(no_port)?;
         let failed = |error: StoreError| database.explain(&error);
         database.write_now(AddListener { port }).map_err(failed)?;
-        // Every later commit notifies this process; earlier changes are read here.
+        // Every later commit notifies this process. Earlier changes are read here.
         let last = database.reader(View::Newest).and_then(|reader| reader.last_seq()).map_err(failed)?;
         let subscribers = Arc::new(Subscribers::new(last, listener.waker().map_err(no_port)?));
         let replays = Replays::start(database.clone(), subscribers.clone())?;
@@ -59,7 +59,7 @@ impl<E: Engine> Feed<E> {
         Ok(feed)
     }
 
-    /// Starts the thread that sends. It ends when the feed is dropped.
+    /// Starts the sending thread. It ends when the feed is dropped.
     fn start_thread(self: &Arc<Self>, listener: CommitListener) -> Result<(), String> {
         let feed = Arc::downgrade(self);
         let run = move || {
@@ -74,7 +74,7 @@ impl<E: Engine> Feed<E> {
         thread::Builder::new().name("feed".to_owned()).spawn(run).map(drop).map_err(no_thread)
     }
 
-    /// Shows how far behind the feed is, and how many writes wait for the writer thread.
+    /// Shows how far the feed is behind, and how many writes wait for the writer thread.
     fn show_metrics(self: &Arc<Self>) {
         let feed = Arc::downgrade(self);
         metrics::watch(Gauge::FeedLag, move || {
@@ -87,8 +87,8 @@ impl<E: Engine> Feed<E> {
         metrics::watch(Gauge::WritesWaiting, move || Some(feed.upgrade()?.database.waiting_writes()));
     }
 
-    /// Answers with a stream of all changes after `after`, then of every new one. Without `after` it sends only new
-    /// changes. The credential decides what the client sees.
+    /// Answers with a stream of all changes after `after`, and then of every new change. Without `after` it sends only
+    /// new changes. The credential determines what the client sees.
     pub fn stream(&self, after: Option<u64>, credential: Credential, responder: Responder) {
         let stream = match responder.into_stream() {
             Ok(stream) => stream,
@@ -109,10 +109,10 @@ impl<E: Engine> Feed<E> {
         self.replays.submit(newcomer, Instant::now());
     }
 
-    /// Adds a subscriber that has everything up to its `after`. It receives an empty reply at once, since the next
+    /// Adds a subscriber that has everything up to its `after`. It receives an empty reply immediately, since the next
     /// change may be far away.
     fn join(&self, state: &mut FeedState, mut newcomer: Subscriber) {
-        // Under the lock: the next commit notices a token that ends from here on.
+        // Under the lock: the next commit notices a token that ends after this point.
         let actor = match newcomer.credential.without_token() {
             Some(actor) => Ok(actor),
             None => self.database.reader(View::Newest).and_then(|reader| newcomer.credential.actor(&reader)),
@@ -127,7 +127,7 @@ impl<E: Engine> Feed<E> {
         }
     }
 
-    /// Calls `resume` once change `seq` has happened, or with a failure at the `deadline`.
+    /// Calls `resume` after change `seq` has happened, or with a failure at the `deadline`.
     pub fn wait_for(
         &self,
         seq: u64,
@@ -151,7 +151,7 @@ impl<E: Engine> Feed<E> {
     /// A page of changes for clients without a stream.
     ///
     /// # Errors
-    /// 410 if changes after `after` are not kept any more, and those of the database.
+    /// 410 if the changes after `after` were deleted, and the errors of the database.
     pub fn page(&self, after: u64, limit: usize, credential: Credential) -> Result<Reply, Failure> {
         let snapshot = self.database.reader(View::Snapshot)?;
         let actor = credential.actor(&snapshot)?;
@@ -196,7 +196,7 @@ impl<E: Engine> Feed<E> {
         pause
     }
 
-    /// The next changes to send; without subscribers they are only counted. The tokens are checked after the changes
+    /// The next changes to send. Without subscribers they are only counted. The tokens are checked after the changes
     /// have been read. So no change is sent for a token that ended before it.
     fn read_new(&self, state: &mut FeedState) -> Result<Vec<Change>, StoreError> {
         let reader = self.database.reader(View::Newest)?;

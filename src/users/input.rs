@@ -1,4 +1,4 @@
-//! The input rules of the users service: every rule about a field, and the error of a field that breaks it.
+//! The input rules of the users service: every rule about a field, and the error for a field that breaks it.
 
 use email_address::{EmailAddress, Options};
 use serde_json::{Map, Value};
@@ -9,13 +9,13 @@ use crate::packet::Failure;
 /// The longest name, in characters.
 const MAX_NAME_CHARS: usize = 100;
 
-/// The longest e-mail address, in characters. RFC 5321 permits no longer one.
+/// The longest e-mail address, in characters. RFC 5321 permits no longer address.
 const MAX_EMAIL_CHARS: usize = 254;
 
 /// The shortest and the longest password, in characters.
 const PASSWORD_CHARS: std::ops::RangeInclusive<usize> = 8..=128;
 
-/// How the entity tag of a user without its e-mail address ends.
+/// The suffix of the entity tag of a user without its e-mail address.
 pub const PUBLIC_TAG: &str = "-public";
 
 /// How many users a list has by default, and at most.
@@ -78,7 +78,7 @@ impl<'a> Fields<'a> {
     /// The id after which a list begins.
     ///
     /// # Errors
-    /// 400 if it is no integer from 0 up.
+    /// 400 if it is not an integer of at least 0.
     pub fn after(self) -> Result<i64, Failure> {
         let after = self.0.get("after").map_or(Some(0), integer);
         after.filter(|after| *after >= 0).ok_or_else(|| {
@@ -89,7 +89,7 @@ impl<'a> Fields<'a> {
     /// The number of the change after which a feed begins, if one is named.
     ///
     /// # Errors
-    /// 400 if it is no integer from 0 up.
+    /// 400 if it is not an integer of at least 0.
     pub fn change_after(self) -> Result<Option<u64>, Failure> {
         self.number("after")
     }
@@ -97,13 +97,13 @@ impl<'a> Fields<'a> {
     /// The number of the change that a read must contain, if one is named.
     ///
     /// # Errors
-    /// 400 if it is no integer from 0 up.
+    /// 400 if it is not an integer of at least 0.
     pub fn at_least(self) -> Result<Option<u64>, Failure> {
         self.number("at_least")
     }
 
-    /// The versions of which the user must have one, from the entity tags of `If-Match`. `None` permits any version.
-    /// A tag of another form matches no version.
+    /// The versions from the entity tags of `If-Match`: the user must have one of them. `None` permits any version. A
+    /// tag of another form matches no version.
     ///
     /// # Errors
     /// 400 if it is not text.
@@ -119,7 +119,7 @@ impl<'a> Fields<'a> {
         Ok(Some(tags.split(',').filter_map(version).collect()))
     }
 
-    /// Whether there is a field of this name.
+    /// Whether a field of this name exists.
     #[must_use]
     pub fn has(self, name: &str) -> bool {
         self.0.contains_key(name)
@@ -133,10 +133,10 @@ impl<'a> Fields<'a> {
         })
     }
 
-    /// A field that must be there.
+    /// A required field.
     ///
     /// # Errors
-    /// 400 that names it.
+    /// 400 that names the missing field.
     pub fn required<T>(value: Option<T>, name: &str) -> Result<T, Failure> {
         value.ok_or_else(|| Failure::bad_request(format!("{name} is missing")))
     }
@@ -174,7 +174,7 @@ impl<'a> Fields<'a> {
     /// A new password, if there is one.
     ///
     /// # Errors
-    /// 400 if it breaks the rule; never with the password in it.
+    /// 400 if it breaks the rule. The message never contains the password.
     pub fn new_password(self) -> Result<Option<Password>, Failure> {
         let Some(password) = self.text("password")? else { return Ok(None) };
         if !PASSWORD_CHARS.contains(&password.chars().count()) {
@@ -228,7 +228,7 @@ fn integer(value: &Value) -> Option<i64> {
     }
 }
 
-/// What a client reads about a field that its route does not know. A long name is cut.
+/// The error text for a field that the route does not know. A long name is cut.
 fn unknown_field(field: &str, known: &[&str]) -> String {
     let field: String = field.chars().take(40).collect();
     let known: Vec<&str> = known.iter().copied().filter(|name| *name != "params").collect();

@@ -1,13 +1,13 @@
 //! The limit on failed logins.
 //!
 //! Failed logins are counted for each e-mail address and for each client address. The counts are in the database, so
-//! all instances on it share them. A failure counts for a minute. A successful login is not counted and resets
-//! nothing. Otherwise an attacker could reset the count of a client address with an account of its own, and each
-//! login of the owner would grant new guesses.
+//! all instances on it share them. A failure counts for a minute. A successful login is not counted and resets nothing.
+//! Otherwise an attacker with an account could reset the count of a client address. Each login of the owner would also
+//! grant new guesses.
 //!
 //! The limit is checked twice. The first check comes before the password is hashed, so a rejected guess costs almost
-//! nothing. The second is in the transaction that counts. A client over the limit is then rejected whether the
-//! password was right or wrong. So many guesses at the same time get no more answers than guesses one by one.
+//! nothing. The second check is in the transaction that counts. It rejects a client over the limit whether the password
+//! was right or wrong. So parallel guesses get no more answers than guesses one by one.
 
 use std::net::IpAddr;
 
@@ -26,7 +26,7 @@ pub const PER_CLIENT: u32 = 20;
 /// The limits that apply to one attempt to log in.
 #[derive(Debug, Clone)]
 pub struct LoginLimit {
-    /// What is counted, and how many failures it may have.
+    /// The subjects of the count, each with its limit of failures.
     subjects: Vec<(Vec<u8>, u32)>,
 }
 
@@ -45,7 +45,7 @@ impl LoginLimit {
     /// Checks that another login may fail.
     ///
     /// # Errors
-    /// 429 that says when to try again.
+    /// 429 that states when to retry.
     pub fn check(&self, reader: &(impl UserReader + ?Sized)) -> Result<(), StoreError> {
         let mut wait_ms = 0;
         for (subject, limit) in &self.subjects {
@@ -60,9 +60,6 @@ impl LoginLimit {
     }
 
     /// Counts a failed login.
-    ///
-    /// # Errors
-    /// Those of the database.
     pub fn count_failure(&self, transaction: &dyn UserTransaction) -> Result<(), StoreError> {
         let subjects: Vec<&[u8]> = self.subjects.iter().map(|(subject, _)| subject.as_slice()).collect();
         transaction.count_failed_login(&subjects)
@@ -73,7 +70,7 @@ fn subject(kind: &str, name: &str) -> Vec<u8> {
     Sha256::digest(format!("{kind} {name}").as_bytes()).to_vec()
 }
 
-/// An address as it is counted: an IPv6 network is one client.
+/// The form in which an address is counted: an IPv6 network is one client.
 fn network(client: IpAddr) -> String {
     match client.to_canonical() {
         IpAddr::V4(address) => address.to_string(),

@@ -1,9 +1,9 @@
-//! How users processes on one database tell each other of a commit.
+//! Notifies users processes on one database of each other's commits.
 //!
-//! SQLite does not tell a process that another one has written. Polling would cost either time or processor. Instead,
-//! the process that commits sends one datagram to each process on the same file. All of them are on this machine,
-//! since the WAL mode of SQLite needs shared memory, so loopback reaches them. A datagram carries nothing and proves
-//! nothing: its receiver looks into the database.
+//! SQLite does not notify a process when another one has written. Polling would cost either time or processor load.
+//! Instead, the process that commits sends one datagram to each process on the same file. All of them are on this
+//! machine, since the WAL mode of SQLite needs shared memory. So loopback reaches them. A datagram carries and proves
+//! nothing: its receiver reads the database.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use super::store::{StoreError, UserTransaction};
 
-/// Where a process hears of commits.
+/// The receiving end for notifications of commits.
 #[derive(Debug)]
 pub struct CommitListener {
     socket: UdpSocket,
@@ -25,10 +25,10 @@ pub struct Waker {
     socket: UdpSocket,
 }
 
-/// Tells the other processes of commits.
+/// Notifies the other processes of commits.
 #[derive(Debug, Default)]
 pub struct CommitNotifier {
-    /// Connected, so the operating system reports a port on which nobody listens any more.
+    /// Connected, so that the operating system reports a port without a listener.
     sockets: HashMap<u16, UdpSocket>,
     dead: Vec<u16>,
 }
@@ -45,12 +45,12 @@ impl CommitListener {
     /// The port on which it listens.
     ///
     /// # Errors
-    /// If the operating system does not tell.
+    /// If the operating system does not report it.
     pub fn port(&self) -> io::Result<u16> {
         Ok(self.socket.local_addr()?.port())
     }
 
-    /// A waker for this listener alone.
+    /// A waker for this listener only.
     ///
     /// # Errors
     /// If the operating system gives no further socket.
@@ -74,14 +74,14 @@ impl CommitListener {
 impl Waker {
     /// Ends the wait of the listener.
     pub fn wake(&self) {
-        // A datagram that cannot be sent costs a delay, as a lost one does.
+        // A datagram that cannot be sent only causes a delay, like a lost one.
         let _ = self.socket.send(b"!");
     }
 }
 
 impl CommitNotifier {
-    /// The ports to notify after the commit of this transaction. Forgets those that were found dead. After a failure
-    /// the others learn of the commit later: no write may fail because of it.
+    /// The ports to notify after the commit of this transaction. Removes the ports that were found dead. A failure here
+    /// must not fail the write: the other processes then learn of the commit later.
     pub fn ports(&mut self, transaction: &impl UserTransaction) -> Vec<u16> {
         self.try_ports(transaction).unwrap_or_else(|error| {
             log::debug!("no process is notified of this commit: {error}");
@@ -94,7 +94,7 @@ impl CommitNotifier {
         for dead in self.dead.drain(..) {
             ports.retain(|port| *port != dead);
             self.sockets.remove(&dead);
-            // A port that cannot be removed is found dead again.
+            // A port that cannot be removed will be found dead again.
             let _ = transaction.remove_listener(dead);
         }
         Ok(ports)

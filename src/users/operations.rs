@@ -1,4 +1,4 @@
-//! The writes of the service as data. Each asks its rules inside its own transaction.
+//! The writes of the service as data. Each checks its rules inside its own transaction.
 
 use super::access::Credential;
 use super::login_limit::LoginLimit;
@@ -17,9 +17,9 @@ pub struct UpdateUser {
     pub id: i64,
     /// The fields that change.
     pub update: UserUpdate,
-    /// The versions of which the user must have one.
+    /// The permitted versions: the user must have one of them.
     pub expected: Option<Vec<u64>>,
-    /// What the client showed.
+    /// The credential of the client.
     pub credential: Credential,
 }
 
@@ -28,13 +28,13 @@ pub struct UpdateUser {
 pub struct DeleteUser {
     /// The user.
     pub id: i64,
-    /// The versions of which the user must have one.
+    /// The permitted versions: the user must have one of them.
     pub expected: Option<Vec<u64>>,
-    /// What the client showed.
+    /// The credential of the client.
     pub credential: Credential,
 }
 
-/// Ends an attempt to log in: adds a token, or counts a failure.
+/// Completes a login attempt: adds a token, or counts a failure.
 #[derive(Debug)]
 pub struct FinishLogin {
     /// The user and the hash that the password matched; `None` if it matched none.
@@ -58,14 +58,14 @@ pub struct MakeAdmin {
     pub email: String,
 }
 
-/// Creates an admin, or makes the user an admin that has the e-mail address by now.
+/// Creates an admin. If a user has the e-mail address by now, makes that user an admin.
 #[derive(Debug)]
 pub struct CreateAdmin(pub NewUser);
 
 /// How a user became an admin.
 #[derive(Debug)]
 pub enum AdminOutcome {
-    /// The user existed already.
+    /// The user already existed.
     Promoted {
         /// The user.
         user: User,
@@ -76,7 +76,7 @@ pub enum AdminOutcome {
     Created(User),
 }
 
-/// Registers the port of a process that wants to hear of commits.
+/// Registers the port of a process that needs notifications of commits.
 #[derive(Debug)]
 pub struct AddListener {
     /// The loopback port.
@@ -118,7 +118,7 @@ impl Operation for FinishLogin {
         if let Some((user, checked)) = &self.matched {
             match transaction.add_token(*user, checked, &self.token, self.seconds) {
                 Ok(expiry) => return Ok(Some(expiry)),
-                // The user or the password has changed meanwhile: the password is wrong now.
+                // The user or the password has changed since: the password is wrong now.
                 Err(StoreError::NotFound) => {}
                 Err(error) => return Err(error),
             }
@@ -137,7 +137,7 @@ impl Operation for EndToken {
 }
 
 impl Operation for MakeAdmin {
-    /// The user, and whether it has a password; `None` if there is no such user.
+    /// The user, and whether it has a password; `None` if no user has the address.
     type Output = Option<(User, bool)>;
 
     fn execute(&self, transaction: &dyn UserTransaction) -> Result<Self::Output, StoreError> {

@@ -1,7 +1,7 @@
-//! Passwords and tokens: argon2id on threads of its own, and random tokens of which only a hash is kept.
+//! Passwords and tokens: argon2id on dedicated threads, and random tokens that are stored only as a hash.
 //!
-//! Hashing a password is slow on purpose. It runs on a small pool, so a login delays no other packet and never takes
-//! more than half of the processors.
+//! Hashing a password is slow on purpose. It runs on a small pool, so that a login delays no other packet and never
+//! uses more than half of the processors.
 
 use std::fmt;
 use std::thread;
@@ -13,11 +13,12 @@ use sha2::{Digest, Sha256};
 use super::workers::WorkerPool;
 use crate::packet::Failure;
 
-/// How many passwords may wait to be hashed. The next is refused: its client would stop waiting before its turn.
+/// How many passwords may wait to be hashed. Further ones are rejected: their clients would stop waiting before their
+/// turn.
 const MAX_WAITING: usize = 64;
 
 /// A hash that no password has: random text with the form and the cost of a real hash. It is checked if there is no
-/// other, so rejecting an unknown e-mail address takes as long as rejecting a wrong password.
+/// real hash. So rejecting an unknown e-mail address takes as long as rejecting a wrong password.
 pub(super) const DUMMY_HASH: &str =
     "$argon2id$v=19$m=19456,t=2,p=1$AgWkuL59+RDghPLSz3oZSA$oarmXYGAJ7KA8AGWpWavlVe4lkhsYPc8ouLRx3h1sxk";
 
@@ -27,15 +28,15 @@ pub struct Password(String);
 /// The hash of a password in PHC form (`$argon2id$v=19$…`). It is not printed either.
 pub struct PasswordHash(String);
 
-/// A fresh login token: what the client is given, and what is stored.
+/// A new login token: the text for the client, and the hash to store.
 pub struct Token {
-    /// 256 random bits in hexadecimal: for the client, once.
+    /// 256 random bits in hexadecimal. The client receives this text once.
     pub text: String,
-    /// What the database keeps.
+    /// The hash that the database keeps.
     pub hash: TokenHash,
 }
 
-/// The SHA-256 of a login token: the database knows a token only by it.
+/// The SHA-256 of a login token. The database knows a token only by this hash.
 pub type TokenHash = [u8; 32];
 
 /// The hash under which the database keeps a token.
@@ -51,7 +52,7 @@ impl Password {
         Self(text.to_owned())
     }
 
-    /// Hashes it with a fresh salt. Takes tens of milliseconds: only for threads of the pool.
+    /// Hashes it with a fresh salt. This takes tens of milliseconds, so call it only on threads of the pool.
     ///
     /// # Errors
     /// 500 if the operating system has no randomness or no memory.
@@ -63,7 +64,7 @@ impl Password {
         })
     }
 
-    /// Whether it is the one with this hash. With no hash it is not, after the same time.
+    /// Whether the password matches this hash. Without a hash it returns false, after the same time.
     #[must_use]
     pub fn matches(&self, hash: Option<&PasswordHash>) -> bool {
         let matches = phc::PasswordHash::new(hash.map_or(DUMMY_HASH, PasswordHash::as_str))
@@ -79,7 +80,7 @@ impl PasswordHash {
         Self(text)
     }
 
-    /// As it is stored.
+    /// The hash in its stored form.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
@@ -101,7 +102,7 @@ pub fn start_hashing() -> Result<WorkerPool, String> {
 }
 
 impl Token {
-    /// Makes a token that nobody can guess.
+    /// Makes a random token that cannot be guessed.
     ///
     /// # Errors
     /// 500 if the operating system has no randomness.

@@ -1,7 +1,7 @@
 //! Replay: a subscriber with an old number first receives the changes that it missed, on a thread of a small pool.
 //!
-//! It then joins the other subscribers under the lock that every broadcast holds. So it misses no change and receives
-//! none twice.
+//! It then joins the other subscribers under the lock that every broadcast holds. So it receives each change exactly
+//! once.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -13,17 +13,17 @@ use super::values::Change;
 use super::workers::WorkerPool;
 use crate::packet::Failure;
 
-/// How many changes are read from the database at a time.
+/// How many changes one read takes from the database.
 pub const CHANGES_PER_READ: usize = 200;
 
-/// How many subscribers are replayed at a time, and how many may wait.
+/// How many subscribers are replayed at the same time, and how many may wait.
 const REPLAYS: usize = 2;
 const REPLAYS_WAITING: usize = 1024;
 
 /// How long a subscriber may take to read one page of its replay.
 const REPLAY_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How long a replay thread waits for one subscriber before it turns to the next.
+/// How long a replay thread waits for one subscriber before it serves the next.
 const REPLAY_TURN: Duration = Duration::from_millis(10);
 
 /// The threads that replay.
@@ -53,7 +53,7 @@ impl<E: Engine> Replays<E> {
         });
     }
 
-    /// Sends a subscriber what it missed, then adds it to the others.
+    /// Sends a subscriber the changes that it missed, then adds it to the others.
     fn replay(self: &Arc<Self>, mut newcomer: Subscriber, mut since: Instant) {
         while newcomer.stream.is_open() {
             if !newcomer.stream.await_room(REPLAY_TURN) {
@@ -81,8 +81,8 @@ impl<E: Engine> Replays<E> {
         }
     }
 
-    /// Sends the rest and adds the subscriber, while no broadcast can come between. Returns the subscriber if the rest
-    /// is more than one page.
+    /// Sends the rest and adds the subscriber, while no broadcast can intervene. Returns the subscriber if the rest is
+    /// longer than one page.
     fn join(&self, mut newcomer: Subscriber) -> Option<Subscriber> {
         let mut state = self.subscribers.lock();
         match self.next_page(&mut newcomer) {

@@ -1,15 +1,15 @@
 //! The SQLite engine: one file, eight connections that read, one that writes. All SQL is in this folder.
 //!
-//! | part | what it knows |
+//! | part | content |
 //! | --- | --- |
 //! | this file | opening the file, migrations |
 //! | `connection` | how a connection is opened |
 //! | [`readers`] | the connections that read, and which state they see |
 //! | [`reads`], [`writes`] | the statements, each once |
-//! | `errors` | which store error an SQLite error is |
+//! | `errors` | maps an SQLite error to a store error |
 //!
-//! In WAL mode a read that begins after a commit sees it, in this process and in every other on the same file.
-//! So every client can read what it has written.
+//! In WAL mode a read that starts after a commit sees it, in this process and in every other process on the same file.
+//! So every client can read its own writes.
 
 mod connection;
 mod errors;
@@ -32,7 +32,7 @@ use readers::Readers;
 pub use readers::{LentReader, MAX_READERS};
 pub use writes::SqliteWriter;
 
-/// The migrations, in order: the first makes version 1 out of an empty file. Each is applied once.
+/// The migrations, in order: the first creates version 1 from an empty file. Each is applied once.
 const MIGRATIONS: [&str; 3] = [
     include_str!("../../data/schema.sql"),
     include_str!("../../data/schema-2.sql"),
@@ -45,14 +45,14 @@ pub struct Sqlite {
 }
 
 impl Sqlite {
-    /// Opens the file, creates it if it does not exist, and brings its schema up to date. Its feed keeps so many
+    /// Opens the file, creates it if it does not exist, and brings its schema up to date. Its feed keeps this number of
     /// changes. Returns the engine and the connection for the writer thread.
     ///
     /// # Errors
     /// A sentence that names the file and the reason.
     pub fn open(path: &Path, keep_changes: u64) -> Result<(Self, SqliteWriter), String> {
         let explain = |error: &dyn fmt::Display| cannot_open(path, error);
-        // SQLite does not open a file for these names. In memory, each connection would have its own database.
+        // SQLite does not open a file for these names. In memory, each connection would have a separate database.
         if path.to_str().is_some_and(|name| name == ":memory:" || name.starts_with("file:")) {
             return Err(explain(&"name a file, not an SQLite URI or a database in memory"));
         }
@@ -104,8 +104,8 @@ fn cannot_open(path: &Path, why: &dyn fmt::Display) -> String {
     format!("cannot open the database {}: {why}", path.display())
 }
 
-/// As `cannot_open`. SQLite reports a file without write permission in different ways, depending on which of the two
-/// files beside it exist.
+/// Like `cannot_open`. SQLite reports a file without write permission in different ways, depending on which of its two
+/// companion files exist.
 fn explain_start(path: &Path, error: &StoreError) -> String {
     match error {
         StoreError::ReadOnly | StoreError::Unopened => cannot_open(
@@ -148,7 +148,8 @@ fn migrate(connection: &mut Connection) -> Result<(), StoreError> {
     Ok(transaction.commit()?)
 }
 
-/// The switch to WAL needs exclusive access to the file for a moment. SQLite does not wait for that by itself.
+/// The switch to WAL needs exclusive access to the file for a moment. SQLite does not wait for it, so this function
+/// does.
 fn switch_to_wal(connection: &Connection) -> Result<(), StoreError> {
     let deadline = Instant::now() + BUSY_TIMEOUT;
     loop {

@@ -1,12 +1,13 @@
-//! What the users service needs from a database, as operations. No SQL: a database engine implements these traits.
+//! The database operations that the users service needs. They contain no SQL: a database engine implements these
+//! traits.
 //!
-//! | trait | what it is |
+//! | trait | content |
 //! | --- | --- |
 //! | [`UserReader`] | the read operations |
 //! | [`UserTransaction`] | the write operations, inside an open transaction |
 //! | [`GroupCommit`] | how the writer thread begins, divides and commits a transaction |
 //! | [`Engine`] | one opened database: it lends readers |
-//! | [`Operation`] | a write as data, made of write operations; it can be executed again |
+//! | [`Operation`] | a write as data, composed of write operations; it can be executed again |
 //!
 //! `contract.rs` tests every operation through these traits. Every engine must pass it.
 
@@ -22,22 +23,22 @@ use crate::service::Batch;
 #[cfg(test)]
 pub(super) mod contract;
 
-/// How long to wait for another process that writes. A gateway waits longer, so its client learns the reason.
+/// How long to wait for another process that writes. A gateway waits longer, so that its client learns the reason.
 pub const BUSY_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// How long a failed login counts, in milliseconds.
 pub const FAILED_LOGIN_WINDOW_MS: i64 = 60_000;
 
-/// How many failed logins are kept. Each costs the hash of a password, so one machine of ours cannot produce more
-/// within the window. Beyond this number the oldest are forgotten early.
+/// How many failed logins are kept. Each costs one password hash, so one of our machines cannot produce more within the
+/// window. Beyond this number the oldest are deleted early.
 pub const MAX_FAILED_LOGINS: i64 = 100_000;
 
 /// Which state of the database a reader sees.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum View {
-    /// Each operation sees all that has been committed when the operation begins.
+    /// Each operation sees everything that was committed before the operation started.
     Newest,
-    /// All operations of the reader see one state, the newest when the first of them begins.
+    /// All operations of the reader see one state: the newest when the first of them starts.
     Snapshot,
 }
 
@@ -49,7 +50,7 @@ pub trait UserReader {
     /// [`StoreError::NotFound`] if no user has this id.
     fn get(&self, id: i64) -> Result<(User, u64), StoreError>;
 
-    /// Up to `limit` users with ids above `after`, in the order of their ids; with `email`, only the user that has it.
+    /// Up to `limit` users with ids above `after`, in the order of their ids. With `email`, only the user that has it.
     /// The page is one state only if the reader is a [`View::Snapshot`].
     ///
     /// # Errors
@@ -90,7 +91,7 @@ pub trait UserReader {
     fn login_wait_ms(&self, subject: &[u8], limit: u32) -> Result<i64, StoreError>;
 }
 
-/// The write operations. They run inside a transaction, and see what it has written so far.
+/// The write operations. They run inside a transaction, and see what it has already written.
 pub trait UserTransaction: UserReader {
     /// Adds a user.
     ///
@@ -101,8 +102,8 @@ pub trait UserTransaction: UserReader {
     /// Changes a user.
     ///
     /// # Errors
-    /// [`StoreError::NotFound`] if there is no such user, [`StoreError::Taken`] if another has the e-mail address,
-    /// [`StoreError::Changed`] if the version of the user is not among the `expected` ones.
+    /// [`StoreError::NotFound`] if the user does not exist, [`StoreError::Taken`] if another user has the e-mail
+    /// address, [`StoreError::Changed`] if the version of the user is not among the `expected` ones.
     fn update(&self, id: i64, update: &UserUpdate, expected: Option<&[u64]>) -> Result<User, StoreError>;
 
     /// Deletes a user and all its tokens. Returns its last state, with the number of the deletion.
@@ -111,10 +112,10 @@ pub trait UserTransaction: UserReader {
     /// As [`update`](Self::update).
     fn delete(&self, id: i64, expected: Option<&[u64]>) -> Result<User, StoreError>;
 
-    /// Adds a token that is valid for so many seconds, and removes the expired tokens of this user.
+    /// Adds a token that is valid for this number of seconds, and removes the expired tokens of this user.
     ///
     /// # Errors
-    /// [`StoreError::NotFound`] if the user is gone or its password is not the `checked` one any more.
+    /// [`StoreError::NotFound`] if the user was deleted or its password differs from the `checked` one.
     fn add_token(
         &self,
         user_id: i64,
@@ -128,15 +129,15 @@ pub trait UserTransaction: UserReader {
     fn end_token(&self, token: &TokenHash) -> Result<bool, StoreError>;
 
     /// Makes the user with this e-mail address an admin. Returns the user and whether it has a password, or `None` if
-    /// there is no such user.
+    /// no user has the address.
     #[allow(clippy::missing_errors_doc)]
     fn make_admin(&self, email: &str) -> Result<Option<(User, bool)>, StoreError>;
 
-    /// Counts one failed login for each subject, and forgets those that are out of the window.
+    /// Counts one failed login for each subject, and deletes those outside the window.
     #[allow(clippy::missing_errors_doc)]
     fn count_failed_login(&self, subjects: &[&[u8]]) -> Result<(), StoreError>;
 
-    /// Registers the loopback port of a process that wants to hear of commits.
+    /// Registers the loopback port of a process that needs notifications of commits.
     #[allow(clippy::missing_errors_doc)]
     fn add_listener(&self, port: u16) -> Result<(), StoreError>;
 
@@ -144,12 +145,12 @@ pub trait UserTransaction: UserReader {
     #[allow(clippy::missing_errors_doc)]
     fn remove_listener(&self, port: u16) -> Result<(), StoreError>;
 
-    /// The ports of all processes that want to hear of commits.
+    /// The ports of all processes that need notifications of commits.
     #[allow(clippy::missing_errors_doc)]
     fn listeners(&self) -> Result<Vec<u16>, StoreError>;
 }
 
-/// The connection of the writer thread. Many writes share one transaction, each in a savepoint of its own.
+/// The connection of the writer thread. Many writes share one transaction, each in a separate savepoint.
 pub trait GroupCommit: UserTransaction + Send + 'static {
     /// Begins a transaction. Waits at most `wait` for another process that writes.
     ///
@@ -157,7 +158,7 @@ pub trait GroupCommit: UserTransaction + Send + 'static {
     /// [`StoreError::Busy`] if the other process still writes then.
     fn begin(&self, wait: Duration) -> Result<(), StoreError>;
 
-    /// Marks the place to which [`undo_savepoint`](Self::undo_savepoint) goes back.
+    /// Sets the savepoint to which [`undo_savepoint`](Self::undo_savepoint) returns.
     #[allow(clippy::missing_errors_doc)]
     fn set_savepoint(&self) -> Result<(), StoreError>;
 
@@ -169,13 +170,13 @@ pub trait GroupCommit: UserTransaction + Send + 'static {
     #[allow(clippy::missing_errors_doc)]
     fn release_savepoint(&self) -> Result<(), StoreError>;
 
-    /// Checks that the engine has not ended the transaction by itself, as it may after a failure.
+    /// Checks that the engine has not ended the transaction, as it may after a failure.
     ///
     /// # Errors
-    /// An error that says so. Nothing of the transaction was written then.
+    /// An error that reports this. In that case nothing of the transaction was written.
     fn check_open(&self) -> Result<(), StoreError>;
 
-    /// Commits. What was written survives a power cut from here on.
+    /// Commits. From here on, the writes survive a power cut.
     #[allow(clippy::missing_errors_doc)]
     fn commit(&self) -> Result<(), StoreError>;
 
@@ -184,7 +185,7 @@ pub trait GroupCommit: UserTransaction + Send + 'static {
     fn roll_back(&self) -> Result<(), StoreError>;
 }
 
-/// One opened database. It lends readers; a reader that is dropped is returned.
+/// One opened database. It lends readers; dropping a reader returns it.
 pub trait Engine: Send + Sync + 'static {
     /// A reader on loan.
     type Reader<'a>: UserReader
@@ -211,23 +212,23 @@ pub trait Engine: Send + Sync + 'static {
     /// As [`reader`](Self::reader).
     fn reader_in(&self, batch: Option<&Arc<Batch>>) -> Result<Self::Reader<'_>, StoreError>;
 
-    /// The sentence that says why this database cannot be used.
+    /// The sentence that states why this database cannot be used.
     fn explain(&self, error: &StoreError) -> String;
 }
 
 /// A write as data. It can be executed again, for instance after a transaction that was not applied.
 pub trait Operation: Send + 'static {
-    /// What the write returns.
+    /// The result of the write.
     type Output: Send + 'static;
 
-    /// Executes the write inside an open transaction. After an error nothing of it may remain.
+    /// Executes the write inside an open transaction. After an error, nothing of it may remain.
     ///
     /// # Errors
     /// Those of the database, and those by which the operation rejects the write.
     fn execute(&self, transaction: &dyn UserTransaction) -> Result<Self::Output, StoreError>;
 }
 
-/// Why something could not be read or written. One function of each engine chooses the variant.
+/// Why a read or a write failed. One function of each engine chooses the variant.
 #[derive(Debug, Clone)]
 pub enum StoreError {
     // Not applied: the same operation may succeed later.
@@ -239,12 +240,12 @@ pub enum StoreError {
     DiskFull,
     /// The database may not be written.
     ReadOnly,
-    /// The disk or its file system failed before anything was written. With the error code of the engine.
+    /// The disk or its file system failed before anything was written. Contains the error code of the engine.
     Unwritable(i32),
-    /// A further connection cannot be opened, for instance without a free descriptor.
+    /// Another connection cannot be opened, for instance because no descriptor is free.
     Unopened,
     // Rejected: the same operation would be rejected again.
-    /// There is no such row.
+    /// The row does not exist.
     NotFound,
     /// Another row has this value, which must be unique.
     Taken,
@@ -253,11 +254,11 @@ pub enum StoreError {
     /// A rule of the service rejects the operation.
     Rejected(Failure),
     // Unknown: it may have been applied.
-    /// Every other error of the engine, in its words.
+    /// Every other error of the engine, with its text.
     Unknown(String),
 }
 
-/// The one table of store errors and what a client receives.
+/// The only table that maps store errors to the failures that a client receives.
 impl From<StoreError> for Failure {
     fn from(error: StoreError) -> Self {
         let status = match &error {
@@ -272,7 +273,7 @@ impl From<StoreError> for Failure {
             | StoreError::Unopened => 503,
             StoreError::ReadOnly => 500,
             StoreError::Unknown(detail) => {
-                // Only the operator of the service can do something about it.
+                // Only the operator of the service can fix this.
                 log::error!("database: {detail}");
                 return Self::new(500, "the database failed; the log of the users service says more");
             }

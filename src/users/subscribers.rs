@@ -1,7 +1,7 @@
 //! The subscribers of the change feed, and what each of them may see.
 //!
-//! A change is sent in two views, each encoded once: with the e-mail address to the user itself and to admins, without
-//! it to all others. A stream that began with a token ends when the token ends: it carries no later change.
+//! A change has two views, each encoded once. The user and admins receive the view with the e-mail address; all others
+//! receive the view without it. A stream that began with a token ends when the token ends: it carries no later change.
 
 use std::cell::OnceCell;
 use std::sync::{Mutex, MutexGuard};
@@ -17,7 +17,7 @@ use crate::packet::{Failure, Reply};
 use crate::service::{SharedReply, StreamSender};
 use crate::sync::lock;
 
-/// How long the feed sleeps when nothing happens. Only a lost datagram delays a change for so long.
+/// How long the feed sleeps when nothing happens. Only a lost datagram delays a change for that long.
 pub const MAX_PAUSE: Duration = Duration::from_secs(5);
 
 /// The subscribers of one process, and the thread that sends to them.
@@ -27,7 +27,7 @@ pub struct Subscribers {
     waker: Waker,
 }
 
-/// What the lock of [`Subscribers`] protects. Every broadcast holds it.
+/// The state that the lock of [`Subscribers`] protects. Every broadcast holds that lock.
 pub struct FeedState {
     /// The number of the last change that was sent.
     pub last: u64,
@@ -35,9 +35,9 @@ pub struct FeedState {
     pub subscribers: Vec<Subscriber>,
     /// The readers that wait for a later change.
     pub waiters: Vec<SeqWaiter>,
-    /// The last read of the database failed. The log reports the first failure, not ten per second.
+    /// Whether the last read of the database failed. The log reports only the first failure, not ten per second.
     pub is_in_trouble: bool,
-    /// [`UserReader::rights_version`] when the tokens of the subscribers were last checked.
+    /// The [`UserReader::rights_version`] at the last check of the subscribers' tokens.
     rights: u64,
 }
 
@@ -45,9 +45,9 @@ pub struct FeedState {
 pub struct Subscriber {
     /// The stream.
     pub stream: StreamSender,
-    /// The number of the last change that was sent on it.
+    /// The number of the last change that was sent on the stream.
     pub after: u64,
-    /// What the client showed.
+    /// The credential of the client.
     pub credential: Credential,
     /// The owner of the credential when it was last checked.
     pub actor: Actor,
@@ -63,10 +63,10 @@ pub struct SeqWaiter {
     pub resume: Box<dyn FnOnce(Result<(), Failure>) + Send>,
 }
 
-/// A waiter whose wait is over, and its outcome.
+/// A waiter that need not wait any longer, and its outcome.
 pub type ReadySeqWaiter = (SeqWaiter, Result<(), Failure>);
 
-/// A change as it is sent. Each view is encoded when it is first needed.
+/// A change in the form that is sent. Each view is encoded when it is first needed.
 struct EncodedChange<'a> {
     change: &'a Change,
     whole: OnceCell<Option<SharedReply>>,
@@ -74,7 +74,7 @@ struct EncodedChange<'a> {
 }
 
 impl Subscribers {
-    /// No subscribers, up to this change.
+    /// A set without subscribers, up to this change.
     #[must_use]
     pub fn new(last: u64, waker: Waker) -> Self {
         let (subscribers, waiters) = (Vec::new(), Vec::new());
@@ -87,7 +87,7 @@ impl Subscribers {
         lock(&self.state)
     }
 
-    /// Wakes the thread of the feed: it may sleep for longer than a token lives or a reader waits.
+    /// Wakes the thread of the feed, which may sleep past the end of a token or the deadline of a reader.
     pub fn wake_feed(&self) {
         self.waker.wake();
     }
@@ -111,7 +111,8 @@ impl FeedState {
             if change.seq <= subscriber.after {
                 return true;
             }
-            // One batch of writes may exceed what is kept. The subscriber must learn that changes are missing.
+            // One batch of writes may exceed the number of kept changes. The subscriber must learn that changes are
+            // missing.
             if let Err(gone) = check_kept(subscriber.after, Some(change.seq)) {
                 subscriber.stream.end(&gone);
                 return false;
@@ -129,9 +130,6 @@ impl FeedState {
     }
 
     /// Ends the streams whose token has ended, and updates the actors whose rights have changed.
-    ///
-    /// # Errors
-    /// Those of the database.
     pub fn check_tokens(&mut self, reader: &impl UserReader) -> Result<(), StoreError> {
         self.end_expired(Instant::now());
         let rights = reader.rights_version()?;
@@ -177,11 +175,11 @@ impl FeedState {
         let now = Instant::now();
         let left = |until: Instant| until.saturating_duration_since(now);
         let tokens = self.subscribers.iter().filter_map(|subscriber| subscriber.actor.until());
-        // A moment longer, so the token has expired when it is checked.
+        // One millisecond more, so that the token has expired when it is checked.
         tokens.map(left).min().map_or(MAX_PAUSE, |left| left + Duration::from_millis(1))
     }
 
-    /// Takes the waiters whose wait is over, each with its outcome. Returns also how long the others can wait.
+    /// Takes the waiters that are done, each with its outcome. Also returns how long the others can wait.
     #[must_use]
     pub fn take_ready(&mut self, now: Instant) -> (Vec<ReadySeqWaiter>, Duration) {
         let (mut ready, mut pause) = (Vec::new(), MAX_PAUSE);

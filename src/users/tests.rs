@@ -1,4 +1,5 @@
-//! Tests that no story reaches from outside: writes that fail in company, limits, and what cannot be printed.
+//! Tests that the stories cannot run from outside: failing writes in a group, limits, and values that must not be
+//! printed.
 
 use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -14,7 +15,7 @@ use super::store::{UserTransaction, contract};
 use super::*;
 use crate::net::batch::OpenBatch;
 
-/// Far more than anything here takes.
+/// Far longer than any operation here takes.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// How many changes the feed keeps here.
@@ -22,7 +23,7 @@ const KEEP: u64 = 1000;
 
 type Outcome = Result<User, StoreError>;
 
-/// A database in a directory of its own, removed with it.
+/// A database in a temporary directory, which is removed with it.
 struct Scratch {
     database: Option<Database<Sqlite>>,
     directory: PathBuf,
@@ -81,7 +82,7 @@ impl Scratch {
         outcome
     }
 
-    /// Keeps the writer thread busy: what is written meanwhile waits and goes into one transaction.
+    /// Keeps the writer thread busy. Writes that arrive meanwhile wait and share one transaction.
     fn hold_the_writer(&self) -> impl FnOnce() {
         let (begun, has_begun) = bounded(1);
         let (release, released) = bounded::<()>(1);
@@ -94,7 +95,7 @@ impl Scratch {
         move || drop(release)
     }
 
-    /// Changes the file behind the back of the service.
+    /// Changes the file without the knowledge of the service.
     fn run_sql(&self, sql: &str) {
         rusqlite::Connection::open(self.directory.join("users.db")).unwrap().execute_batch(sql).unwrap();
     }
@@ -169,7 +170,7 @@ fn a_report_that_panics_concerns_no_other_write() {
 #[test]
 fn if_the_commit_fails_every_write_fails_and_the_next_one_succeeds() {
     let scratch = Scratch::new();
-    // A reference to no user, which SQLite finds at the commit.
+    // A reference to a user that does not exist. SQLite detects it at the commit.
     scratch.run_sql(
         "CREATE TABLE orphans (user_id INTEGER REFERENCES users (id) DEFERRABLE INITIALLY DEFERRED);
          CREATE TRIGGER guilty AFTER INSERT ON users WHEN new.email = 'guilty@example.com' BEGIN

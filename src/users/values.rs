@@ -1,16 +1,18 @@
-//! Users, changes and tokens as values: what the store keeps and what the operations return. No SQL, no rules.
+//! Users, changes and tokens as values, which the store keeps and the operations return. They contain no SQL and no
+//! rules.
 
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use super::passwords::PasswordHash;
 
-/// A user as it is shown: without the password.
+/// A user as it is shown, without the password.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct User {
-    /// The store assigns it, from 1 up, and never assigns it again.
+    /// The store assigns it, from 1 up, and never reuses it.
     pub id: i64,
-    /// As it was written. Two users never have addresses that differ only in case. `None` hides it from the reader.
+    /// The address as it was written. Two users never have addresses that differ only in case. `None` hides it from the
+    /// reader.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub email: Option<String>,
     /// Any text.
@@ -19,7 +21,7 @@ pub struct User {
     pub created_at: String,
     /// RFC 3339, UTC.
     pub updated_at: String,
-    /// What the user may do. Only the role of an admin is shown.
+    /// The rights of the user. Only the role of an admin is shown.
     #[serde(default, skip_serializing_if = "Role::is_ordinary")]
     pub role: Role,
     /// The number of the last change of this user: its version.
@@ -27,7 +29,7 @@ pub struct User {
     pub changed_seq: u64,
 }
 
-/// What a user may do.
+/// The rights of a user.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Role {
@@ -64,33 +66,33 @@ pub struct NewUser {
     pub name: String,
     /// Without a password, the user cannot log in.
     pub password: Option<PasswordHash>,
-    /// What the user may do.
+    /// The rights of the user.
     pub role: Role,
 }
 
-/// The fields of a user that change. A field that is `None` keeps its value.
+/// The changed fields of a user. A field that is `None` keeps its value.
 #[derive(Debug, Default)]
 pub struct UserUpdate {
     /// The new e-mail address.
     pub email: Option<String>,
     /// The new name.
     pub name: Option<String>,
-    /// The new password. All tokens of the user end with the old one.
+    /// The new password. It ends all tokens of the user.
     pub password: Option<PasswordHash>,
 }
 
-/// A part of the list of users.
+/// One page of the list of users.
 #[derive(Debug)]
 pub struct UserPage {
     /// In the order of their ids.
     pub users: Vec<User>,
-    /// Whether the list goes on after this page.
+    /// Whether the list continues after this page.
     pub more: bool,
     /// The number of the last change that this page reflects.
     pub seq: u64,
 }
 
-/// One change, as it is stored and as it is sent.
+/// One change, in the form that is stored and sent.
 #[derive(Debug, Clone, Serialize)]
 pub struct Change {
     /// From 1 up, without gaps, in the order of commits.

@@ -3,7 +3,7 @@
 use crate::packet::Failure;
 use crate::pool::{Admission, Pool};
 
-/// Threads with a bounded queue, and the refusal of a job for which the queue has no room.
+/// Threads with a bounded queue. They reject a job for which the queue has no room.
 #[derive(Debug)]
 pub struct WorkerPool {
     pool: Pool,
@@ -11,7 +11,7 @@ pub struct WorkerPool {
 }
 
 impl WorkerPool {
-    /// Starts `threads` threads called `name`, with room for `waiting` jobs. The 503 says `busy`.
+    /// Starts `threads` threads called `name`, with room for `waiting` jobs. The 503 contains the text `busy`.
     ///
     /// # Errors
     /// A sentence, if the operating system starts no further thread.

@@ -1,8 +1,8 @@
 //! The writer thread, `db writer`: group commit over the interface of [`super::store`].
 //!
-//! It takes the writes that wait together and executes them in one transaction. Each has a savepoint of its own, so a
-//! write that fails undoes nothing of the others. It commits once, and only then reports. One `fsync` thus carries
-//! many writes, and what is reported as written survives a power cut.
+//! It takes the writes that wait together and executes them in one transaction. Each has a separate savepoint, so a
+//! write that fails undoes no other write. It commits once, and only then reports. So one `fsync` carries many writes,
+//! and every reported write survives a power cut.
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -17,10 +17,10 @@ use super::store::{BUSY_TIMEOUT, GroupCommit, Operation, StoreError, UserTransac
 use crate::observe::metrics::STORE;
 use crate::pool::no_thread;
 
-/// How long before the deadline of its client a wait ends: the client must still be there to read the answer.
+/// How long before the deadline of its client a wait ends. The client must still be there to read the answer.
 pub const ANSWER_IN_TIME: Duration = Duration::from_millis(100);
 
-/// How many writes may wait. The next is refused.
+/// How many writes may wait. Further ones are rejected.
 const MAX_WAITING_WRITES: usize = 1024;
 
 /// How many writes one transaction takes.
@@ -31,14 +31,14 @@ pub struct WriteQueue {
     writes: Sender<Box<dyn Write>>,
 }
 
-/// A write that waits for its turn, then for its commit.
+/// A write that waits for its turn, and then for its commit.
 struct QueuedWrite<O: Operation, D> {
     /// When its client stops waiting.
     deadline: Option<Instant>,
-    /// How long it waits for another process that writes.
+    /// When it stops waiting for another process that writes.
     give_up_at: Instant,
     operation: O,
-    /// What the operation returned, once it has been executed.
+    /// The result of the operation, after it has been executed.
     outcome: Option<Result<O::Output, StoreError>>,
     done: D,
 }
@@ -47,12 +47,12 @@ struct QueuedWrite<O: Operation, D> {
 trait Write: Send {
     fn give_up_at(&self) -> Instant;
 
-    /// Executes the operation inside the open transaction, and keeps what it returned. After an error nothing of this
-    /// write may remain.
+    /// Executes the operation inside the open transaction, and keeps its result. After an error, nothing of this write
+    /// may remain.
     fn execute(&mut self, transaction: &dyn UserTransaction) -> Result<(), StoreError>;
 
-    /// Reports how the write ended, once the end of its transaction is known. The caller keeps what is returned until
-    /// all writes of the transaction have been reported.
+    /// Reports how the write ended, after its transaction has ended. The caller keeps the returned value until all
+    /// writes of the transaction have been reported.
     fn report(self: Box<Self>, committed: Result<(), StoreError>) -> Box<dyn Any>;
 }
 
@@ -111,8 +111,9 @@ impl WriteQueue {
         self.writes.is_empty()
     }
 
-    /// Queues a write. `done` receives its outcome after the commit. A write whose `deadline` has passed before its
-    /// turn is not begun. What `done` returns is dropped after all writes of the transaction have been reported.
+    /// Queues a write. `done` receives its outcome after the commit. A write is not started if its `deadline` has
+    /// passed before its turn. The value that `done` returns is dropped after all writes of the transaction have been
+    /// reported.
     pub fn push<O: Operation, R: 'static>(
         &self,
         deadline: Option<Instant>,
@@ -131,11 +132,11 @@ impl WriteQueue {
     }
 }
 
-/// What the writer thread works with.
+/// The state of the writer thread.
 struct Writer<C> {
     connection: C,
     notifier: CommitNotifier,
-    /// The last transaction failed. The log reports the first failure, not every one.
+    /// Whether the last transaction failed. The log reports only the first failure.
     is_in_trouble: bool,
 }
 
@@ -190,14 +191,13 @@ impl<C: GroupCommit> Writer<C> {
         waiting
     }
 
-    /// Returns the writes that were executed, and whether the transaction was committed. If it was not, nothing of it
-    /// remains.
+    /// Returns the executed writes, and whether the transaction was committed. If it was not, nothing of it remains.
     fn write_and_commit(
         &mut self,
         batch: Vec<Box<dyn Write>>,
     ) -> (Vec<Box<dyn Write>>, Result<(), StoreError>) {
         let (began, writes) = (Instant::now(), u32::try_from(batch.len()).unwrap_or(u32::MAX));
-        // No other process writes from here on, so these writes added all changes that follow.
+        // No other process writes from here on, so these writes added all following changes.
         let before = self.connection.last_seq().unwrap_or_default();
         let mut executed = Vec::with_capacity(batch.len());
         let mut batch = batch.into_iter();
@@ -220,8 +220,8 @@ impl<C: GroupCommit> Writer<C> {
 
     /// Executes one write. If it fails or panics, nothing of it remains, and the other writes are not affected.
     ///
-    /// An error means that the whole transaction is lost. SQLite, for instance, undoes a transaction by itself if the
-    /// disk is full. A further write would then begin a transaction of its own.
+    /// An error means that the whole transaction is lost. SQLite, for instance, rolls back the transaction if the disk
+    /// is full. A further write would then start a new transaction.
     fn execute(
         &self,
         mut write: Box<dyn Write>,
@@ -237,7 +237,7 @@ impl<C: GroupCommit> Writer<C> {
                 executed.push(write);
                 outcome.as_ref().err()
             }
-            // Nobody reports this write: its client receives the answer of a responder that was dropped.
+            // This write is not reported: its client receives the answer of a dropped responder.
             Err(_) => None,
         };
         self.connection.check_open().map_err(|lost| failure.cloned().unwrap_or(lost))?;
@@ -266,12 +266,12 @@ impl<C: GroupCommit> Writer<C> {
     }
 }
 
-/// Reports the end of their transaction to these writes. A report may panic: the writer thread must go on.
+/// Reports the end of their transaction to these writes. A report may panic, but the writer thread must continue.
 fn report_all(writes: impl IntoIterator<Item = Box<dyn Write>>, committed: &Result<(), StoreError>) {
     let report = |write: Box<dyn Write>| {
         let reported = catch_unwind(AssertUnwindSafe(|| write.report(committed.clone())));
         reported.inspect_err(|_| log::error!("the report of a write panicked")).ok()
     };
-    // All are reported before the first of these is dropped, which may wake a connection.
+    // All are reported before the first of these is dropped, because a drop may wake a connection.
     drop(writes.into_iter().map(report).collect::<Vec<_>>());
 }

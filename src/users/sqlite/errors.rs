@@ -1,14 +1,14 @@
-//! Which store error an SQLite error is: one function decides.
+//! One function maps SQLite errors to store errors.
 
 use rusqlite::{ErrorCode, ffi};
 
 use super::super::store::StoreError;
 
-/// Failures of the disk after which nothing was written. A failed `fsync` is not among them: its effect is unknown.
+/// Disk failures that write nothing. A failed `fsync` is not one of them: its effect is unknown.
 const NOTHING_WRITTEN: [i32; 3] =
     [ffi::SQLITE_IOERR_WRITE, ffi::SQLITE_IOERR_SHMOPEN, ffi::SQLITE_IOERR_SHMMAP];
 
-/// SQLite has ended a transaction by itself and undone it.
+/// SQLite has rolled back a transaction, which it does after some failures.
 pub(super) const TRANSACTION_LOST: StoreError = StoreError::Unwritable(ffi::SQLITE_ABORT_ROLLBACK);
 
 impl From<rusqlite::Error> for StoreError {

@@ -14,7 +14,7 @@ use super::connection::{connect, run};
 use crate::service::Batch;
 use crate::sync::lock;
 
-/// How many connections read. Reads are short: more connections would only cost memory.
+/// How many connections read. Reads are short, so more connections would only cost memory.
 pub const MAX_READERS: usize = 8;
 
 /// How many of them batches may keep, so that other reads never wait for a batch that waits itself.
@@ -152,7 +152,7 @@ impl Readers {
         }
     }
 
-    /// Takes a connection back and ends its transaction: the next read would see an old state.
+    /// Takes a connection back and ends its transaction. Otherwise the next read would see an old state.
     fn give_back(&self, connection: Connection) {
         if connection.is_autocommit() || run(&connection, "COMMIT").is_ok() {
             self.wake_one_after(|pool| pool.idle.push(connection));
@@ -178,7 +178,7 @@ impl Readers {
 }
 
 impl LentReader<'_> {
-    /// The connection. It is there until the reader is dropped.
+    /// The connection. It exists until the reader is dropped.
     pub(in super::super) fn connection(&self) -> Result<&Connection, StoreError> {
         self.connection.as_ref().ok_or(StoreError::Busy)
     }

@@ -8,7 +8,7 @@ use super::super::store::{FAILED_LOGIN_WINDOW_MS, StoreError, UserReader};
 use super::super::values::{Change, Role, TokenOwner, User, UserPage, email_key};
 use super::readers::LentReader;
 
-/// The columns of a [`User`], in the order of [`user`]. A macro, so that the statements are constants.
+/// The columns of a [`User`], in the order of [`user`]. This is a macro so that the statements are constants.
 macro_rules! columns {
     () => {
         "id, email, name, created_at, updated_at, changed_seq, role = 'admin'"
@@ -16,7 +16,7 @@ macro_rules! columns {
 }
 pub(super) use columns;
 
-/// Both the readers and the writer read over a connection of their own.
+/// The readers and the writer each read over a separate connection.
 pub trait HasConnection {
     /// The connection.
     #[allow(clippy::missing_errors_doc)]
@@ -44,7 +44,7 @@ pub(super) fn user(row: &Row<'_>) -> rusqlite::Result<User> {
 
 impl<T: HasConnection> UserReader for T {
     fn get(&self, id: i64) -> Result<(User, u64), StoreError> {
-        // One statement sees one state: user and number belong together.
+        // One statement sees one state, so the user and the number belong together.
         let sql = concat!(
             "SELECT ",
             columns!(),
@@ -133,8 +133,8 @@ impl<T: HasConnection> UserReader for T {
     }
 
     fn login_wait_ms(&self, subject: &[u8], limit: u32) -> Result<i64, StoreError> {
-        // The row is the failure that must be forgotten before there is room for another one. If the clock was set
-        // back, rows lie in the future; those beyond the window do not count.
+        // The row is the failure that must expire before another one is permitted. If the clock was set back, rows may
+        // be in the future; those beyond the window do not count.
         let sql = "SELECT at_ms + ?3 - CAST(unixepoch('subsec') * 1000 AS INTEGER) FROM failed_logins
                    WHERE subject = ?1 AND at_ms
                        BETWEEN CAST(unixepoch('subsec') * 1000 AS INTEGER) - ?3 + 1

@@ -37,8 +37,8 @@ impl SqliteWriter {
         }
     }
 
-    /// Adds the change that made this user to the feed, in the same transaction. Old changes are deleted a thousandth
-    /// of what is kept at a time.
+    /// Adds the change that produced this user to the feed, in the same transaction. Old changes are deleted in steps
+    /// of a thousandth of the kept number.
     fn add_change(&self, kind: &str, user: &User, at: &str) -> Result<(), StoreError> {
         let (seq, keep) = (user.changed_seq, self.keep_changes);
         let json = if kind == "deleted" { None } else { serde_json::to_string(user).ok() };
@@ -58,7 +58,7 @@ impl HasConnection for SqliteWriter {
     }
 }
 
-/// This moment as it is stored.
+/// The current time in the stored form.
 fn now() -> String {
     clock::rfc3339(clock::since_epoch())
 }
@@ -89,7 +89,7 @@ impl UserTransaction for SqliteWriter {
         let db = &self.connection;
         let old = self.expect_version(id, expected)?;
         if let Some(email) = &update.email {
-            // A statement of its own, or every change of a name would write the index of the addresses as well.
+            // A separate statement. Otherwise every change of a name would write the index of the addresses too.
             let sql = "UPDATE users SET email = ?2, email_key = ?3 WHERE id = ?1";
             db.prepare_cached(sql)?.execute(params![id, email, email_key(email)])?;
         }

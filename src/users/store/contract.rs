@@ -1,4 +1,5 @@
-//! The contract of a store: every operation, through the interface alone. Every engine must pass [`check`] unchanged.
+//! The contract of a store: it tests every operation, only through the interface. Every engine must pass [`check`]
+//! unchanged.
 
 use std::time::{Duration, Instant};
 
@@ -15,14 +16,14 @@ use crate::users::operations::{
 use crate::users::passwords::PasswordHash;
 use crate::users::values::{NewUser, Role, User, UserUpdate};
 
-/// Far more than any operation takes.
+/// Far longer than any operation takes.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// How many changes are kept where the test does not say otherwise.
+/// How many changes are kept, unless the test sets another number.
 const KEEP: u64 = 1000;
 
-/// Checks the whole contract. `open` opens an empty database that keeps so many changes; the first value that it returns
-/// removes the database when it is dropped.
+/// Checks the whole contract. `open` opens an empty database that keeps this number of changes. The first value that it
+/// returns removes the database when it is dropped.
 pub fn check<E: Engine, D>(open: impl Fn(u64) -> (D, (E, E::Writer))) {
     let parts: [fn(&Database<E>); 11] = [
         an_email_address_is_unique_without_regard_to_case,
@@ -316,7 +317,7 @@ fn a_transaction_is_undone_in_parts_and_as_a_whole<E: Engine>(engine: &E, writer
     writer.roll_back().unwrap();
     writer.roll_back().unwrap();
     assert_eq!(emails(&engine.reader(View::Newest).unwrap()), 1);
-    // The arithmetic of the limit, without a wait for the clock.
+    // Tests the arithmetic of the limit, without waiting for the clock.
     writer.begin(PATIENCE).unwrap();
     writer.count_failed_login(&[b"one", b"two"]).unwrap();
     writer.count_failed_login(&[b"one"]).unwrap();
