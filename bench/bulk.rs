@@ -1,8 +1,8 @@
-//! A service that is as large as one likes: so many routes, replies of so many bytes. For the benchmark only
-//! (`bench/README.md`), which asks how cost grows with routes and with replies.
+//! A service of any size: it sets the number of routes and the length of replies. It is only for the benchmark
+//! (`bench/README.md`), which measures how the cost grows with routes and with replies.
 //!
 //! `GET /bulk?bytes=16384` answers with a text of that length. `BULK_ROUTES=1000` registers 999 more routes, which
-//! nobody asks for: the limit of one node is 1,000.
+//! receive no requests. The limit of one node is 1,000.
 
 use std::process::ExitCode;
 

@@ -1,9 +1,9 @@
-//! How far apart the processors are just now: how many nanoseconds it takes two threads to hand one word to and fro.
-//! For the benchmark only (`bench/README.md`), which asks before and after each row.
+//! Measures the current distance between the processors: the nanoseconds that two threads need to pass one word back
+//! and forth. It is only for the benchmark (`bench/README.md`), which runs it before and after each row.
 //!
-//! On a rented machine this changes by itself. Its processors are threads of a larger machine, which moves them about: now two
-//! of them share a cache, now they do not, and then everything that two threads hand each other costs several times as
-//! much.
+//! On a rented machine this value varies. Its processors are threads of a larger machine, which moves them. At one time
+//! two of them share a cache, at another time they do not. Then everything that two threads pass to each other costs
+//! several times as much.
 
 #![allow(clippy::print_stdout, reason = "what a program of the benchmark prints is its result")]
 
@@ -12,17 +12,18 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// Whose turn it is.
+/// The thread whose turn it is.
 static TURN: AtomicU8 = AtomicU8::new(OURS);
 const OURS: u8 = 0;
 const THEIRS: u8 = 1;
 const NOBODYS: u8 = 2;
 
-/// The middle one of so many measurements counts.
+/// The number of measurements. The median counts.
 const TIMES: usize = 9;
 const EACH: Duration = Duration::from_millis(5);
 
-/// How often a thread looks before it lets another one run: with a single processor, nothing would ever come.
+/// How often a thread polls before it yields to another one. With a single processor, the value would never change
+/// otherwise.
 const LOOKS: u64 = 10_000;
 
 fn main() {
@@ -34,7 +35,7 @@ fn main() {
     println!("{}", times[TIMES / 2]);
 }
 
-/// How long it took for the word to go and to come back.
+/// The time for the word to go and to come back.
 fn nanoseconds() -> u128 {
     let (began, mut exchanges) = (Instant::now(), 0);
     while began.elapsed() < EACH {
@@ -47,14 +48,14 @@ fn nanoseconds() -> u128 {
     began.elapsed().as_nanos() / exchanges
 }
 
-/// Waits for `mine` and passes the word on; false once it is nobody's.
+/// Waits for `mine` and passes the word on. Returns false after the end of the run.
 fn hand_over(mine: u8, next: u8) -> bool {
     let ours = await_turn(mine);
-    // Not stored over the end, which may have come meanwhile.
+    // A plain store could overwrite the end marker, which may have arrived meanwhile.
     ours && TURN.compare_exchange(mine, next, Ordering::AcqRel, Ordering::Acquire).is_ok()
 }
 
-/// True when it is this thread's turn, false when it will never be.
+/// True when it is this thread's turn, false after the end of the run.
 fn await_turn(mine: u8) -> bool {
     for look in 1.. {
         match TURN.load(Ordering::Acquire) {

@@ -1,9 +1,9 @@
-//! The limit: what the same parts can do without the hop. For the benchmark only (`bench/README.md`).
+//! The ceiling: what the same parts can do without the hop. It is only for the benchmark (`bench/README.md`).
 //!
-//! One process: the gateway's HTTP front, and behind it, on the thread of the connection, the store and the
-//! statements of the users service, with the same durability. What is missing is all that the hop costs: packets,
-//! links, waiting for another process. What is missing too is what the real processes do beside: routes, request
-//! ids, metrics, the access log, the change feed's subscribers.
+//! It is one process: the gateway's HTTP front and, on the thread of the connection, the store and the statements of
+//! the users service. Durability is the same. It omits every cost of the hop: packets, links, and waiting for another
+//! process. It also omits other work of the real processes: routes, request ids, metrics, the access log, and the
+//! change feed's subscribers.
 //!
 //! `limit --listen 127.0.0.1:8000 --database limit.db`
 
@@ -35,10 +35,10 @@ use tiny_http::Method;
 
 const LIMIT: Identity = Identity { name: "limit", port: 8090, port_variable: "" };
 
-/// How long a write is waited for.
+/// How long to wait for a write.
 const TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How many changes the feed keeps, as the users service by default.
+/// How many changes the feed keeps: the default of the users service.
 const KEEP_CHANGES: u64 = 100_000;
 
 /// The control of Pilcrow's benchmark: the same HTTP front and the same database, in one process.
@@ -69,7 +69,7 @@ fn serve(args: &Args) -> Result<(), String> {
     Ok(())
 }
 
-/// Users, without a service.
+/// The users, without a service.
 struct Users {
     store: Database<Sqlite>,
 }
@@ -143,7 +143,7 @@ impl Users {
         self.write(200, UpdateUser { id, update, expected: None, credential: Credential::Unchecked })
     }
 
-    /// Writes as the users service does: together with whatever else waits, answered after the commit.
+    /// Writes like the users service: together with all other waiting writes, and answered after the commit.
     fn write(&self, status: u16, operation: impl Operation<Output = User>) -> Result<HttpAnswer, Failure> {
         let (done, outcome) = bounded(1);
         let deadline = Instant::now() + TIMEOUT;

@@ -1,8 +1,8 @@
-//! What is left for everybody else while somebody overdoes it: the speed of normal requests beside thousands of slow
-//! clients, and what the gateway completes when it is offered twice what it can do.
+//! The service that normal clients get while others overload the gateway. It measures the speed of normal requests next
+//! to thousands of slow clients. It also measures how many requests the gateway completes at twice its capacity.
 //!
-//! Real processes, and one client thread that holds all connections with `epoll`, so that it takes as little of the
-//! machine as it can. Both share the machine, though: with few processors, what a client takes is missing elsewhere.
+//! It uses real processes, and one client thread that holds all connections with `epoll`, to use little of the machine.
+//! Both share the machine, however: with few processors, the client takes time from the gateway.
 //!
 //! `cargo bench --bench abuse`, or one part of it: `cargo bench --bench abuse -- slow`, `-- overload`
 
@@ -19,7 +19,7 @@ mod harness;
 #[path = "abuse/measure.rs"]
 mod measure;
 
-/// Set where this program is to play the service that takes its time, in a process of its own.
+/// This variable makes the program run the slow service, in a separate process.
 const PLAYS: &str = "ABUSE_BENCH_PLAYS_A_SERVICE";
 
 #[cfg(target_os = "linux")]

@@ -1,9 +1,8 @@
-//! How long a committed change takes to its subscribers: real processes, 500 changes a second, 50 subscribers.
+//! The time from a commit to its subscribers: real processes, 500 changes a second, 50 subscribers.
 //!
-//! Two users processes share one database and the gateway gives each half of the subscribers, while all writes
-//! go to one of them. So half of the events cross from process to process. Every event at every subscriber is one
-//! measurement: from the moment in which the write was sent, which includes the commit itself, and from the moment
-//! in which the writer had its answer.
+//! Two users processes share one database. The gateway gives half of the subscribers to each, while all writes go to
+//! one of them. So half of the events cross from process to process. Every event at every subscriber gives two times.
+//! One starts when the write was sent, and includes the commit. The other starts when the writer received its answer.
 //!
 //! `cargo bench --bench feed_latency`
 
@@ -25,7 +24,7 @@ const SUBSCRIBERS: usize = 50;
 const CHANGES_PER_SECOND: u32 = 500;
 
 fn main() {
-    // `cargo test --benches` runs this too, and wants to know only that it works.
+    // `cargo test --benches` runs this too, only to check that it works.
     let quick = std::env::args().any(|argument| argument == "--test");
     let (subscribers, changes) =
         if quick { (4, 50) } else { (SUBSCRIBERS, 10 * CHANGES_PER_SECOND as usize) };
@@ -73,7 +72,7 @@ fn flags(all: &[&str]) -> Vec<String> {
     all.iter().map(ToString::to_string).collect()
 }
 
-/// Subscribes by Server-Sent Events and reports each event's number with the moment of its arrival.
+/// Subscribes by Server-Sent Events. Reports the number of each event and the time of its arrival.
 fn subscribe(gateway: SocketAddr) -> Receiver<(u64, Instant)> {
     let mut stream = TcpStream::connect(gateway).unwrap();
     stream.set_nodelay(true).unwrap();
@@ -90,8 +89,8 @@ fn subscribe(gateway: SocketAddr) -> Receiver<(u64, Instant)> {
     events
 }
 
-/// Writes at an even pace over one packet connection, without waiting for answers: when each was sent, when it was
-/// answered, and its number.
+/// Writes at an even pace over one packet connection, without waiting for answers. Returns for each write when it was
+/// sent, when it was answered, and its number.
 fn write_changes(users: &Process, count: usize) -> Vec<(Instant, Instant, u64)> {
     let mut packets = users.packets();
     let created = packets.call("POST", "/users", &json!({ "email": "kim@example.com", "name": "Kim" }), 1);
@@ -133,7 +132,7 @@ fn print_percentiles(what: &str, times: &mut [Duration]) {
     );
 }
 
-/// Processor time used so far, in milliseconds (Linux; elsewhere 0).
+/// Processor time used so far, in milliseconds (only on Linux; elsewhere 0).
 fn cpu_ms(processes: &[Process]) -> u64 {
     let ticks = |process: &Process| -> Option<u64> {
         let stat = std::fs::read_to_string(format!("/proc/{}/stat", process.id())).ok()?;

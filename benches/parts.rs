@@ -1,10 +1,10 @@
-//! What the parts cost, one by one: the codec, the route lookup, a call over a link, the database.
+//! The cost of each part: the codec, the route lookup, a call over a link, the database.
 //!
-//! Codec and routes are values without sockets, so that these are bare processor times. A call is what a hop costs
-//! when nothing else is going on: two threads woken up and two system calls on either side. With 32 callers the same
-//! link carries many packets in each system call, which is what batching buys.
+//! Codec and routes are values without sockets, so these are pure processor times. A call is the cost of a hop on an
+//! idle machine: two thread wake-ups, and two system calls on each side. With 32 callers the same link carries many
+//! packets in each system call. This shows the gain of batching.
 //!
-//! `cargo bench --bench parts`, or `cargo bench --bench parts -- routes` for those whose names contain `routes`.
+//! `cargo bench --bench parts`, or `cargo bench --bench parts -- routes` for benchmarks whose names contain `routes`.
 
 #![allow(clippy::unwrap_used, reason = "a bench whose parts do not work has nothing to go on with")]
 
@@ -32,7 +32,7 @@ use serde_json::value::RawValue;
 /// A request as the gateway sends it for `GET /users/1`.
 const REQUEST: &str = r#"{"uri":"/users","method":"GET","key":4711,"params":{"params":"1"},"deadline_ms":5000,"sent_ms":123456,"request_id":"cf1199fd0815ded5-b","client":"127.0.0.1"}"#;
 
-/// Its reply.
+/// The reply to it.
 const REPLY: &str = r#"{"key":4711,"errorcode":0,"errormessage":"success","results":{"id":1,"email":"kim@example.com","name":"Kim","created_at":"2026-11-22T18:15:08.318Z","updated_at":"2026-11-22T18:15:08.318Z"},"seq":1,"etag":"1"}"#;
 
 /// How many callers share one link, and how many writes one commit.
@@ -51,7 +51,7 @@ fn main() {
     criterion.final_summary();
 }
 
-/// Packets to bytes and back, without sockets.
+/// Encodes and decodes packets, without sockets.
 fn codec(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("codec");
     let params = RawValue::from_string(r#"{"params":"1"}"#.to_owned()).unwrap();
@@ -93,7 +93,7 @@ fn codec(criterion: &mut Criterion) {
         bencher.iter(|| ReplyFrame::parse(black_box(REPLY)).unwrap());
     });
 
-    // As they come from a busy link: many in one read.
+    // As on a busy link: many packets in one read.
     let wire = format!("{REPLY}¶").repeat(1000);
     group.throughput(packets(1000, wire.len()));
     group.bench_function("cut 1,000 frames", |bencher| {
@@ -114,7 +114,7 @@ fn packets(elements: u64, bytes: usize) -> Throughput {
     Throughput::ElementsAndBytes { elements, bytes: bytes as u64 }
 }
 
-/// `GET /service-N/users/1` to its route and an instance, among more and more routes.
+/// Resolves `GET /service-N/users/1` to its route and an instance, with an increasing number of routes.
 fn routes(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("routes");
     group.throughput(Throughput::Elements(1));
@@ -136,7 +136,7 @@ fn routes(criterion: &mut Criterion) {
     group.finish();
 }
 
-/// Answers everything with the same reply, on the thread that reads.
+/// Answers every request with the same reply, on the thread that reads.
 struct Echo;
 
 impl Answerer for Echo {
@@ -145,7 +145,7 @@ impl Answerer for Echo {
     }
 }
 
-/// A call over a link on loopback: alone, and with others.
+/// A call over a link on loopback: alone, and with others in parallel.
 fn calls(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("calls");
     let (serving, link) = echo();
@@ -173,7 +173,7 @@ fn calls(criterion: &mut Criterion) {
     serving.drain(Duration::from_secs(5));
 }
 
-/// An answering port, and a link to it that is up.
+/// A port that answers, and a link to it that is up.
 fn echo() -> (Serving, Link) {
     let listener = Listener::bind("127.0.0.1:0").unwrap();
     let address = listener.address().to_string();
@@ -187,10 +187,10 @@ fn echo() -> (Serving, Link) {
     (serving, link)
 }
 
-/// The users' database, with `synchronous=FULL` as always: a write has reached the disk when it has been measured.
+/// The users' database, with `synchronous=FULL` as always: a write is on the disk before its measurement ends.
 fn store(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("store");
-    // Beside the build, since /tmp may be memory: there an fsync would cost nothing.
+    // In the build directory, since /tmp may be in memory, where an fsync costs nothing.
     let folder =
         std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("parts-{}", std::process::id()));
     std::fs::create_dir_all(&folder).unwrap();
@@ -224,7 +224,7 @@ fn store(criterion: &mut Criterion) {
     std::fs::remove_dir_all(&folder).unwrap();
 }
 
-/// So many changes of users that wait for the writer at the same time, until the last is on the disk.
+/// Writes this number of changes, which wait for the writer together, until the last is on the disk.
 fn write(store: &Database<Sqlite>, together: u32) {
     let (done, outcomes) = channel();
     for id in 1..=together {

@@ -1,8 +1,8 @@
-//! The cost of pushing the list: `N` nodes connect to one distributor within a second, and each receives lists until
-//! it has the complete one.
+//! The cost of pushing the list: `N` nodes connect to one distributor within a second. Each receives lists until it has
+//! the complete one.
 //!
-//! The bench counts the bytes that all nodes together receive, with the list that each gets when it connects. The
-//! column `one by one` is the cost of pushing every change by itself: the `k`-th node gets a list when it connects,
+//! The bench counts the bytes that all nodes together receive, including the list that each gets when it connects. The
+//! column `one by one` is the cost of a separate push for every change. The `k`-th node gets a list when it connects,
 //! and its registration sends a list of `k` entries to `k` nodes. The sum grows with the cube of the nodes. Changes
 //! that are pushed together cost bytes in proportion to the nodes. The column `lists' worth` is the number of complete
 //! lists whose bytes each node received. It stays small.
@@ -26,10 +26,10 @@ use serde_json::json;
 /// All nodes connect within this time.
 const ARRIVAL: Duration = Duration::from_secs(1);
 
-/// How long a node may wait for its complete list before the bench is called broken.
+/// How long a node may wait for its complete list before the bench fails.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// The stack of a thread that plays a node, in bytes.
+/// The stack size of a thread that simulates a node, in bytes.
 const NODE_STACK_BYTES: usize = 128 * 1024;
 
 /// The bytes and lists that one node has received.
@@ -37,7 +37,7 @@ const NODE_STACK_BYTES: usize = 128 * 1024;
 struct Received {
     bytes: u64,
     lists: u64,
-    /// The bytes of its last list, the complete one.
+    /// The size of its last list, the complete one, in bytes.
     complete_list: u64,
 }
 
@@ -51,7 +51,7 @@ struct Measured {
 fn main() -> Result<(), Box<dyn Error>> {
     let arguments: Vec<String> = std::env::args().collect();
     let has = |flag: &str| arguments.iter().any(|argument| argument == flag);
-    // `cargo test --benches` runs this too, and wants to know only that it works.
+    // `cargo test --benches` runs this too, only to check that it works.
     let counts: &[u16] = if has("--bench") && !has("--test") { &[10, 100, 1000] } else { &[10] };
     raise_descriptor_limit()?;
     println!("All nodes register within {ARRIVAL:?}. Sizes are in bytes, counted where they arrive.\n");
@@ -76,7 +76,7 @@ fn main() -> Result<(), Box<dyn Error>> {
 fn row(measured: &Measured) -> String {
     let Measured { nodes, all, took } = measured;
     let entry = all.complete_list / nodes;
-    // The k-th node is sent k - 1 entries as it connects, and then k entries go to k nodes.
+    // The k-th node receives k - 1 entries when it connects, and then k entries go to k nodes.
     let one_by_one = (nodes * (nodes - 1) / 2 + nodes * (nodes + 1) * (2 * nodes + 1) / 6) * entry;
     let lists_per_node = ratio(all.lists, *nodes);
     let worth = ratio(all.bytes, nodes * all.complete_list);
@@ -88,7 +88,7 @@ fn row(measured: &Measured) -> String {
     )
 }
 
-/// One number divided by another, to one place.
+/// Divides one number by another, to one decimal place.
 fn ratio(of: u64, to: u64) -> String {
     let tenths = (10 * of + to / 2) / to;
     format!("{}.{}", tenths / 10, tenths % 10)
@@ -103,7 +103,7 @@ fn measure(count: u16) -> Result<Measured, Box<dyn Error>> {
         None,
     )?;
     let (report, reports) = channel();
-    // All stay until the last has the complete list: a node that leaves would be one more change.
+    // All stay until the last has the complete list: a node that leaves would cause another change.
     let (stay, leave) = channel::<()>();
     let leave = Arc::new(Mutex::new(leave));
     let began = Instant::now();
@@ -152,14 +152,14 @@ fn live(
         Err(error) => (None, Err(error)),
     };
     let _ = report.send(received);
-    // Nothing is ever sent: this waits until the sender is dropped.
+    // Nothing is ever sent on this channel. This waits until the sender is dropped.
     if let Ok(leave) = leave.lock() {
         let _ = leave.recv();
     }
     drop(stream);
 }
 
-/// Connects and registers as a node of ours would.
+/// Connects and registers like a node of ours.
 fn join(distributor: SocketAddr, number: u16) -> io::Result<TcpStream> {
     let mut stream = TcpStream::connect_timeout(&distributor, PATIENCE)?;
     stream.set_nodelay(true)?;
@@ -172,8 +172,8 @@ fn join(distributor: SocketAddr, number: u16) -> io::Result<TcpStream> {
     Ok(stream)
 }
 
-/// Counts what comes until a list has this many entries. Each entry is one JSON object in that of the packet, and
-/// the second byte of the delimiter stands nowhere else: nothing need be kept or parsed.
+/// Counts bytes until a list has this number of entries. Each entry is one JSON object inside that of the packet. The
+/// second byte of the delimiter occurs nowhere else, so nothing needs to be kept or parsed.
 fn await_complete_list(stream: &mut TcpStream, entries: u64) -> io::Result<Received> {
     let mut received = Received::default();
     let (mut objects, mut began_at) = (0, 0);
@@ -201,7 +201,7 @@ fn await_complete_list(stream: &mut TcpStream, entries: u64) -> io::Result<Recei
     }
 }
 
-/// Each node is two descriptors here, one at either end.
+/// Each node needs two descriptors here, one at each end.
 #[cfg(unix)]
 fn raise_descriptor_limit() -> io::Result<()> {
     use nix::sys::resource::{Resource, getrlimit, setrlimit};

@@ -8,7 +8,7 @@ fn main() -> ExitCode {
     Service::new("greetings", 9040).route("GET", "/greetings", greet).run()
 }
 
-/// The query's `name` arrives in `params`. The returned text becomes `results`; a failure says what is wrong.
+/// The query's `name` arrives in `params`. The returned text becomes `results`; a failure states what is wrong.
 fn greet(request: &Request) -> Result<Reply, Failure> {
     match request.text("name")?.trim() {
         "" => Err(Failure::bad_request("name is empty: say whom to greet")),

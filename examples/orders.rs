@@ -1,10 +1,10 @@
-//! A service that needs the data of another one: orders, with the names of the users who made them.
+//! A service that needs the data of another one: orders, with the names of the users who placed them.
 //!
-//! `POST /orders` asks `users` over the mesh whether the user exists. `GET /orders` asks no other service: the change
+//! `POST /orders` asks `users` over the mesh whether the user exists. `GET /orders` calls no other service. The change
 //! feed keeps a copy of all names up to date, so it answers even while `users` is down.
 //!
-//! Start it beside the three processes with `cargo run --example orders`, then
-//! `curl 127.0.0.1:8000/orders -d user_id=1 -d item=tea`.
+//! Start it next to the three processes with `cargo run --example orders`. Then run `curl 127.0.0.1:8000/orders -d
+//! user_id=1 -d item=tea`.
 
 use std::collections::HashMap;
 use std::process::ExitCode;
@@ -43,7 +43,7 @@ fn main() -> ExitCode {
 fn take_order(request: &Request, mesh: &Mesh, shop: &Shared) -> Result<Reply, Failure> {
     let item = request.text("item")?.to_owned();
     let id = user_id(request)?;
-    // Until somebody has registered the route, a 404 comes from the mesh and says nothing about the user.
+    // Until an instance has registered the route, a 404 comes from the mesh and says nothing about the user.
     let is_registered = mesh.resolve("GET", "/users") != Resolved::NotFound;
     let user =
         mesh.call(request.context(), "GET", &format!("/users/{id}"), &json!({})).map_err(|failure| {
@@ -60,7 +60,7 @@ fn take_order(request: &Request, mesh: &Mesh, shop: &Shared) -> Result<Reply, Fa
     Ok(Reply::ok(order)?.with_status(201))
 }
 
-/// The id of the user who orders: a number, or the text of one, since a form can send nothing but text.
+/// The id of the user who orders. It is a number, or the text of a number, since a form can send only text.
 fn user_id(request: &Request) -> Result<i64, Failure> {
     let id = match request.params()?.get("user_id") {
         Some(Value::String(text)) => text.parse().ok(),
@@ -76,7 +76,7 @@ fn list_orders(shop: &Shared) -> Result<Reply, Failure> {
     Reply::ok(shop.orders.iter().enumerate().map(order).collect::<Vec<_>>())
 }
 
-/// Keeps the names up to date, for ever. If the feed no longer has the changes that we missed, it reads all names again.
+/// Keeps the names up to date, for ever. If the feed has deleted the changes that we missed, it reads all names again.
 fn follow_users(mesh: &Arc<Mesh>, shop: &Shared) {
     loop {
         if let Err(failure) = copy_and_follow(mesh, shop) {
@@ -87,8 +87,8 @@ fn follow_users(mesh: &Arc<Mesh>, shop: &Shared) {
 }
 
 fn copy_and_follow(mesh: &Arc<Mesh>, shop: &Shared) -> Result<(), Failure> {
-    // First the snapshot, then every change after the state of its first page. A later page may already show a change
-    // that the feed repeats, which does no harm.
+    // First read the snapshot, then every change after the state of its first page. A later page may already contain a
+    // change that the feed repeats, which is harmless.
     let (mut names, mut after, mut params) = (HashMap::new(), Value::Null, json!({ "limit": 500 }));
     while !params.is_null() {
         let page = mesh.call(&Context::default(), "GET", "/users", &params)?;

@@ -1,5 +1,5 @@
-//! Prints the change feed of `users`, in colours, as it happens. Stop and start any process meanwhile: this program
-//! reconnects, resumes after the last change that it has seen, and misses nothing.
+//! Prints the change feed of `users` live, in colours. You can stop and start any process meanwhile. This program
+//! reconnects, resumes after the last change that it read, and misses nothing.
 //!
 //! `cargo run --example watch`, or from the beginning: `cargo run --example watch -- --after 0`.
 
@@ -42,7 +42,7 @@ fn main() -> ExitCode {
 }
 
 fn watch(args: &Args) -> Result<(), String> {
-    // A node that reads the list must register, and a registration has a port. Nobody will call this one.
+    // A node that reads the list must register, and a registration has a port. No client calls this port.
     let listener = Listener::bind("127.0.0.1:0").map_err(|error| error.to_string())?;
     let node = Node::ours("watch", listener.address().port(), Vec::new(), &process::new_id()?);
     let (mesh, _membership) = Mesh::join(

@@ -76,8 +76,8 @@ pub struct Common {
 
 /// The one switch between development and production: whether a cluster secret is set.
 ///
-/// It is read and checked together with the flags. The secret itself is not a flag, since every user of a machine can read
-/// all command lines.
+/// It is read and checked together with the flags. The secret itself is not a flag, since every user of a machine can
+/// read all command lines.
 #[derive(Debug, Clone, Default)]
 pub struct Cluster {
     secret: Option<Secret>,
@@ -87,8 +87,8 @@ pub struct Cluster {
 
 #[derive(Debug, Args)]
 struct SecretFile {
-    /// The file with the cluster secret (or it stands in the variable `PILCROW_SECRET`); without one: development
-    /// mode, on loopback addresses only
+    /// The file with the cluster secret. The variable `PILCROW_SECRET` may contain it instead. Without a secret:
+    /// development mode, on loopback addresses only
     #[arg(long, env = "PILCROW_SECRET_FILE", value_name = "FILE")]
     secret_file: Option<PathBuf>,
 }

@@ -1,5 +1,5 @@
-//! Many HTTP connections in one thread: closed loop (each asks again when it is answered) or open loop (requests come at
-//! their rate, whatever becomes of those before them).
+//! Many HTTP connections in one thread. In a closed loop each connection sends again after its answer. In an open loop
+//! requests are sent at their rate, even if earlier ones are not answered.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -7,16 +7,16 @@ use std::time::{Duration, Instant};
 
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 
-/// When the next request leaves.
+/// When the next request is sent.
 #[derive(Clone, Copy)]
 pub enum Pace {
-    /// On each connection as soon as the answer to the one before is here.
+    /// On each connection, after the answer to the previous request.
     Closed,
-    /// So many per second in all.
+    /// This number per second in total.
     PerSecond(f64),
 }
 
-/// What came of it.
+/// The results of a run.
 #[derive(Default)]
 pub struct Measured {
     pub seconds: f64,
@@ -27,9 +27,9 @@ pub struct Measured {
     pub others: u64,
     /// Connections that ended.
     pub lost: u64,
-    /// Requests that were due while no connection was free.
+    /// Requests that were due while no connection was available.
     pub unsent: u64,
-    /// The longest that the client itself was late.
+    /// The longest delay that the client itself caused.
     pub lag: Duration,
 }
 
@@ -39,7 +39,7 @@ struct Connection {
     sent: Instant,
 }
 
-/// Asks for `path` over so many connections.
+/// Requests `path` over this number of connections.
 pub fn drive(gateway: SocketAddr, path: &str, connections: usize, pace: Pace, time: Duration) -> Measured {
     let request = format!("GET {path} HTTP/1.1\r\nHost: bench\r\n\r\n");
     let epoll = Epoll::new(EpollCreateFlags::empty()).unwrap();
@@ -107,7 +107,7 @@ enum Answer {
 impl Connection {
     fn ask(&mut self, request: &str) {
         self.sent = Instant::now();
-        // A connection that has ended shows when it is read.
+        // A closed connection is detected when it is read.
         let _ = self.stream.write_all(request.as_bytes());
     }
 
@@ -137,7 +137,7 @@ impl Measured {
     }
 }
 
-/// The time within which this share of them was done, in milliseconds.
+/// The time within which this share of the requests was answered, in milliseconds.
 pub fn percentile(times: &mut [Duration], share: f64) -> f64 {
     if times.is_empty() {
         return 0.0;

@@ -1,4 +1,4 @@
-//! The measurements: slow clients, and twice the load that is too much.
+//! The measurements: slow clients, and twice the load that the gateway can handle.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -15,14 +15,14 @@ use crate::PLAYS;
 use crate::client::{Measured, Pace, drive, percentile};
 use crate::harness::{Http, Process, Scratch, await_instances, narrow};
 
-/// So many users with long names: a list of 120 is an answer of some 70 KB.
+/// This number of users, with long names: a list of 120 is an answer of about 70 KB.
 const USERS: usize = 500;
 
-/// How much is measured.
+/// The size of the measurement.
 #[derive(Clone, Copy)]
 struct Size {
     slow_clients: usize,
-    /// Connections of the open loop; below `--max-connections`.
+    /// The connections of the open loop; below `--max-connections`.
     connections: usize,
     time: Duration,
 }
@@ -38,7 +38,7 @@ struct Stage {
 pub fn all() {
     let arguments: Vec<String> = std::env::args().collect();
     let has = |word: &str| arguments.iter().any(|argument| argument == word);
-    // `cargo test --benches` runs this too, and wants to know only that it works.
+    // `cargo test --benches` runs this too, only to check that it works.
     let size = if has("--bench") && !has("--test") {
         Size { slow_clients: 3000, connections: 3500, time: Duration::from_secs(10) }
     } else {
@@ -110,7 +110,7 @@ impl Stage {
     }
 }
 
-/// A service that does 5 ms of waiting per request, on a pool.
+/// A service that waits 5 ms per request, on a pool.
 pub fn play_a_service() -> ExitCode {
     let work = |_: &_| {
         thread::sleep(Duration::from_millis(5)); // work is played by sleeping
@@ -128,7 +128,7 @@ fn slow(stage: &Stage, size: Size, what: &str, kind: fn(SocketAddr) -> SlowClien
     let mut before = normal();
     let (over, cut) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
     let crowd = attack(stage.gateway.address(), size, kind, &over, &cut);
-    // Shorter than the patience that the gateway has with them.
+    // Shorter than the deadlines after which the gateway disconnects them.
     let mut during = stage.drive("/users/1", 64, Pace::Closed, size.time / 2);
     over.store(true, Ordering::SeqCst);
     crowd.join().unwrap();
@@ -172,7 +172,7 @@ fn slow_answer(gateway: SocketAddr) -> SlowClient {
 }
 
 impl SlowClient {
-    /// One byte; false if it was cut off.
+    /// Sends or reads one byte. Returns false if the client was disconnected.
     fn step(&mut self) -> bool {
         let alive = |done: std::io::Result<usize>| match done {
             Ok(count) => count > 0,
@@ -187,8 +187,8 @@ impl SlowClient {
     }
 }
 
-/// One thread that is all the slow clients: each has its turn once a second, and those that were cut off come again.
-/// Returns when all are there.
+/// Runs all slow clients in one thread. Each has its turn once a second, and disconnected clients connect again.
+/// Returns when all are connected.
 fn attack(
     gateway: SocketAddr,
     size: Size,
@@ -199,7 +199,7 @@ fn attack(
     const TURNS: usize = 50;
     let mut clients: Vec<SlowClient> = Vec::with_capacity(size.slow_clients);
     while clients.len() < size.slow_clients {
-        // A hundred at a time, and the next when these are being answered.
+        // Connect a hundred at a time, and the next hundred when these are being answered.
         let come = size.slow_clients.min(clients.len() + 100) - clients.len();
         let come: Vec<SlowClient> = (0..come).map(|_| kind(gateway)).collect();
         for reader in come.iter().filter(|client| !client.sends) {
@@ -274,7 +274,7 @@ fn overload(stage: &Stage, size: Size, path: &str, what: &str) {
     }
 }
 
-/// Asks for the health endpoints over connections of their own, ten times a second.
+/// Requests the health endpoints over separate connections, ten times a second.
 fn watch_health(http: Http, over: &Arc<AtomicBool>) -> JoinHandle<(usize, Duration)> {
     let over = over.clone();
     thread::spawn(move || {
@@ -300,7 +300,7 @@ fn status_kib(process: &Process, field: &str) -> u64 {
     line.split_whitespace().nth(1).unwrap().parse().unwrap()
 }
 
-/// Each connection is a descriptor here and one in the gateway, which inherits the limit.
+/// Each connection needs a descriptor here and one in the gateway, which inherits the limit.
 fn raise_descriptor_limit() {
     use nix::sys::resource::{Resource, getrlimit, setrlimit};
     let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();

@@ -1,10 +1,10 @@
-//! What several fuzz targets need.
+//! Functions that several fuzz targets share.
 
 use std::io::{self, Read};
 
-/// Cuts `bytes` into pieces: where, says `seed`. The same seed makes the same cuts.
+/// Cuts `bytes` into pieces. `seed` determines where, so the same seed makes the same cuts.
 ///
-/// Most pieces are short, since the interesting places to cut are inside of delimiters, line ends and numbers.
+/// Most pieces are short, since the interesting places to cut are inside delimiters, line ends and numbers.
 #[must_use]
 pub fn cut(bytes: &[u8], seed: u8) -> Vec<&[u8]> {
     let mut state = u32::from(seed) + 1;
@@ -22,8 +22,7 @@ pub fn cut(bytes: &[u8], seed: u8) -> Vec<&[u8]> {
     pieces
 }
 
-/// A connection that delivers these pieces, one with each read, and is interrupted or runs into its time-out
-/// before some of them.
+/// A connection that delivers these pieces, one with each read. It is interrupted or times out before some of them.
 pub struct Pieces<'a> {
     to_come: std::vec::IntoIter<&'a [u8]>,
     left: &'a [u8],
@@ -31,7 +30,7 @@ pub struct Pieces<'a> {
 }
 
 impl<'a> Pieces<'a> {
-    /// Before which pieces there is a pause, say the bits of `pauses`, over and over.
+    /// The bits of `pauses`, used repeatedly, select the pieces that have a pause before them.
     #[must_use]
     pub fn new(pieces: Vec<&'a [u8]>, pauses: u32) -> Self {
         Self { to_come: pieces.into_iter(), left: &[], pauses }

@@ -1,4 +1,4 @@
-//! The writer of Server-Sent Events: whatever a service sends, a browser gets that, and nothing else.
+//! The writer of Server-Sent Events: for every input from a service, a browser receives exactly that input.
 //!
 //! Input: the text of a reply.
 
@@ -10,7 +10,7 @@ use pilcrow::net::link::ReplyFrame;
 use pilcrow::packet::Failure;
 use serde_json::Value;
 
-/// An event as a browser hands it to its page.
+/// An event as a browser passes it to its page.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Event {
     id: Option<String>,
@@ -40,7 +40,7 @@ fuzz_target!(|text: &str| {
     for event in events {
         assert_eq!(event.name, "");
         assert_eq!(event.id, reply.seq.map(|seq| seq.to_string()));
-        // Line ends stand between tokens alone, and how many there are means nothing.
+        // Line ends are only between tokens, and their number has no meaning.
         let lines: Vec<&str> = results.split(['\r', '\n']).filter(|line| !line.is_empty()).collect();
         assert_eq!(event.data, lines.join("\n"));
         let (sent, got) = (serde_json::from_str::<Value>(results), serde_json::from_str(&event.data));
@@ -48,7 +48,7 @@ fuzz_target!(|text: &str| {
     }
 });
 
-/// Reads an event stream as the HTML standard says (9.2.6), and takes no field that we do not send.
+/// Reads an event stream as the HTML standard defines (9.2.6), and accepts no field that we do not send.
 fn understood(stream: &str) -> Vec<Event> {
     let mut events = Vec::new();
     let mut event = Event::default();
@@ -57,7 +57,7 @@ fn understood(stream: &str) -> Vec<Event> {
     for line in lines.split('\n') {
         if line.is_empty() {
             let whole = std::mem::take(&mut event);
-            // Without data there is no event.
+            // An event needs data.
             if let Some(data) = whole.data.strip_suffix('\n') {
                 events.push(Event { data: data.to_owned(), ..whole });
             }

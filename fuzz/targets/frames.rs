@@ -1,4 +1,4 @@
-//! The frame decoder: whatever the bytes, however they are cut, and whatever the limit and the dialect.
+//! The frame decoder: any bytes, any cuts, any limit and any dialect.
 //!
 //! Input: the limit and the dialect, how often the stream is repeated, the cuts, the pauses, and then the stream.
 
@@ -11,7 +11,7 @@ use pilcrow::packet::frame::{FrameError, FrameReader};
 use pilcrow::packet::{DELIMITER, Dialect};
 use pilcrow_fuzz::{Pieces, cut};
 
-/// What a reader may hold beside one frame of the permitted length.
+/// How many bytes a reader may hold beyond one frame of the permitted length.
 const BESIDE_BYTES: usize = 16 * 1024;
 
 const LIMITS: [usize; 8] = [0, 1, 2, 7, 60, 1000, 40_000, 1024 * 1024];
@@ -31,7 +31,7 @@ fuzz_target!(|input: &[u8]| {
     let [limit, times, seed, pauses, stream @ ..] = input else { return };
     let dialect = if *limit & 0x80 == 0 { Dialect::Pilcrow } else { Dialect::Course };
     let limit = LIMITS[usize::from(*limit) % LIMITS.len()];
-    // Long frames are rare, as they are slow to try.
+    // Long frames are rare, as they are slow to test.
     let stream = stream.repeat(if *times > 250 { 50 } else { 1 });
     let expected = as_one_piece(&stream, limit, dialect);
     let pauses = u32::from_le_bytes([*pauses, *times, *seed, *pauses]);
@@ -42,7 +42,8 @@ fuzz_target!(|input: &[u8]| {
     }
 });
 
-/// Reads as a connection does: what is here is taken, time-outs change nothing, an idle reader gives its buffer back.
+/// Reads like a connection: takes the bytes that have arrived, ignores timeouts, and returns its buffer when it is
+/// idle.
 fn read(pieces: Pieces<'_>, limit: usize, dialect: Dialect) -> Read {
     let mut reader = FrameReader::new(pieces, limit, dialect);
     let mut frames = Vec::new();
@@ -78,7 +79,7 @@ fn read(pieces: Pieces<'_>, limit: usize, dialect: Dialect) -> Read {
     }
 }
 
-/// The same, told once more and plainly: all bytes are here.
+/// The same reader in a second, simpler form: all bytes have arrived.
 fn as_one_piece(mut rest: &[u8], limit: usize, dialect: Dialect) -> Read {
     let mut frames = Vec::new();
     loop {
@@ -108,7 +109,7 @@ fn as_one_piece(mut rest: &[u8], limit: usize, dialect: Dialect) -> Read {
     }
 }
 
-/// Where the first `¶` stands; in an object of a course node, the first outside of its strings.
+/// The position of the first `¶`. In an object of a course node, the first one outside its strings.
 fn end_of_frame(frame: &[u8], dialect: Dialect) -> Option<usize> {
     let has_strings = dialect == Dialect::Course && frame.starts_with(b"{");
     let (mut in_string, mut is_escaped) = (false, false);

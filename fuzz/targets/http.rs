@@ -1,5 +1,5 @@
-//! The reader of HTTP requests: whatever a client sends, and however it is cut. What is taken for a request is one
-//! to every server, from its first byte to its last; if not, two of them could be played against each other.
+//! The reader of HTTP requests: any bytes from a client, with any cuts. Every server must see the same request, from
+//! its first byte to its last. Otherwise an attacker could use two servers that disagree.
 //!
 //! Input: the cuts, then the bytes of a connection.
 
@@ -16,12 +16,12 @@ use pilcrow::http::server::fuzz_doors::{LEAST_ROOM_BYTES, requests};
 use pilcrow_fuzz::cut;
 use tiny_http::Header;
 
-/// More pieces than this may not fit into a socket that nobody reads yet.
+/// A socket without a reader may not have room for more pieces.
 const MAX_PIECES: usize = 100;
 
 fuzz_target!(|input: &[u8]| {
     let [seed, bytes @ ..] = input else { return };
-    // Of a datagram that is longer than the room for it, the rest would be lost.
+    // A datagram that is longer than the buffer would lose its rest.
     let whole = read(&bytes.chunks(LEAST_ROOM_BYTES).collect::<Vec<_>>());
     let mut pieces: Vec<&[u8]> =
         cut(bytes, *seed).into_iter().flat_map(|piece| piece.chunks(LEAST_ROOM_BYTES)).collect();
@@ -43,8 +43,8 @@ fuzz_target!(|input: &[u8]| {
     }
 });
 
-/// Reads a connection that delivers these pieces, one with each read. Datagrams keep them apart; an empty one is the
-/// end, and there are two, so that who reads on does not wait.
+/// Reads a connection that delivers these pieces, one with each read. Datagrams keep them separate. An empty datagram
+/// is the end. There are two of them, so that a reader that reads again does not block.
 fn read(pieces: &[&[u8]]) -> (Vec<HttpRequest>, Option<u16>) {
     let (client, server) = UnixDatagram::pair().expect("a pair of sockets");
     for piece in pieces.iter().chain([&&[][..]; 2]) {
@@ -53,7 +53,7 @@ fn read(pieces: &[&[u8]]) -> (Vec<HttpRequest>, Option<u16>) {
     requests(&Arc::new(TcpStream::from(OwnedFd::from(server))), Ipv4Addr::LOCALHOST.into())
 }
 
-/// Takes from `bytes` what the strictest reader of RFC 9112 would take for this request; the rest.
+/// Takes from `bytes` the bytes that the strictest reader of RFC 9112 would accept as this request. Returns the rest.
 fn plainly_read<'a>(bytes: &'a [u8], request: &HttpRequest) -> &'a [u8] {
     let blank = bytes.iter().take_while(|byte| b"\r\n".contains(byte)).count();
     let bytes = &bytes[blank..];
@@ -107,7 +107,7 @@ fn plainly_read<'a>(bytes: &'a [u8], request: &HttpRequest) -> &'a [u8] {
     }
 }
 
-/// Takes the chunks of `body` from `bytes`; the rest.
+/// Takes the chunks of `body` from `bytes`. Returns the rest.
 fn chunks<'a>(mut bytes: &'a [u8], body: &[u8]) -> &'a [u8] {
     let mut together = Vec::new();
     loop {

@@ -1,5 +1,5 @@
-//! Packets and replies: whatever the text of a frame. What is understood of it is what it says, and what is sent
-//! on says the same, with its one `¶` at its end.
+//! Packets and replies: any text of a frame. The decoded packet matches the text. The encoded packet matches it too,
+//! with one `¶`, at its end.
 //!
 //! Input: the text of a frame.
 
@@ -33,12 +33,13 @@ fuzz_target!(|text: &str| {
     answer_arrives(&head);
 });
 
-/// JSON that a peer may send and that has no value here (numbers out of range, half a surrogate) is none.
+/// The value of a JSON text. `None` for text that a peer may send but that has no value here (numbers out of range,
+/// half a surrogate).
 fn value(json: &str) -> Option<Value> {
     serde_json::from_str(json).ok()
 }
 
-/// The text of the one frame that `bytes` are.
+/// The text of the single frame in `bytes`.
 fn sent(bytes: &[u8]) -> String {
     let text = bytes.strip_suffix(&DELIMITER).expect("a frame ends with its delimiter");
     assert!(!text.windows(2).any(|two| two == DELIMITER), "and has no other");
@@ -68,7 +69,8 @@ fn head_says_what_the_packet_says(head: &Head<'_>, packet: &Value) {
     for (raw, field) in [(head.params, "params"), (head.results, "results"), (head.key, "key")] {
         assert_eq!(raw.and_then(|raw| value(raw.get())).as_ref(), packet.get(field), "{field}");
     }
-    // It has two names. Which of them stood last, the value does not tell; and `-0` is 0 only to one of the two.
+    // The error code has two names. The value does not show which of them came last, and only one of the two reads `-0`
+    // as 0.
     let one_name = packet.get("errorcode").xor(packet.get("errorCode"));
     if let Some(code) = one_name.filter(|code| code.as_f64() != Some(0.0)) {
         assert_eq!(head.errorcode, code.as_i64());
@@ -84,7 +86,7 @@ fn reply_is_passed_on_untouched(text: &str, head: &Head<'_>) {
     assert_eq!(reply.etag.as_deref(), head.etag.as_deref());
 }
 
-/// The head's own fields as a request of ours, in both dialects.
+/// The fields of the head survive as a request of ours, in both dialects.
 fn request_arrives(head: &Head<'_>) {
     let Some(params) = head.params else { return };
     let (uri, method) = (head.uri.as_deref().unwrap_or("/"), head.method.as_deref().unwrap_or("GET"));
@@ -119,7 +121,7 @@ fn request_arrives(head: &Head<'_>) {
     }
 }
 
-/// Answers to this packet, as a success, as one of several and as a failure.
+/// Answers this packet: as a success, as one of several replies, and as a failure.
 fn answer_arrives(head: &Head<'_>) {
     let key = head.answer_key();
     assert!(key.as_ref().is_none_or(|key| key.to_string().chars().count() <= 40));

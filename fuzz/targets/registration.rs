@@ -1,6 +1,6 @@
 //! Registration: for every input, the list, the routes and the log are right.
 //!
-//! Input: what to try; steps, one byte each, up to a 0; then JSON, a registration or a list.
+//! Input: the mode; steps, one byte each, up to a 0; then JSON, a registration or a list.
 
 #![no_main]
 
@@ -14,11 +14,12 @@ use pilcrow::registry::{Registry, Rejection};
 use pilcrow::routes::{Resolved, Routes};
 use serde_json::{Value, json};
 
-/// More steps show nothing new and take long. The checks run after the last step: every prefix is an input too.
+/// More steps find nothing new and are slow. The checks run after the last step only, since every prefix is an input
+/// too.
 const MAX_STEPS: usize = 16;
 const MAX_NODES: usize = 7;
 
-/// A list that soon has no more room.
+/// A list that is soon full.
 const SHORT_LIST_BYTES: usize = 700;
 
 const PEERS: [&str; 4] = ["127.0.0.1", "::ffff:127.0.0.1", "::1", "10.0.0.7"];
@@ -38,7 +39,7 @@ fuzz_target!(|input: &[u8]| {
     nodes.extend([0, 0x40, 0x09, 0x49, 0x80, 0xff, 0x51].map(small_node));
     let asks_for_more = |choice| Node { urls: URLS.map(str::to_owned).into(), ..small_node(choice) };
     nodes.extend([0, 0xff].map(|choice| asks_for_more(choice).as_leaving()));
-    // One of them at a time: it is the runs that count.
+    // One of them at a time: the number of runs matters.
     if mode & 1 == 0 {
         let limit = if mode & 2 == 0 { DEFAULT_MAX_FRAME_BYTES } else { SHORT_LIST_BYTES };
         register_and_leave(steps, &nodes, limit);
@@ -47,8 +48,8 @@ fuzz_target!(|input: &[u8]| {
     }
 });
 
-/// Reads nodes from JSON, as a registration or as a list. Each is within the limits, and reading it again from its own
-/// JSON gives the same node.
+/// Reads nodes from JSON, as a registration or as a list. Each is within the limits. A node that is read again from its
+/// own JSON stays the same.
 fn nodes_of(said: &Value) -> Vec<Node> {
     let mut nodes = Node::list_from_json(said).unwrap_or_default().nodes;
     if let Some(entries) = said.as_array() {
@@ -66,7 +67,7 @@ fn nodes_of(said: &Value) -> Vec<Node> {
     nodes
 }
 
-/// One of 256 nodes that get in each other's way.
+/// One of 256 nodes that conflict with each other.
 fn small_node(choice: u8) -> Node {
     let pick = |shift: u32| usize::from(choice >> shift);
     let urls = [URLS[pick(0) % 8], URLS[pick(3) % 8]];
@@ -75,13 +76,13 @@ fn small_node(choice: u8) -> Node {
     Node::from_json(&json!({ "port": port, "name": name, "urls": urls })).expect("it is within the limits")
 }
 
-/// Which node is listed for each connection: the registry once more, in its simplest form.
+/// The node that is listed for each connection: the registry in its simplest form.
 #[derive(Default)]
 struct Known {
     listed: BTreeMap<u64, Node>,
 }
 
-/// Connections come, register, register again and go.
+/// Connections open, register, register again and close.
 fn register_and_leave(steps: &[u8], nodes: &[Node], limit: usize) {
     let mut registry = Registry::new(limit);
     let mut known = Known::default();
@@ -132,8 +133,8 @@ impl Known {
         assert_eq!(registry.remove(connection), self.listed.remove(&connection));
     }
 
-    /// The list has each instance once, as the newest connection describes it, and is no longer than it may be. Nothing
-    /// in it is under two names.
+    /// The list has each instance once, as the newest connection describes it. The list stays within its length limit.
+    /// Each route and address has one name.
     fn is_in(&self, registry: &Registry, limit: usize) {
         let mut places = BTreeSet::new();
         let newest = self.listed.values().rev().filter(|node| places.insert((&node.host, node.port)));
@@ -154,7 +155,7 @@ impl Known {
         assert!(arrived.iter().eq(expected), "and whole");
     }
 
-    /// Whether a node of another name has a route or the address that this one asks for.
+    /// Whether a node of another name has a route or the address that this node requests.
     fn is_taken(&self, connection: u64, asking: &Node) -> bool {
         self.listed.iter().any(|(other, node)| {
             let shares =
@@ -164,12 +165,12 @@ impl Known {
     }
 }
 
-/// Text without a slash is no route.
+/// The routes of a node. Text without a slash is skipped.
 fn routes(node: &Node) -> impl Iterator<Item = &String> {
     node.urls.iter().filter(|url| url.contains('/'))
 }
 
-/// Instances come with their routes, change them and go. Beside the table stands a plain set of who serves what.
+/// Instances arrive with their routes, change them and leave. A plain set of instances and routes checks the table.
 fn serve_and_go(steps: &[u8], nodes: &[Node]) {
     let mut routes = Routes::<usize>::default();
     let mut serves: BTreeSet<(String, String, usize)> = BTreeSet::new();
@@ -203,7 +204,7 @@ fn serve_and_go(steps: &[u8], nodes: &[Node]) {
     }
 }
 
-/// What the log says of a change stays on its line.
+/// The log text of a change stays on one line.
 fn plain(changes: &[String]) {
     assert!(!changes.iter().any(|change| change.contains(char::is_control)), "{changes:?}");
 }
@@ -217,7 +218,7 @@ fn table_is(routes: &Routes<usize>, serves: &BTreeSet<(String, String, usize)>) 
             let instance = address.rsplit(':').next().and_then(|number| number.parse().ok());
             in_table.insert((row.method.clone(), row.path.clone(), instance.expect("as it was set")));
         }
-        // Equals take turns, and who cannot take a request is not asked.
+        // Ties are broken round-robin, and an instance that cannot accept a request is skipped.
         let picked: BTreeSet<usize> = row
             .instances
             .iter()
@@ -231,7 +232,7 @@ fn table_is(routes: &Routes<usize>, serves: &BTreeSet<(String, String, usize)>) 
     assert_eq!(in_table, *serves);
 }
 
-/// What a request finds is in the table, and what it does not find is not.
+/// A request finds a route exactly if it is in the table.
 fn finds_what_is_there(routes: &Routes<usize>, method: &str, path: &str, knows: impl Fn(&str, &str) -> bool) {
     match routes.resolve(method, path) {
         Resolved::Route(route, None) => assert!(route == path && knows(method, path)),

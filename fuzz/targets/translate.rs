@@ -1,6 +1,6 @@
-//! HTTP to packet and back: whatever a client sends as URL, headers and body, and whatever a service replies.
+//! HTTP to packet and back: any URL, headers and body from a client, and any reply from a service.
 //!
-//! Input: the method, the headers, then lines: the target, a header's value, and the body (or the reply) behind them.
+//! Input: the method, the headers, then lines: the target, a header's value, and then the body (or the reply).
 
 #![no_main]
 
@@ -33,7 +33,7 @@ fuzz_target!(|input: &[u8]| {
     let mut lines = text.splitn(3, |byte| *byte == b'\n');
     let mut line = || lines.next().unwrap_or_default();
     let (target, value, body) = (line(), line(), line().to_vec());
-    // So much is certain once a head was read: a target is text, and a header's value has no control characters.
+    // A parsed head guarantees this: a target is text, and a header's value has no control characters.
     let Ok(target) = std::str::from_utf8(target) else { return };
     let value: Vec<u8> = value.iter().copied().filter(|byte| matches!(byte, b' '..=b'~')).collect();
 
@@ -73,7 +73,7 @@ fn packet(request: &HttpRequest) -> Result<(), RequestError> {
     let segment = target.last_segment()?;
     assert!(target.path.starts_with('/'));
     assert_eq!(target.path.rsplit('/').next(), Some(segment.replace('/', "%2F").as_str()));
-    // However its characters are written, a path is the same path.
+    // A path stays the same path in every spelling of its characters.
     let codes: String = target
         .path
         .bytes()
@@ -113,7 +113,7 @@ fn query_is_in(members: &BTreeMap<String, &RawValue>, query: &str, ours: &[&str]
     }
 }
 
-/// Numbers out of range and half surrogates have no value here. Whatever is nested too deep has been refused.
+/// Numbers out of range and half surrogates have no value here. JSON that is nested too deep has been rejected.
 fn value(json: &RawValue) -> Option<Value> {
     let value = serde_json::from_str(json.get());
     assert!(!value.as_ref().is_err_and(|error: &serde_json::Error| error.to_string().contains("recursion")));
@@ -140,7 +140,7 @@ fn packet_is_sound(uri: &str, method: &str, params: &RawValue) {
     }
 }
 
-/// From the reply, which the body of the request plays, to the answer.
+/// From the reply to the answer. The body of the request serves as the reply.
 fn reply(request: &HttpRequest) {
     let Ok(text) = std::str::from_utf8(&request.body) else { return };
     let Ok(reply) = ReplyFrame::parse(text) else { return };
@@ -160,7 +160,7 @@ fn reply(request: &HttpRequest) {
     sent_as_it_is(answer, line.as_bytes());
 }
 
-/// What a client reads is what was meant: no header more, and the body byte for byte.
+/// The client receives exactly the intended answer: no additional header, and the same body, byte for byte.
 fn sent_as_it_is(answer: HttpAnswer, body: &[u8]) {
     let status = answer.status;
     let mut bytes = Vec::new();

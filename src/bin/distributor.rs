@@ -1,4 +1,4 @@
-//! `distributor`: the service registry. Nodes register here and learn who else there is.
+//! `distributor`: the service registry. Nodes register here and receive the list of all nodes.
 
 use std::process::ExitCode;
 

@@ -36,7 +36,7 @@ struct Args {
     admin: Option<String>,
 }
 
-/// A token that is valid for longer than a year would be a second password.
+/// A token that is valid for longer than a year would be like a second password.
 const MAX_TOKEN_SECONDS: u64 = 366 * 24 * 60 * 60;
 
 fn main() -> ExitCode {
@@ -48,7 +48,7 @@ fn main() -> ExitCode {
 
 fn make_admin(database: &Path, email: &str) -> Result<(), String> {
     let done = admin::make(database, email)?;
-    // A closed stdout is no failure: the work is done.
+    // A closed stdout is not a failure: the work is done.
     let _ = writeln!(io::stdout(), "{done}");
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! Has cargo build the services, and learns from cargo where it put them.
+//! Builds the services with cargo, and reads the paths of the binaries from cargo's messages.
 
 use std::collections::HashMap;
 use std::env;
@@ -11,27 +11,27 @@ use serde_json::Value;
 use crate::event::{Event, SAME_MOMENT, Stop};
 use crate::process::Process;
 
-/// The root of the workspace, as it was when this tool was compiled.
+/// The root of the workspace when this tool was compiled.
 pub const WORKSPACE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
 
-/// What is built.
+/// The programs to build.
 const NAMES: [&str; 3] = ["distributor", "users", "gateway"];
 
-/// The number of cargo's process; those of the services count up from 0.
+/// The id of cargo's process. The ids of the services count up from 0.
 const CARGO: usize = usize::MAX;
 
-/// Where the built programs are.
+/// The paths of the built programs.
 #[derive(Debug, Default)]
 pub struct Binaries(HashMap<String, PathBuf>);
 
 impl Binaries {
-    /// The program called `name`. One that cargo did not name is left to the system to find, and its failure
-    /// to start will say so.
+    /// The program called `name`. If cargo did not name it, the system searches for it. If that fails, the error at its
+    /// start reports it.
     pub fn path(&self, name: &str) -> PathBuf {
         self.0.get(name).cloned().unwrap_or_else(|| PathBuf::from(name))
     }
 
-    /// Learns from one of cargo's messages, if it is about a program.
+    /// Stores the path from one of cargo's messages, if it is about a program.
     fn note(&mut self, message: &str) {
         let Ok(message) = serde_json::from_str::<Value>(message) else { return };
         if let (Some(name), Some(path)) = (message["target"]["name"].as_str(), message["executable"].as_str())
@@ -41,7 +41,7 @@ impl Binaries {
     }
 }
 
-/// Builds the services in release mode. Cargo's own words go straight to stderr.
+/// Builds the services in release mode. Cargo's output goes directly to stderr.
 pub fn build(sender: &Sender<Event>, events: &Receiver<Event>) -> Result<Binaries, Stop> {
     let _cargo = Process::start(CARGO, "cargo", &mut cargo(), sender)
         .map_err(|error| Stop::Failed(format!("cannot start cargo: {error}")))?;
@@ -60,7 +60,7 @@ pub fn build(sender: &Sender<Event>, events: &Receiver<Event>) -> Result<Binarie
 
 fn cargo() -> Command {
     let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    // Asking cargo where the programs are beats guessing: the target directory can be set in many places.
+    // Ask cargo for the paths, since the target directory can be set in many places.
     command.current_dir(WORKSPACE).args(["build", "--release", "--message-format=json-render-diagnostics"]);
     for name in NAMES {
         command.args(["--bin", name]);
@@ -68,7 +68,7 @@ fn cargo() -> Command {
     command
 }
 
-/// Why cargo ended without success. It has said so itself, or it got the same Ctrl-C as we did.
+/// The reason why cargo failed. It has already printed an error, or it received the same Ctrl-C as this process.
 fn failure(events: &Receiver<Event>) -> Stop {
     match events.recv_timeout(SAME_MOMENT) {
         Ok(Event::Interrupt) => Stop::Interrupted,

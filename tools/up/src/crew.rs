@@ -1,4 +1,4 @@
-//! The processes that run together: started one after the other, watched, and stopped in reverse.
+//! The processes that run together: they start one after the other, are watched, and stop in reverse order.
 //!
 //! *Invariant:* when one process ends, all are stopped. None is restarted, so that a failure is visible.
 
@@ -17,56 +17,56 @@ use crate::screen::Screen;
 /// How long the start of all processes may take.
 const READY_WITHIN: Duration = Duration::from_secs(30);
 
-/// How long processes of one name may take to stop before they are killed: a little more than their own drain.
+/// How long processes of one name may take to stop before they are killed: slightly longer than their own drain.
 const STOP_WITHIN: Duration = Duration::from_secs(12);
 
-/// How many of its last lines explain the end of a process.
+/// How many of its last log lines explain the end of a process.
 const LAST_LINES: usize = 3;
 
 /// One process to start.
 pub struct Part {
-    /// What the program is called. Neighbours of one name are stopped together.
+    /// The name of the program. Adjacent parts with one name are stopped together.
     pub name: &'static str,
-    /// What this one is called on the screen.
+    /// The name of this process on the screen.
     pub label: String,
-    /// How it is started.
+    /// The command that starts it.
     pub command: Command,
-    /// Where it listens.
+    /// The address on which it listens.
     pub listen: Listen,
 }
 
-/// Where a part listens.
+/// The address on which a part listens.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Listen {
-    /// Where its defaults, the environment and `.env` say.
+    /// The address that its defaults, the environment and `.env` define.
     AsConfigured,
-    /// On the address of an earlier part, `ports` further up.
+    /// The address of an earlier part, with a port that is `ports` higher.
     Beside { part: usize, ports: u16 },
 }
 
-/// The processes, and the receiving end of everything they do.
+/// The processes, and the receiving end of all their events.
 pub struct Crew {
     members: Vec<Member>,
     interrupted: bool,
     screen: Screen,
     events: Receiver<Event>,
-    /// Handed to the threads of each process.
+    /// Cloned for the threads of each process.
     sender: Sender<Event>,
     ready_within: Duration,
     stop_within: Duration,
 }
 
-/// A started process and what is known about it.
+/// A started process and its known state.
 struct Member {
     name: &'static str,
     label: String,
     process: Process,
     state: State,
-    /// The end of its log, oldest line first.
+    /// The last lines of its log, oldest line first.
     last_lines: VecDeque<String>,
 }
 
-/// The life of a process.
+/// The state of a process.
 #[derive(Clone, Copy)]
 enum State {
     Starting,
@@ -88,8 +88,8 @@ impl Crew {
         }
     }
 
-    /// Starts the parts in order, each when the one before it is ready, so that no process has to reconnect. Returns their
-    /// addresses in the same order.
+    /// Starts the parts in order. Each starts when the one before it is ready, so that no process has to reconnect.
+    /// Returns their addresses in the same order.
     pub fn start(&mut self, parts: Vec<Part>) -> Result<Vec<SocketAddr>, Stop> {
         let deadline = Instant::now() + self.ready_within;
         let mut addresses = Vec::new();
@@ -103,7 +103,7 @@ impl Crew {
         Ok(addresses)
     }
 
-    /// Waits, showing what the processes write, until there is a reason to stop.
+    /// Shows the output of the processes until there is a reason to stop.
     pub fn watch(&mut self) -> Stop {
         loop {
             if let Some(stop) = self.reason_to_stop() {
@@ -115,8 +115,8 @@ impl Crew {
         }
     }
 
-    /// Stops the running processes, last started first. So the services still answer the last requests of the gateway, and
-    /// the distributor stops last.
+    /// Stops the running processes, in reverse order of their start. So the services still answer the last requests of
+    /// the gateway, and the distributor stops last.
     pub fn stop(&mut self) {
         let mut rest = self.members.len();
         while let Some(last) = self.members[..rest].last() {
@@ -128,7 +128,7 @@ impl Crew {
         }
     }
 
-    /// Shows a text of our own.
+    /// Shows a text of this program.
     pub fn say(&mut self, text: &str) {
         self.screen.say(text);
     }
@@ -137,7 +137,7 @@ impl Crew {
         let id = self.members.len();
         part.command.stderr(Stdio::piped());
         if self.screen.colour && env::var_os("RUST_LOG_STYLE").is_none() {
-            // The services write into a pipe, so they cannot see that there is a terminal behind it.
+            // The services write into a pipe, so they cannot detect that a terminal is at its other end.
             part.command.env("RUST_LOG_STYLE", "always");
         }
         let process = Process::start(id, &part.label, &mut part.command, &self.sender).map_err(|error| {
@@ -165,7 +165,7 @@ impl Crew {
         }
     }
 
-    /// Stops `members[first..end]`, who share a name, all at once.
+    /// Stops `members[first..end]`, which share a name, all at once.
     fn stop_some(&mut self, first: usize, end: usize) {
         for member in self.members[first..end].iter().filter(|member| member.runs()) {
             member.process.terminate();
@@ -178,7 +178,8 @@ impl Crew {
         }
     }
 
-    /// Whether somebody pressed Ctrl-C or a process ended by itself; the former explains the latter.
+    /// The reason to stop: Ctrl-C, or the unexpected end of a process. Ctrl-C takes precedence, since it explains such
+    /// an end.
     fn reason_to_stop(&mut self) -> Option<Stop> {
         let ended = self.members.iter().position(|member| !member.runs());
         if ended.is_some() {
@@ -191,8 +192,8 @@ impl Crew {
         ended.map(|id| Stop::Failed(self.members[id].describe_end("ended by itself")))
     }
 
-    /// Takes in one event. `false` once the deadline has passed, however many events still wait: a process
-    /// that never stops writing must not keep us from stopping it.
+    /// Handles one event. Returns `false` after the deadline, even if more events wait: a process that never stops
+    /// writing must not prevent us from stopping it.
     fn note_event_before(&mut self, deadline: Instant) -> bool {
         if Instant::now() >= deadline {
             return false;
@@ -206,7 +207,7 @@ impl Crew {
         }
     }
 
-    /// The one place where an event changes what is known.
+    /// The only place where an event changes the known state.
     fn note(&mut self, event: Event) {
         match event {
             Event::Line { id, source, text } => {
@@ -222,7 +223,7 @@ impl Crew {
         }
     }
 
-    /// Nothing comes after the end: a line that was still in the pipe does not make a process serve again.
+    /// No state follows the end: a line that was still in the pipe does not make a process ready again.
     fn set(&mut self, id: usize, state: State) {
         if let Some(member) = self.members.get_mut(id).filter(|member| member.runs()) {
             member.state = state;
@@ -242,7 +243,7 @@ impl Member {
         self.last_lines.push_back(line);
     }
 
-    /// `users ended by itself (exit status: 1). Its last log lines:` and then these.
+    /// Describes the end of a process: the reason, the exit status, and its last log lines.
     fn describe_end(&self, what: &str) -> String {
         let status = match self.state {
             State::Ended(Some(status)) => format!(" ({status})"),
@@ -257,7 +258,7 @@ impl Member {
     }
 }
 
-/// The address `ports` above `first`, or a sentence that says why there is none.
+/// The address that is `ports` above `first`, or a sentence that states why it does not exist.
 fn beside(first: SocketAddr, ports: u16) -> Result<SocketAddr, String> {
     let port =
         first.port().checked_add(ports).ok_or_else(|| format!("there is no port {ports} above {first}"))?;
@@ -273,10 +274,10 @@ mod tests {
 
     use super::*;
 
-    /// Serves until it is asked to end.
+    /// Serves until it receives a stop signal.
     const SERVES: &str = "echo \"pid $$\" >&2; echo part listening on 127.0.0.1:9020; exec sleep 60";
 
-    /// A service that is a shell script; flags it is given arrive as `$0` and `$1`.
+    /// A service that is a shell script. Its flags arrive as `$0` and `$1`.
     fn part(name: &'static str, script: &str) -> Part {
         let mut command = Command::new("sh");
         command.args(["-c", script]);
@@ -288,14 +289,14 @@ mod tests {
         Crew::new(sender, events, Screen::off())
     }
 
-    /// The process numbers that scripts wrote, as long as these processes exist.
+    /// The ids of the processes that scripts wrote and that still exist.
     fn alive(crew: &Crew) -> Vec<Pid> {
         let lines = crew.members.iter().flat_map(|member| &member.last_lines);
         let pids = lines.filter_map(|line| line.strip_prefix("pid ")?.parse().ok()).map(Pid::from_raw);
         pids.filter(|pid| kill(*pid, None).is_ok()).collect()
     }
 
-    /// Takes events until the scripts of all members have written their process number.
+    /// Handles events until the scripts of all members have written their process id.
     fn hear_pids(crew: &mut Crew) {
         while crew.members.iter().any(|member| member.last_lines.is_empty()) {
             if let Ok(event) = crew.events.recv() {
@@ -407,7 +408,7 @@ mod tests {
         let mut crew = crew();
         let names = ["distributor", "users", "users", "gateway"];
         assert!(crew.start(names.map(|name| part(name, says_bye)).into()).is_ok());
-        // Only the order of the groups is promised; `stop_some` is over when the group has ended.
+        // Only the order of the groups is guaranteed. `stop_some` returns when the group has ended.
         crew.stop_some(3, 4);
         assert_eq!(crew.members.iter().map(Member::runs).collect::<Vec<_>>(), [true, true, true, false]);
         crew.stop();

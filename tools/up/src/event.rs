@@ -1,40 +1,40 @@
-//! What the main thread hears about, and why it stops.
+//! The events of the main thread, and the reasons to stop.
 
 use std::net::SocketAddr;
 use std::process::ExitStatus;
 use std::time::Duration;
 
-/// How long the end of a child waits for an explanation. A terminal sends Ctrl-C to the children too, and one
-/// of them may be gone before our own [`Event::Interrupt`] is heard; then it did not fail, it obeyed.
+/// How long the end of a child waits for an explanation. A terminal also sends Ctrl-C to the children. A child may end
+/// before our own [`Event::Interrupt`] arrives; then it obeyed the signal and did not fail.
 pub const SAME_MOMENT: Duration = Duration::from_millis(300);
 
-/// Everything that happens outside the main thread. `id` is the number its process was started with.
+/// Every event outside the main thread. `id` is the number with which its process was started.
 #[derive(Debug)]
 pub enum Event {
     /// A process wrote a line.
     Line { id: usize, source: Source, text: String },
-    /// A process said on stdout that it serves, and where.
+    /// A process reported on stdout that it serves, and at which address.
     Ready { id: usize, address: SocketAddr },
-    /// A process ended, and its last lines were sent before this. `None`: the system would not say how.
+    /// A process ended, and its last lines were sent before this. `None`: the system did not report the status.
     Exited { id: usize, status: Option<ExitStatus> },
-    /// Ctrl-C, or a signal that asks this process to end.
+    /// Ctrl-C, or a signal that stops this process.
     Interrupt,
 }
 
-/// Which of its two outputs a process wrote to.
+/// The output to which a process wrote.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Source {
-    /// Where a service prints that it is ready.
+    /// The output on which a service reports that it is ready.
     Stdout,
-    /// Where a service logs.
+    /// The output on which a service logs.
     Stderr,
 }
 
-/// Why everything stops.
+/// The reason why everything stops.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Stop {
-    /// Somebody asked for it: a success.
+    /// The user requested it, which is a success.
     Interrupted,
-    /// Something went wrong; the sentence says what.
+    /// A failure, with a sentence that describes it.
     Failed(String),
 }

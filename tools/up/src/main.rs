@@ -1,10 +1,10 @@
 //! `cargo up`: builds Pilcrow, starts its processes, shows their logs, and stops them.
 //!
-//! One thread, the main one, knows everything: what the processes write, that they serve, that they ended,
-//! and that somebody pressed Ctrl-C reach it as [`event::Event`]s over one channel.
+//! Only the main thread holds state. It receives [`event::Event`]s over one channel: a process wrote a line, is ready
+//! or has ended, or the user pressed Ctrl-C.
 //!
-//! Reading order: this file (what runs, and in which order), [`crew`] (start, watch, stop), [`process`] (one
-//! child and its threads), [`build`] (where the binaries come from), [`screen`] (the coloured names).
+//! Read in this order: this file (what runs, and in which order), [`crew`] (start, watch, stop), [`process`] (one child
+//! and its threads), [`build`] (where the binaries are), [`screen`] (the coloured names).
 
 mod build;
 mod crew;
@@ -23,8 +23,8 @@ use crate::crew::{Crew, Listen, Part};
 use crate::event::{Event, Stop};
 use crate::screen::Screen;
 
-/// How many events may wait for the main thread. A process that logs faster than the terminal shows it
-/// waits in its pipe instead of filling our memory.
+/// How many events may wait for the main thread. If a process logs faster than the terminal shows, its output waits in
+/// its pipe and does not fill our memory.
 const WAITING_EVENTS: usize = 1024;
 
 /// Builds Pilcrow, starts its processes, shows their logs, and stops them on Ctrl-C.
@@ -40,7 +40,7 @@ fn main() -> ExitCode {
     match run(&Options::parse()) {
         Stop::Interrupted => ExitCode::SUCCESS,
         Stop::Failed(reason) => {
-            // Nothing is left to do about a terminal that is gone.
+            // A closed terminal cannot show this error, so it is ignored.
             let _ = writeln!(io::stderr(), "cargo up: {reason}");
             ExitCode::FAILURE
         }
@@ -51,7 +51,7 @@ fn main() -> ExitCode {
 fn run(options: &Options) -> Stop {
     let (sender, events) = crossbeam_channel::bounded(WAITING_EVENTS);
     let interrupt = sender.clone();
-    // Before the first child exists: from here on no signal ends this process behind its children's back.
+    // Before the first child starts: from here on, no signal ends this process while its children still run.
     if let Err(error) = ctrlc::set_handler(move || drop(interrupt.send(Event::Interrupt))) {
         return Stop::Failed(format!("cannot handle Ctrl-C: {error}"));
     }
@@ -72,7 +72,7 @@ fn run(options: &Options) -> Stop {
     stop
 }
 
-/// The processes in the order of their start. No flag repeats a default, so that the environment and `.env` still count.
+/// The processes in the order of their start. No flag repeats a default, so the environment and `.env` still apply.
 fn plan(binaries: &Binaries, users: u16) -> Vec<Part> {
     let mut parts = vec![Part {
         name: "distributor",
@@ -101,14 +101,14 @@ fn plan(binaries: &Binaries, users: u16) -> Vec<Part> {
     parts
 }
 
-/// A process runs in the workspace, where `data/` and `.env` are, wherever `cargo up` was typed.
+/// A process runs in the workspace, where `data/` and `.env` are, even if `cargo up` was started elsewhere.
 fn command(binaries: &Binaries, name: &str) -> Command {
     let mut command = Command::new(binaries.path(name));
     command.current_dir(build::WORKSPACE);
     command
 }
 
-/// What to try once everything serves. Form bodies, because they need no quotes in any shell.
+/// Commands to try when every process is ready. They use form bodies, which need no quotes in any shell.
 fn welcome(gateway: SocketAddr, secured: bool) -> String {
     let url = reachable(gateway);
     let logins = if secured {
@@ -138,14 +138,15 @@ Ctrl-C stops everything.
     )
 }
 
-/// Whether the processes will find a cluster secret: they read the same environment and the same `.env`.
+/// Whether the processes will find a cluster secret. They read the same environment and the same `.env`.
 fn is_secured() -> bool {
     let file = std::fs::read_to_string(format!("{}/.env", build::WORKSPACE)).unwrap_or_default();
     let in_file = file.lines().any(|line| line.trim_start().starts_with("PILCROW_SECRET"));
     in_file || ["PILCROW_SECRET", "PILCROW_SECRET_FILE"].iter().any(|name| std::env::var_os(name).is_some())
 }
 
-/// Where a client on this machine finds a server: one that listens on every address is at the loopback.
+/// The address at which a client on this machine reaches a server. A server on all addresses is reachable at the
+/// loopback.
 fn reachable(server: SocketAddr) -> SocketAddr {
     let loopback: IpAddr = match server {
         SocketAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),

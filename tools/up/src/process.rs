@@ -1,5 +1,5 @@
-//! One child process and the three threads that tell the main thread about it: a reader for each of its two
-//! outputs, and one that waits for its end.
+//! One child process and its three threads, which send events to the main thread. Two threads read its outputs, and one
+//! waits for its end.
 
 use std::convert::Infallible;
 use std::io::{self, BufRead, BufReader, Read};
@@ -13,29 +13,30 @@ use crossbeam_channel::{Receiver, Sender};
 
 use crate::event::{Event, Source};
 
-/// A longer line is shown in pieces, so that a child cannot use up our memory.
+/// A longer line is split, so that a child cannot exhaust our memory.
 const LINE_BYTES: u64 = 1024 * 1024;
 
-/// How often we check whether a child still runs. A blocking wait would hold the lock that [`Process::terminate`] needs.
+/// How often we check whether a child still runs. A blocking wait would hold the lock of [`Process::terminate`].
 const CHECK_EVERY: Duration = Duration::from_millis(50);
 
-/// How long the outputs of an ended child may stay open before its end is reported. A process of its own may hold them.
+/// How long the outputs of an ended child may stay open before its end is reported. A child of that child may hold
+/// them.
 const OUTPUT_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// Owns a running child. Dropping it kills the child, so none outlives this program, however that ends.
+/// Owns a running child. Dropping it kills the child, so no child outlives this program, even after a panic.
 pub struct Process {
     child: Arc<Mutex<Child>>,
 }
 
 impl Process {
-    /// Starts `command` as process number `id`; its stdout is read, its stderr if `command` pipes it.
+    /// Starts `command` as process number `id`. Reads its stdout, and its stderr if `command` pipes it.
     pub fn start(id: usize, name: &str, command: &mut Command, events: &Sender<Event>) -> io::Result<Self> {
         let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn()?;
         let stdout = child.stdout.take();
         let stderr = child.stderr.take();
-        // From here on the guard has the child: if a thread cannot start, the child does not stay behind.
+        // From here on the guard owns the child: if a thread cannot start, the child is killed.
         let process = Self { child: Arc::new(Mutex::new(child)) };
-        // Nothing is ever sent here. Each reader holds `open`; when the last one ends, `closed` disconnects.
+        // Nothing is ever sent on this channel. Each reader holds `open`; when the last one ends, `closed` disconnects.
         let (open, closed) = crossbeam_channel::bounded(0);
         if let Some(pipe) = stdout {
             Reader { id, source: Source::Stdout, events: events.clone(), _open: open.clone() }
@@ -52,18 +53,18 @@ impl Process {
         Ok(process)
     }
 
-    /// Asks the child to end in its own time. Windows has no such request, there it is ended.
+    /// Asks the child to shut down. Windows has no such request, so there the child is killed.
     pub fn terminate(&self) {
         let mut child = lock(&self.child);
-        // An ended child's number may belong to somebody else by now.
+        // The id of an ended child may belong to another process by now.
         if matches!(child.try_wait(), Ok(None)) {
             request_end(&mut child);
         }
     }
 
-    /// Ends the child at once.
+    /// Kills the child immediately.
     pub fn kill(&self) {
-        // An error means that it has ended already.
+        // An error means that the child has already ended.
         let _ = lock(&self.child).kill();
     }
 }
@@ -81,7 +82,7 @@ fn request_end(child: &mut Child) {
     use nix::sys::signal::{Signal, kill};
     use nix::unistd::Pid;
     if let Ok(pid) = i32::try_from(child.id()) {
-        // An error means that it has ended already.
+        // An error means that the process has already ended.
         let _ = kill(Pid::from_raw(pid), Signal::SIGTERM);
     }
 }
@@ -96,7 +97,7 @@ fn lock(child: &Mutex<Child>) -> MutexGuard<'_, Child> {
     child.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Returns when the child has ended and what it wrote is read.
+/// Returns when the child has ended and its output has been read.
 fn wait(child: &Mutex<Child>, outputs_closed: &Receiver<Infallible>) -> Option<ExitStatus> {
     let status = loop {
         let answer = lock(child).try_wait();
@@ -115,7 +116,7 @@ struct Reader {
     id: usize,
     source: Source,
     events: Sender<Event>,
-    /// Says by being dropped that this output was read to its end; the child's exit thread holds the other end.
+    /// Dropping it signals that this output was read to its end. The child's exit thread holds the other end.
     _open: Sender<Infallible>,
 }
 
@@ -126,7 +127,7 @@ impl Reader {
         Ok(())
     }
 
-    /// Reads until the output is closed or nobody listens any more.
+    /// Reads until the output is closed or the main thread has stopped receiving.
     fn read(&self, pipe: impl Read) {
         let mut pipe = BufReader::new(pipe);
         let mut line = Vec::new();
@@ -139,7 +140,7 @@ impl Reader {
         }
     }
 
-    /// `None` when the main thread has stopped listening.
+    /// `None` if the main thread has stopped receiving.
     fn tell(&self, text: String) -> Option<()> {
         let address = match self.source {
             Source::Stdout => ready_address(&text),

@@ -1,17 +1,17 @@
-//! What the user sees: every line of every process, behind the name of the process it came from.
+//! The output for the user: every line of every process, after the name of its process.
 
 use std::env;
 use std::io::{self, IsTerminal, Write};
 
-/// ANSI colours that read well on dark and on light, taken in turn.
+/// ANSI colours that are readable on dark and on light backgrounds, used in turn.
 const COLOURS: [u8; 5] = [36, 32, 33, 35, 34];
 
-/// The terminal, or whatever stdout is. Only the main thread writes to it, so lines are never mixed.
+/// The terminal, or any other stdout. Only the main thread writes to it, so lines are never mixed.
 pub struct Screen {
     out: Box<dyn Write>,
-    /// Whether somebody looks who can see colours.
+    /// Whether the output is a terminal that shows colours.
     pub colour: bool,
-    /// The longest name; the others are padded to it.
+    /// The length of the longest name; the others are padded to it.
     width: usize,
 }
 
@@ -21,13 +21,13 @@ impl Screen {
         let unwanted = env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
         Self {
             out: Box::new(io::stdout()),
-            // Both, because the reason of a failure goes to stderr in the words of the child.
+            // Both must be terminals, because the reason of a failure goes to stderr in the words of the child.
             colour: !unwanted && io::stdout().is_terminal() && io::stderr().is_terminal(),
             width: labels.map(|label| label.chars().count()).max().unwrap_or(0),
         }
     }
 
-    /// A screen that nobody looks at.
+    /// A screen whose output is not shown.
     #[cfg(test)]
     pub fn off() -> Self {
         Self { out: Box::new(io::sink()), colour: false, width: 0 }
@@ -38,7 +38,7 @@ impl Screen {
         self.say(&format!("{} {text}", self.prefix(id, label)));
     }
 
-    /// Shows words of our own. A reader who left is no reason to stop the services: the error is dropped.
+    /// Shows a text of this program. A closed stdout must not stop the services, so the error is ignored.
     pub fn say(&mut self, text: &str) {
         let _ = self.out.write_all(format!("{text}\n").as_bytes());
         let _ = self.out.flush();
