@@ -78,7 +78,7 @@ impl Mesh {
         }
     }
 
-    /// Registers `node` with every distributor and follows their lists. Dropping the membership undoes both.
+    /// Registers `node` with every distributor and follows their lists. Dropping the membership ends both.
     ///
     /// # Errors
     /// If the operating system starts no further thread.

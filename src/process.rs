@@ -131,10 +131,7 @@ impl Common {
     }
 
     /// Binds the port that `--listen` names, or uses the socket that a service manager has passed on. Logs the mode of
-    /// this process and switches the access log on or off.
-    ///
-    /// # Errors
-    /// A sentence that states the reason and what to do.
+    /// this process and switches the access log on or off. The error states the reason and what to do.
     pub fn bind(&self) -> Result<Listener, String> {
         let listener = match self.inherit()? {
             Some(listener) => listener,
@@ -157,9 +154,7 @@ impl Common {
     }
 
     /// Binds the port at `address`, the value of `flag`. In development mode the address must be a loopback address.
-    ///
-    /// # Errors
-    /// A sentence that states the reason and what to do.
+    /// The error states the reason and what to do.
     pub fn bind_to(&self, address: &str, flag: &str) -> Result<Listener, String> {
         let refused = |error: io::Error| {
             format!("cannot listen on {address}: {error}; choose another address with {flag}")

@@ -66,7 +66,7 @@ impl Subscription {
     /// stream is open, and up to which number it is complete.
     ///
     /// # Errors
-    /// The error that ends the subscription permanently: the service rejects it (410 if the changes `after` the number
+    /// The error that ends the subscription permanently. The service rejects it (410 if the changes `after` the number
     /// are deleted), the route is not registered at the first request, or the stream has no numbers to resume from.
     pub fn next(&mut self, deadline: Instant) -> Result<Option<ReplyFrame>, Failure> {
         loop {

@@ -86,9 +86,6 @@ struct Users<E> {
 }
 
 /// Builds the users service on a database file.
-///
-/// # Errors
-/// A sentence that states why the database cannot be opened.
 pub fn service(path: &Path, settings: UsersSettings) -> Result<Service, String> {
     let database = Database::open(path, settings.keep_changes.max(1))?;
     service_on(database, settings)
@@ -121,7 +118,7 @@ type Begun = Box<dyn FnOnce(Responder)>;
 /// The arguments of a read.
 const READ_FIELDS: [&str; 6] = ["id", "params", "limit", "after", "email", "at_least"];
 
-/// The result that a read asks for.
+/// The target of a read: one user, or a page of users.
 enum Query {
     One(i64),
     Page { limit: usize, after: i64, email: Option<String> },

@@ -13,7 +13,7 @@ use crate::routes::Routes;
 
 /// All links, and the routes of their instances.
 ///
-/// *Invariant:* every link in the table has its routes in `routes`, and every link in `routes` is in the table.
+/// *Invariant:* every link in `links` has its routes in `routes`, and every link in `routes` is in `links`.
 #[derive(Default)]
 pub struct LinkTable {
     pub routes: Routes<Arc<Link>>,

@@ -18,9 +18,6 @@ const KEEP_ALL: u64 = u64::MAX;
 
 /// Makes the user with this e-mail address an admin. Creates the user if it does not exist, with a password from the
 /// terminal or else from the first line of stdin. Returns a sentence that states the result.
-///
-/// # Errors
-/// A sentence that states why this failed.
 pub fn make(path: &Path, email: &str) -> Result<String, String> {
     let fields = Map::from_iter([("email".to_owned(), json!(email))]);
     let email = checked(&fields, Fields::email)?;

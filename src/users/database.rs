@@ -73,9 +73,6 @@ impl<E: Engine> Database<E> {
     }
 
     /// Writes and waits for the commit. Use it only at the start of a process, when no client waits yet.
-    ///
-    /// # Errors
-    /// Those of the operation and of the commit.
     pub fn write_now<O: Operation>(&self, operation: O) -> Result<O::Output, StoreError> {
         let (done, outcome) = bounded(1);
         self.write(None, operation, move |written| drop(done.try_send(written)));

@@ -40,9 +40,6 @@ pub struct Feed<E> {
 
 impl<E: Engine> Feed<E> {
     /// Starts the feed of this database.
-    ///
-    /// # Errors
-    /// A sentence that states why it cannot start.
     pub fn start(database: Arc<Database<E>>) -> Result<Arc<Self>, String> {
         let no_port = |error: io::Error| format!("no loopback port for the change feed: {error}");
         let listener = CommitListener::open().map_err(no_port)?;

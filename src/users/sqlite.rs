@@ -148,8 +148,7 @@ fn migrate(connection: &mut Connection) -> Result<(), StoreError> {
     Ok(transaction.commit()?)
 }
 
-/// The switch to WAL needs exclusive access to the file for a moment. SQLite does not wait for it, so this function
-/// does.
+/// The switch to WAL needs exclusive access to the file for a moment. SQLite does not wait for it, so we retry.
 fn switch_to_wal(connection: &Connection) -> Result<(), StoreError> {
     let deadline = Instant::now() + BUSY_TIMEOUT;
     loop {

@@ -194,7 +194,7 @@ fn if_the_commit_fails_every_write_fails_and_the_next_one_succeeds() {
 #[test]
 fn if_the_database_rolls_back_a_transaction_every_write_in_it_fails() {
     let scratch = Scratch::new();
-    // SQLite does so after some failures, such as a full disk in the middle of a statement.
+    // SQLite rolls back after some failures, such as a full disk in the middle of a statement.
     scratch.run_sql(
         "CREATE TRIGGER undone BEFORE INSERT ON users WHEN new.email = 'undone@example.com' BEGIN
              SELECT RAISE(ROLLBACK, 'this failure belongs to the test');

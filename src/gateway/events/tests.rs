@@ -1,4 +1,4 @@
-//! Tests of the module above: events as text, and places as numbers.
+//! Tests of the parent module: events as text, and places as numbers.
 
 use std::sync::atomic::Ordering;
 

@@ -1,4 +1,4 @@
-//! Tests of the module above, as a value.
+//! Tests of the parent module, on values only.
 
 use std::net::Ipv4Addr;
 
@@ -133,7 +133,7 @@ fn a_reply_has_its_status_else_its_errorcode_else_200() {
     }
 }
 
-/// Text as clients send it and as only bad clients send it.
+/// Text in valid and in invalid forms, as clients may send it.
 fn text() -> impl Strategy<Value = String> {
     prop_oneof![any::<String>(), "[a-z&=%+;?/{}\"\\[\\]:, 0-9¶한\\\\]{0,40}"]
 }
@@ -144,7 +144,7 @@ fn content_type() -> impl Strategy<Value = Option<String>> {
     prop_oneof![Just(None), select(known.to_vec()).prop_map(Some), "[ -~]{0,20}".prop_map(Some)]
 }
 
-/// Any JSON, nested a little.
+/// Any JSON with shallow nesting.
 fn any_json() -> impl Strategy<Value = Value> {
     let leaf = prop_oneof![
         Just(Value::Null),

@@ -7,7 +7,7 @@ fn head(status: u16, length: usize, headers: &[(&str, &str)]) -> String {
     String::from_utf8(bytes).unwrap()
 }
 
-/// The lines of a head without its `Date`, sorted but for the first.
+/// The lines of a head without its `Date`. All lines but the first are sorted.
 fn lines(head: &str) -> Vec<&str> {
     let (status, rest) = head.split_once("\r\n").unwrap();
     let mut lines: Vec<&str> = rest.split("\r\n").filter(|line| !line.starts_with("Date: ")).collect();
@@ -16,7 +16,7 @@ fn lines(head: &str) -> Vec<&str> {
     lines
 }
 
-/// The same, written by tiny_http alone.
+/// The same head, written by tiny_http alone.
 fn by_tiny_http(status: u16, length: usize, headers: &[(&str, &str)]) -> String {
     let headers = headers.iter().chain(&[("Content-Type", "application/json")]);
     let headers = headers.map(|(name, value)| Header::from_bytes(*name, *value).unwrap()).collect();

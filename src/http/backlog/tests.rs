@@ -1,4 +1,4 @@
-//! Tests of the module above, on connections of this machine.
+//! Tests of the parent module, on loopback connections.
 
 use std::io::Read;
 use std::net::TcpListener;
@@ -31,7 +31,7 @@ fn beyond_the_limit_only_the_oldest_client_is_cut_off() {
     let (mut first, others) = (&ends[0].1, &ends[1..]);
     assert_eq!(first.read(&mut [0]).unwrap(), 0, "the first is cut off");
     assert!(others.iter().all(|(_, client)| is_open(client)));
-    // It may not have noticed yet, and counts no more.
+    // It may not have noticed this yet, but its bytes no longer count.
     held[0].grow_to(2 * third);
     assert_eq!(backlog.held_bytes(), 3 * third);
     drop(held);

@@ -32,7 +32,7 @@ fn a_target_is_a_path_and_a_query() {
     }
 }
 
-/// Text as clients send it and as only bad clients send it.
+/// Text in valid and in invalid forms, as clients may send it.
 fn text() -> impl Strategy<Value = String> {
     prop_oneof![any::<String>(), "[a-z&=%+;?/{}\"\\[\\]:, 0-9¶한\\\\]{0,40}"]
 }
