@@ -114,7 +114,7 @@ impl Gateway {
         let method = if request.method == Method::Head { "GET" } else { request.method.as_str() };
         let path = &*target.path;
         if own_paths::is_own(path) {
-            // The client chooses any other method, so it is not a route.
+            // Any other method is arbitrary text from the client, not a route.
             record.route = Some(Cow::Borrowed(path)).filter(|_| method == "GET");
             return own_paths::answer(&self.mesh, method, path).map(GatewayOutcome::Answer);
         }
@@ -275,7 +275,7 @@ impl HttpHandler for Gateway {
             Ok(target) => self.route(&context, request, target, &mut record),
             Err(error) => Err(error.clone().into()),
         };
-        // The id can be moved out of the origin below without a copy only after this drop.
+        // Without this drop, the id could only be copied out of the origin below.
         drop(context);
         let took = began.elapsed();
         match result.unwrap_or_else(GatewayOutcome::Answer) {
