@@ -57,7 +57,7 @@ impl Asker {
     }
 }
 
-/// A mesh that is linked to one instance for each script. The receiver is told when a script is at its end.
+/// A mesh with a link to one instance per script. The receiver gets a message when a script ends.
 fn play<F: FnOnce(Asker) + Send + 'static>(scripts: Vec<F>) -> (Arc<Mesh>, Receiver<()>) {
     let mesh = Mesh::new(LinkLimits::default());
     let (ended, ends) = channel();
@@ -98,7 +98,7 @@ fn next(feed: &mut Subscription) -> Result<u64, u16> {
                     return Ok(reply.seq.unwrap());
                 }
             }
-            Ok(None) => panic!("waited {PATIENCE:?} in vain for a reply"),
+            Ok(None) => panic!("no reply within {PATIENCE:?}"),
             Err(failure) => return Err(failure.errorcode),
         }
     }
@@ -277,7 +277,7 @@ fn a_route_without_an_instance_is_refused_at_first_and_awaited_later() {
     assert_eq!(feed.next(Instant::now() + Duration::from_millis(100)), Ok(None));
     assert_eq!(feed.next(Instant::now()), Ok(None));
     mesh.close_streams();
-    assert_eq!(next(&mut feed), Err(503), "a process that ends waits for nobody");
+    assert_eq!(next(&mut feed), Err(503), "a process that shuts down does not wait for a reader");
 }
 
 #[test]

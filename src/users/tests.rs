@@ -364,7 +364,7 @@ fn passwords_and_their_hashes_cannot_be_printed() {
 fn a_password_matches_its_own_hash_and_no_hash_matches_nothing() {
     let (right, wrong) = (Password::new("correct horse"), Password::new("Correct horse"));
     let [hash, again] = [right.hash().unwrap(), right.hash().unwrap()];
-    assert_ne!(hash.as_str(), again.as_str(), "each hash has a salt of its own");
+    assert_ne!(hash.as_str(), again.as_str(), "each hash has its own salt");
     assert!(right.matches(Some(&hash)) && right.matches(Some(&again)));
     assert!(!wrong.matches(Some(&hash)) && !right.matches(None));
     let garbage = PasswordHash::from_stored("no hash at all".to_owned());

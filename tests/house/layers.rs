@@ -35,15 +35,15 @@ pub const LAYERS: [Layer; 7] = [
     layer("bin", &["bin"]),
 ];
 
-/// Who may not use whom, although the layers would permit it, and why.
+/// Modules that must not use certain others although the layers permit it, with the reason.
 pub const FORBIDDEN: &[(&str, &[&str], &str)] = &[
     ("observe", &["packet", "node", "registry", "routes"], "what is observed is for the caller to say"),
     ("http", &["packet", "node", "registry", "routes", "context"], "HTTP knows no packet"),
     ("packet", &["node", "registry", "routes"], "a packet does not know what it carries"),
     ("net", &["registry", "routes"], "connections know no route"),
     ("mesh", &["service"], "who calls need not be a service"),
-    ("metrics_page", &["mesh", "service"], "a page of metrics calls nobody"),
-    ("distributor", &["mesh", "gateway", "users", "service", "http"], "the distributor calls nobody"),
+    ("metrics_page", &["mesh", "service"], "a page of metrics calls no service"),
+    ("distributor", &["mesh", "gateway", "users", "service", "http"], "the distributor calls no service"),
     ("gateway", &["distributor", "users", "service"], "the gateway knows no service by name"),
     ("users", &["distributor", "gateway", "http", "mesh", "net"], "a service is written with the kit alone"),
 ];

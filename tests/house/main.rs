@@ -19,7 +19,7 @@ const MAX_PATH_LINES: usize = 2800;
 /// A file with more lines than this says in its first lines why it is long.
 const LONG_FILE_LINES: usize = 450;
 
-/// What a long file says in its first lines.
+/// A long file must give its reason in its first lines, after these words.
 const REASON: &str = "This file is long because";
 
 /// Where `lib.rs` lists the files on the path of one request, in reading order.
@@ -120,7 +120,7 @@ fn no_module_uses_a_forbidden_neighbour() {
 fn no_two_types_share_a_name() {
     let mut places: BTreeMap<String, Vec<String>> = BTreeMap::new();
     let all = modules();
-    // A binary is a program of its own: its `Args` meet nobody else's.
+    // Each binary is a separate program, so its `Args` cannot clash with those of another.
     for (name, module) in all.iter().filter(|(name, _)| !layers::is_within(name, "bin")) {
         for one in &module.types {
             places.entry(one.name.clone()).or_default().push(name.clone());

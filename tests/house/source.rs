@@ -66,8 +66,8 @@ impl Source {
     }
 }
 
-/// Where a name that a module passes on (`pub use child::Name`) is defined. Such a line is no dependency of its own: it
-/// is one of whoever uses the name.
+/// Where each re-exported name (`pub use child::Name`) is defined. Such a line is not itself a dependency. The module
+/// that uses the name has the dependency.
 type Exports = HashMap<(String, String), String>;
 
 /// Reads the modules that `parent` declares, and theirs.
@@ -226,7 +226,7 @@ impl PathReader<'_> {
         }
     }
 
-    /// Macros are no syntax tree: every `a::b::c` among their tokens is taken for a path.
+    /// Macros have no syntax tree here. Every `a::b::c` among their tokens counts as a path.
     fn record_tokens(&mut self, tokens: TokenStream) {
         let mut path: Vec<String> = Vec::new();
         let mut colons = 0;

@@ -26,7 +26,7 @@ impl Binary {
         Process::start_in(directory, self.program, &[flags, database].concat(), variables)
     }
 
-    /// Runs it where it is expected to end by itself: exit status, stdout and stderr.
+    /// Runs a program that should exit without a signal. Returns exit status, stdout and stderr.
     fn run(self, flags: &[&str], variables: &[(&str, &str)]) -> (Option<i32>, String, String) {
         let scratch = Scratch::new();
         Process::run_in(scratch.path(), self.program, flags, variables)
@@ -126,7 +126,7 @@ fn a_port_in_use_is_one_sentence_that_says_what_to_do_and_exit_status_1() {
 
 #[test]
 fn an_address_that_is_not_this_machines_is_one_sentence_and_exit_status_1() {
-    // Of the block that is reserved for documents: no machine has it.
+    // These addresses are from the block reserved for documentation, so no machine has them.
     for binary in ALL {
         let secret = [("PILCROW_SECRET", "a secret, or it would not even be tried")];
         let told = binary.refused(1, &["--listen", "192.0.2.1:8000"], &secret);
@@ -288,7 +288,7 @@ fn the_three_processes_find_each_other_in_any_order() {
         [USERS, DISTRIBUTOR, GATEWAY],
         [DISTRIBUTOR, GATEWAY, USERS],
     ];
-    // Whoever waits for the distributor tries every 3 s: all orders wait at the same time.
+    // A process that waits for the distributor retries every 3 s, so all orders wait in parallel.
     let stories = orders.map(|order| {
         thread::spawn(move || {
             let scratch = Scratch::new();
@@ -366,8 +366,8 @@ fn at_debug_the_log_shows_every_packet() {
     for (process, words) in told {
         process.await_log(&[&["DEBUG"], words].concat());
     }
-    // Request and reply stand in the order in which they crossed the wire.
-    let log = eventually("both are told", || {
+    // The log shows request and reply in the order in which they crossed the wire.
+    let log = eventually("the log has both packets", || {
         let told: Vec<String> = gateway.log().into_iter().filter(|line| line.contains("key 1,")).collect();
         (told.len() == 2).then_some(told)
     });

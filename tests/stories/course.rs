@@ -33,10 +33,10 @@ use serde_json::{Value, json};
 
 use crate::harness::{Asked, Echo, Packets, Process, Response, Scratch, System, await_instances, eventually};
 
-/// What a course node takes in one packet.
+/// The packet size limit of a course node.
 const COURSE_MAX_BYTES: usize = 64 * 1024;
 
-/// Asks on a thread of its own.
+/// Sends the request on a new thread.
 fn ask(gateway: &Process, method: &'static str, path: &str, body: &[u8]) -> JoinHandle<Response> {
     let (http, path, body) = (gateway.http(), path.to_owned(), body.to_vec());
     thread::spawn(move || http.request(method, &path, &[("Content-Type", "application/json")], &body))
@@ -52,7 +52,7 @@ fn links(gateway: &Process, port: u16) -> usize {
 pub fn course_js(arguments: &[&str]) -> Option<Process> {
     let silent = |command: &mut Command| command.stdout(Stdio::null()).stderr(Stdio::null()).status();
     if !silent(Command::new("node").arg("--version")).is_ok_and(|status| status.success()) {
-        crate::harness::skip("node", "there is no such program on the PATH");
+        crate::harness::skip("node", "not found on the PATH");
         return None;
     }
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/stories/node/course.js");
@@ -156,7 +156,7 @@ fn a_reply_without_a_key_belongs_to_the_only_request_that_waits_and_else_to_none
     let only = ask(&gateway, "GET", "/goods", b"");
     goods.await_asked(1)[0].raw(keyless);
     assert_eq!(only.join().unwrap().results(), "keyless");
-    // What a course service says of a method that it does not handle.
+    // The reply of a course service to a method that it does not handle.
     let only = ask(&gateway, "PATCH", "/goods/1", b"{}");
     goods.await_asked(2)[1].raw("null¶".as_bytes());
     let answer = only.join().unwrap();
@@ -170,7 +170,7 @@ fn a_reply_without_a_key_belongs_to_the_only_request_that_waits_and_else_to_none
     for (name, waiting) in ["one", "two"].into_iter().zip(two) {
         assert_eq!(waiting.join().unwrap().results()["params"]["params"], name);
     }
-    // And where nobody waits at all.
+    // A reply without any pending request.
     asked[3].raw(keyless);
     asked[3].raw("null¶".as_bytes());
     let orphans = || gateway.log().iter().filter(|line| line.contains("orphan reply")).count();
@@ -238,7 +238,7 @@ fn a_course_gate_is_answered_in_its_own_dialect() {
     };
     let template = answer(r#"{"uri":"/users","method":"GET","key":7,"params":{"id":"1"}}"#);
     assert_eq!((&template["key"], &template["results"]["name"]), (&json!(7), &json!("Kim")));
-    // The book's gateway has its key among the arguments, where it is no argument.
+    // The book's gateway puts its key among the arguments, where it does not belong.
     let book = answer(r#"{"uri":"/users","method":"GET","params":{"id":"1","key":8}}"#);
     assert_eq!((&book["key"], &book["results"]["name"]), (&json!(8), &json!("Kim")));
     let both = answer(r#"{"uri":"/users","method":"GET","key":9,"params":{"id":"1","key":9}}"#);
@@ -307,7 +307,7 @@ fn a_reply_over_64_kib_is_refused_to_a_course_gate_and_reaches_ours_whole() {
     create_many_users(&system.users[0]);
     let all = |packets: &mut Packets, key| packets.call("GET", "/users", &json!({ "limit": "500" }), key);
     let mut packets = system.users[0].packets();
-    // Somebody with a terminal, while there is no course gate that it could be.
+    // A person at a terminal, while no course gate is registered that this connection could be.
     assert_eq!(all(&mut packets, 1)["results"].as_array().unwrap().len(), 500);
 
     let gate = course_gate(&system.distributor);
@@ -324,7 +324,7 @@ fn a_reply_over_64_kib_is_refused_to_a_course_gate_and_reaches_ours_whole() {
     assert!(whole.body.len() > 2 * COURSE_MAX_BYTES);
 
     drop(gate);
-    eventually("users has heard that the course gate is gone", || {
+    eventually("users knows that the course gate left", || {
         (all(&mut packets, 4)["errorcode"] == 0).then_some(())
     });
 }
@@ -358,7 +358,8 @@ fn a_list_is_recognised_by_its_shape() {
     let ports = services.each_ref().map(Echo::port);
     let played = PlayedDistributor::new();
     let gateway = Process::gateway_at(&played.address(), &[]);
-    // Registered first of all: there is a copy that dies of whoever connects and leaves without a word.
+    // It registers first. Some copies of the course service crash when a peer connects and disconnects without a
+    // packet.
     let (mut packets, first) = played.await_joined();
     assert_eq!(
         (&first["uri"], &first["method"], &first["key"]),
@@ -375,7 +376,7 @@ fn a_list_is_recognised_by_its_shape() {
     };
     packets.send(&json!({ "uri": "distributes", "method": "GET", "key": 0, "params": [entry(0, json!(ports[0]), "127.0.0.1")] }));
     await_instances(&gateway, "GET", "/one", 1);
-    // What is no list is none of our business.
+    // Packets that are not lists are ignored.
     for nothing in [
         "{}",
         r#"{"params":[1]}"#,

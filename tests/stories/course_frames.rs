@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use crate::harness::{Asked, Echo, Packets, Process, SECRET, Scratch, System, await_instances, eventually};
 
-/// What a course client stores.
+/// A text that a course client stores.
 const APPLE: &str = "사과 ¶ 배";
 
 /// Starts a users service of this distributor, which may be a played one.
@@ -113,7 +113,7 @@ fn a_course_gateway_may_send_a_delimiter_in_a_body() {
     let list = gate.call("GET", "/users", &json!({}), 2);
     assert_eq!(list["results"][0]["name"], APPLE);
     assert_eq!(system.http().get("/users/1").results()["name"], APPLE);
-    // What is no object is rejected all the same, at once.
+    // A value that is not an object is still rejected, at once.
     gate.send_raw("null¶".as_bytes());
     assert!(await_closed(&system.users[0], &mut gate).contains("it does not begin with {"));
 }
@@ -169,7 +169,7 @@ fn a_bad_frame_of_a_course_node_makes_the_service_register_again_once_a_second_a
         gate.send_raw(bytes.as_bytes());
         await_closed(&users, &mut gate);
     };
-    // What a node of ours sends is no reason: it connects again by itself.
+    // Bad packets from a node of ours do not trigger a new registration, because that node reconnects automatically.
     break_rules("{\"uri\":\"/users\",\"method\":\"GET\",\"key\":1,\"params\":{},\"deadline_ms\":5000}¶null¶");
     break_rules("{\"uri\":\"/users\"}}¶");
     assert_eq!(distributor.receive().unwrap(), first, "the same registration, over the same connection");

@@ -1,7 +1,7 @@
-//! Links to course services: the window, the key, long packets, and what becomes of a lost link.
+//! Links to course services: the window, the key, long packets, and the handling of a lost link.
 //!
-//! The services are played by raw sockets. A course service dies of more than 64 KiB in one read; whether a played one
-//! would have died shows in what it was sent before it answered.
+//! The services are played by raw sockets. A course service crashes if one read returns more than 64 KiB. The bytes
+//! that a played service received before its answer show whether a real one would have crashed.
 
 use std::net::{Ipv4Addr, TcpListener};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -13,7 +13,7 @@ use serde_json::json;
 
 use crate::harness::{Asked, Echo, Process, Response, await_instances, eventually};
 
-/// What a course service takes in one packet, and in one read.
+/// The limit of a course service for one packet and for one read.
 const COURSE_MAX_BYTES: usize = 64 * 1024;
 
 /// So many requests of [`text`] fit into 64 KiB.
@@ -50,7 +50,7 @@ fn late_answerer(distributor: &Process) -> (Echo, Arc<AtomicUsize>) {
     (Echo::course(distributor, "goods", &["GET/goods", "POST/goods"], answer), most)
 }
 
-/// Asks on a thread of its own.
+/// Sends the request on a new thread.
 fn ask(gateway: &Process, method: &'static str, number: usize) -> JoinHandle<Response> {
     let http = gateway.http();
     thread::spawn(move || match method {

@@ -49,7 +49,7 @@ fn a_request_with_key_0_is_answered_exactly_once() {
         assert_eq!(reply["results"]["name"], "Kim", "{form}");
         expect_nothing_more(&mut packets);
     }
-    // What a service of the largest course application sends to another.
+    // A packet that a service of the largest course application sends to another.
     send(
         &mut packets,
         r#"{"uri":"/users","method":"GET","key":0,"params":{"port":"3003","name":"connection"}}"#,
@@ -165,7 +165,7 @@ fn a_course_gateway_that_counts_from_0_gets_its_first_request_answered() {
         let system = System::start();
         let arguments = ["gate", &port_of(&system.distributor), "--dialect", dialect];
         let Some(mut gate) = course_js(&arguments) else { return };
-        // It answers 404 by itself, and gives out no key, until it has linked users.
+        // It answers 404 itself, and assigns no key, until it has linked users.
         let http = gate.http();
         let created = eventually("the course gateway knows users", || {
             let user = json!({ "email": "kim@example.com", "name": "Kim" });

@@ -35,7 +35,7 @@ fn program(name: &str) -> Option<PathBuf> {
     let folders = std::env::split_paths(&path).chain(["/usr/sbin".into(), "/sbin".into()]);
     let found = folders.map(|folder| folder.join(name)).find(|file| file.is_file());
     if found.is_none() {
-        crate::harness::skip(name, "there is no such program on this machine");
+        crate::harness::skip(name, "not installed on this machine");
     }
     found
 }

@@ -372,7 +372,7 @@ struct Violation {
     bytes: Vec<u8>,
     /// Whether the sender then ends its half of the connection.
     ends: bool,
-    /// What the log says of it, and how it shows the beginning of the frame.
+    /// The words that the log uses for it, and the excerpt of the frame's beginning.
     told: &'static str,
     excerpt: &'static str,
     /// How long the frame is said to be; at least that, if it is too long.
@@ -569,7 +569,7 @@ fn a_connection_that_stops_within_a_frame_is_closed_and_an_idle_one_is_not() {
     let half = b"{\"uri\":\"/distributes\",";
     let silent = [&distributor, &users].map(|process| connect(process, half));
     let idle = [&distributor, &users].map(|process| connect(process, " ¶ ".as_bytes()));
-    // One byte now and then is no end either.
+    // One byte now and then does not extend the deadline either.
     let mut trickling = connect(&users, b"{");
     while !trickling.is_closed_within(Duration::from_millis(500)) {
         trickling.send_raw(b" ");

@@ -1,8 +1,9 @@
-//! The change feed of `users`: what it tells, to whom, and that it tells everybody everything once and in order.
+//! The change feed of `users`: its content, its readers, and the guarantee that each reader gets all changes once and
+//! in order.
 //!
 //! | file | what it shows |
 //! | --- | --- |
-//! | [`told`] | what a change looks like, as an event, in a page and in a packet; what is refused |
+//! | [`told`] | the form of a change as an event, in a page and in a packet; rejected requests |
 //! | [`resume`] | going on after a number, without a gap and without anything twice |
 //! | [`packets`] | streams by raw packets |
 //! | [`processes`] | several users processes on one database, and the end of any process |
@@ -41,7 +42,7 @@ fn subscribe_from_now_on(packets: &mut Packets, key: u64) -> u64 {
     standing["seq"].as_u64().unwrap()
 }
 
-/// The next reply of a stream: the change that it tells of, which is part of a stream under this key.
+/// The next change of a stream. Its reply must belong to the stream with this key.
 fn next_change(packets: &mut Packets, key: u64) -> Value {
     loop {
         let reply = packets.receive().expect("a reply before the connection ends");

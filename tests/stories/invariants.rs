@@ -49,7 +49,7 @@ fn connections_are_opened_and_accepted_in_two_files_only() {
     let words = ["TcpStream::connect", "TcpListener::bind", "Socket::new", ".accept()"];
     let elsewhere = lines_with(&["src"], &words);
     let elsewhere = elsewhere.iter().filter(|line| {
-        // The end of a listener wakes its own `accept` by a connection; that one is no link.
+        // A listener that closes wakes its own `accept` by a connection. That connection is not a link.
         !line.starts_with("src/net/dial.rs") && !line.starts_with("src/net/listener.rs")
     });
     assert_eq!(elsewhere.collect::<Vec<_>>(), [""; 0]);

@@ -26,7 +26,7 @@ fn a_killed_instance_loses_no_read_and_no_route() {
     system.await_instances("GET", "/users", 1);
     load.await_more(50);
     let seen = load.end(system.http());
-    // What was on its way may have been carried out: only whoever reads may be spared the news.
+    // The service may have executed the requests in flight. Only reads can be retried without an error to the client.
     assert!(seen.failed_reads.is_empty(), "{:#?}", seen.failed_reads);
     assert!(seen.failed_writes.iter().all(|failed| failed.starts_with("502")), "{:#?}", seen.failed_writes);
     assert_eq!(system.http().get("/users/1").status, 200);
@@ -61,7 +61,7 @@ fn a_distributor_restart_under_load_loses_no_request() {
     system.gateway.await_log(&["distributor", "trying again"]);
     load.await_more(100);
     let distributor = Process::distributor(&["--listen", &address]);
-    // Its first lists lack those who have not come back yet. That takes nobody's route away.
+    // Its first lists lack the services that have not returned yet. They keep their routes.
     let mut newcomer = Echo::start(&distributor, "newcomer", &["GET/new"]);
     newcomer.membership.await_list(|list| list.len() == 4);
     await_instances(&system.gateway, "GET", "/new", 1);
@@ -192,7 +192,7 @@ fn keeper(distributor: &Process, name: &str, urls: &[&str]) -> Echo {
     Echo::answering(distributor, name, urls, |_| {})
 }
 
-/// Asks on a thread of its own.
+/// Sends the request on a new thread.
 fn ask(gateway: &Process, path: &str) -> JoinHandle<Response> {
     let (http, path) = (gateway.http(), path.to_owned());
     thread::spawn(move || http.get(&path))
@@ -296,7 +296,7 @@ fn replies_may_come_in_any_order() {
     let asked = keeper.await_asked(20);
     let keys: std::collections::BTreeSet<u64> =
         asked.iter().filter_map(|asked| asked.key().as_u64()).collect();
-    assert_eq!((keys.len(), keys.contains(&0)), (20, false), "each has a key of its own, and none is 0");
+    assert_eq!((keys.len(), keys.contains(&0)), (20, false), "each request has its own key, and none is 0");
     asked.iter().rev().for_each(Asked::echo);
     for (number, waiting) in waiting {
         let answer = waiting.join().unwrap();
@@ -318,7 +318,7 @@ fn orphan_replies_disturb_no_caller() {
         pending[0].raw(
             format!("{{\"key\":\"{}\",\"errorcode\":0,\"results\":\"wrong\"}}¶", pending[0].key()).as_bytes(),
         );
-        // Only of a course node would one guess whom it means.
+        // A reply without a key is matched by guess only for a course node.
         pending[0].raw("{\"errorcode\":0,\"results\":\"wrong\"}¶".as_bytes());
     };
     let first = ask(&gateway, "/kept/first");
@@ -355,7 +355,7 @@ fn nothing_is_delivered_after_its_deadline() {
     assert_eq!(client.receive().unwrap().status, 504);
     let late = keeper.await_asked(1).remove(0);
     let left = late.packet["deadline_ms"].as_u64().unwrap();
-    assert!(left <= 300, "the service is told how long its answer is waited for, not {left}");
+    assert!(left <= 300, "the deadline must be the gateway's remaining wait, not {left}");
     late.echo();
     gateway.await_log(&[&format!("orphan reply, key {}", late.key())]);
     client.send_request("GET", "/echo/next", &[], b"");

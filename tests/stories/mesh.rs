@@ -1,10 +1,10 @@
-//! Services that call each other and follow each other, without gateway or distributor between them.
+//! Services that call and follow each other directly, without gateway or distributor between them.
 //!
 //! | file | what it shows |
 //! | --- | --- |
-//! | [`calls`] | calls from service to service: what travels with them, how they fail, rings |
-//! | [`origin`] | what a service is told of the HTTP client |
-//! | [`streams`] | a service of one's own that streams |
+//! | [`calls`] | calls from service to service: the fields that travel with them, their failures, rings |
+//! | [`origin`] | the HTTP client's data that a service gets |
+//! | [`streams`] | a user-written service that streams |
 //! | [`examples`] | the programs in `examples/` |
 
 mod calls;

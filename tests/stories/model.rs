@@ -1,6 +1,6 @@
-//! The model: clients create, change and delete users at random, through the gateway and straight through two users
-//! processes, while subscribers come and go at random. What every subscriber has been told in the end is the
-//! database, change by change, also if processes are killed meanwhile.
+//! The model: clients create, change and delete users at random, through the gateway and directly through two users
+//! processes. Subscribers join and leave at random. In the end, every subscriber has received the database's history,
+//! change by change, also if processes are killed meanwhile.
 //!
 //! Everything follows from a seed, which is printed; `PILCROW_SEED=…` repeats it, as far as the operating system
 //! takes turns in the same way. `cargo test -- --ignored model` runs the long versions.
@@ -26,7 +26,7 @@ struct Plan<'a> {
     /// How many subscribers the gateway has, and each of the two users processes.
     through_gateway: usize,
     at_each_users: usize,
-    /// What is killed, in turn at random, and how often.
+    /// The parts to kill, picked at random, and the number of kills.
     killed: &'a [Part],
     kills: usize,
 }
@@ -122,8 +122,8 @@ fn run(plan: &Plan<'_>) {
     );
 }
 
-/// Every write that was acknowledged is in the feed, under the number that its writer was told, with the content
-/// that its writer was told, and after the version that its writer named, if it named one.
+/// Every acknowledged write is in the feed, with the number and the content that its writer got. If the writer named a
+/// version, the write follows that version.
 fn check_written(written: &[Written], truth: &[Value]) {
     let mut numbers: Vec<u64> = written.iter().map(|one| one.seq).collect();
     numbers.sort_unstable();

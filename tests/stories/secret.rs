@@ -4,7 +4,7 @@
 //! | --- | --- |
 //! | [`switch`] | the setting: where it comes from, what is refused, and what it permits |
 //! | [`nodes`] | nodes that have another secret, or none, or meet a false distributor |
-//! | [`strangers`] | whoever connects and does not know the secret |
+//! | [`strangers`] | peers that connect and do not know the secret |
 
 mod nodes;
 mod strangers;
@@ -39,7 +39,7 @@ fn the_proof_by_hand_of_the_documents_is_accepted() {
     let has = |program: &str, flag| std::process::Command::new(program).arg(flag).output().is_ok();
     for (program, flag) in [("bash", "--version"), ("openssl", "version")] {
         if !has(program, flag) {
-            return crate::harness::skip(program, "there is no such program on this machine");
+            return crate::harness::skip(program, "not installed on this machine");
         }
     }
     let system = System::secured(1);

@@ -1,4 +1,4 @@
-//! What the logs and metrics show to the people who run the processes.
+//! The logs and metrics that operators see.
 //!
 //! | file | what it shows |
 //! | --- | --- |

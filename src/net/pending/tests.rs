@@ -83,7 +83,7 @@ fn a_closed_table_drops_all_callers_and_accepts_none() {
     assert!(table.close(), "a caller waited");
     assert_eq!(mailbox.receive(Instant::now()), Err(RecvTimeoutError::Disconnected));
     assert_eq!(stream.next(Instant::now()), Err(StreamEnd::LinkLost));
-    assert!(!table.close(), "nobody waits any more");
+    assert!(!table.close(), "no request waits any more");
     let (sender, _mailbox) = super::super::mailbox::mailbox();
     assert_eq!(table.register(Waiter::Caller(sender), LIMIT), Err(Refusal::Down));
 }

@@ -1,8 +1,8 @@
-//! What somebody does who means harm, or has gone wrong: and what all others notice of it, which is nothing.
+//! Attacks and broken clients. No other client notices them.
 //!
 //! | file | what it shows |
 //! | --- | --- |
-//! | [`registration`] | nobody takes a route, an address or the gateway's own names from who has them |
+//! | [`registration`] | no process takes a route, an address or the gateway's own names from their owner |
 //! | [`packets`] | bad packets at every port, by the thousand |
 //! | [`requests`] | HTTP requests that could be read in two ways, and paths that could mean two things |
 //! | [`slow`] | thousands of clients that write or read a byte now and then |

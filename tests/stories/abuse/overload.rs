@@ -1,4 +1,4 @@
-//! More requests than there is room for: what is beyond the limit is told so at once, the rest is answered.
+//! More requests than the limits allow. Requests beyond the limit are rejected at once; the rest are answered.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Barrier};

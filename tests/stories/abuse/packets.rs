@@ -18,7 +18,7 @@ const SHORT_FRAME: usize = 4096;
 /// How many attackers there are at each port at a time.
 const ATTACKERS: usize = 4;
 
-/// The three processes at the log level that they have without being told.
+/// The three processes at their default log level.
 struct Stage {
     gateway: Process,
     users: Process,
@@ -98,7 +98,7 @@ impl Stage {
         let windows = took.as_secs() / flood::WINDOW.as_secs() + 2;
         for process in self.all() {
             let name = process.ready_line();
-            // Lines that strangers cause; requests that are answered have lines of their own.
+            // Lines that strangers cause. Answered requests have separate lines.
             let kinds = [" closed: ", " connected", " gone"];
             let log = process.log();
             let said = log.iter().filter(|line| kinds.iter().any(|kind| line.contains(kind))).count();

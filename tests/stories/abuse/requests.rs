@@ -1,5 +1,5 @@
-//! Requests whose end could be read in two ways, and paths that could mean two things. What [`http_front`] has tells
-//! of each rule by itself; here stand all pairs, each followed by a request that must never be answered.
+//! Requests whose end could be read in two ways, and paths that could mean two things. [`http_front`] tests each rule
+//! alone. This file tests all pairs. After each pair follows a request that must never be answered.
 //!
 //! [`http_front`]: crate::http_front
 
@@ -12,7 +12,7 @@ use crate::http_front::{Stage, assert_ends, assert_failure, assert_refused};
 
 const SMUGGLED: &str = "GET /echo/smuggled HTTP/1.1\r\nHost: test\r\n\r\n";
 
-/// Lengths that mean five bytes to everybody; nobody can be misled by white space around a value.
+/// Lengths that every parser reads as five bytes. White space around a value misleads no parser.
 const LENGTHS: [&str; 5] = ["5", "00005", " 5", "5 ", "\t5\t"];
 
 /// Values that some servers take for a length and others do not.
@@ -53,7 +53,7 @@ fn post(headers: &str, body: &str) -> String {
     format!("POST /echo HTTP/1.1\r\nHost: test\r\n{headers}\r\n{body}")
 }
 
-/// Panics unless this is refused with one of these, and what stands behind it is answered by nobody.
+/// Panics unless the request is rejected with one of these statuses and the bytes after it get no answer.
 fn assert_refused_with(http: Http, request: &str, statuses: &[u16]) {
     let mut connection = http.connect();
     connection.send(format!("{request}{SMUGGLED}").as_bytes());
@@ -172,7 +172,7 @@ fn a_line_without_cr_lf_hides_no_request() {
     for request in &bad {
         assert_refused_with(stage.http(), request, &[400]);
     }
-    // A size that nobody can hold is no way round the limit of a body.
+    // A size that overflows must not bypass the body limit.
     for size in ["ffffffffffffffff", "fffffffffffffffe", "8000000000000000"] {
         let request = post(coding, &format!("{size}\r\n{}", "x".repeat(2 * 1024 * 1024)));
         assert_refused(stage.http(), request.as_bytes(), 413, size);

@@ -12,8 +12,8 @@ use serde_json::json;
 
 use crate::harness::{PATIENCE, Process, Scratch, System, eventually, narrow};
 
-/// So many users, with names as long as may be: their list is an answer of some 300 KB, and that of 120 of them more than
-/// finds room on its way to a client who does not read.
+/// This many users have names of the maximum length. Their list is an answer of some 300 KB. The list of 120 users
+/// already exceeds the buffers to a client that does not read.
 const USERS: usize = 500;
 
 fn system_with_long_lists() -> System {
@@ -77,7 +77,7 @@ impl Normal {
     }
 }
 
-/// What a slow client does again and again.
+/// The action that a slow client repeats.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Slow {
     /// Sends one byte of a head.
@@ -90,7 +90,7 @@ enum Slow {
 struct Crowd {
     kind: Slow,
     open: Vec<TcpStream>,
-    /// Of those that were cut off, how many were told why.
+    /// The number of clients that got a reason before they were cut off.
     told: usize,
 }
 

@@ -20,7 +20,7 @@ fn an_admin_is_made_while_users_processes_run_and_the_change_is_in_the_feed() {
     assert_eq!(
         Person::new(&system, "kim").get("/users/2").results().get("role"),
         None,
-        "told of admins alone"
+        "only an admin's record shows a role"
     );
 }
 

@@ -110,7 +110,7 @@ fn many_guesses_at_once_get_no_more_answers_than_in_sequence() {
     create(&system.http(), "kim@example.com");
     let mut connections: Vec<Connection> = (0..GUESSES).map(|_| system.http().connect()).collect();
     for (number, connection) in connections.iter_mut().enumerate() {
-        // The right one comes late: whoever is over the limit is not told that it is right.
+        // The right password comes late. A client over the limit must not learn that it is right.
         let password = if number == 50 { PASSWORD.to_owned() } else { format!("wrong number {number}") };
         let body = json!({ "email": "kim@example.com", "password": password }).to_string();
         connection.send_request(
@@ -126,7 +126,7 @@ fn many_guesses_at_once_get_no_more_answers_than_in_sequence() {
     }
     println!("{GUESSES} guesses at once: {statuses:?}");
     assert!((1..=5).contains(&statuses[&401]) && statuses[&429] > 0, "{statuses:?}");
-    // Whatever else happens to a login on a busy machine tells nothing of the password; that it is right is told
+    // Other statuses on a busy machine reveal nothing about the password. A login reveals that the password is right
     // only before the fifth failure.
     assert!(statuses.keys().all(|status| [200, 401, 429, 503, 504].contains(status)), "{statuses:?}");
 }
@@ -190,7 +190,7 @@ fn a_flood_of_sign_ups_is_bounded_and_delays_no_read() {
     let with = |status: u16| answers.iter().filter(|answer| answer.status == status).count();
     println!("{SIGN_UPS} sign-ups at once: {} created, {} refused", with(201), with(503));
     assert!(with(201) > 0 && with(503) > 0);
-    // Those who wait for longer than the gateway does are told 504; the machine may be slow.
+    // A client that waits longer than the gateway does gets 504; the machine may be slow.
     assert_eq!(with(201) + with(503) + with(504), SIGN_UPS);
     let refused = answers.iter().find(|answer| answer.status == 503).unwrap();
     assert_eq!(refused.header("Retry-After"), Some("3"), "{}", refused.text());

@@ -36,7 +36,7 @@ fn a_log_with_a_password_a_token_or_the_cluster_secret_fails_its_test() {
         let process = program_that_logs(&format!("somebody has said {secret} to me"));
         process.await_log(&["somebody has said"]);
         let told =
-            ends_badly(process).unwrap_or_else(|| panic!("nobody has noticed that a log tells {secret}"));
+            ends_badly(process).unwrap_or_else(|| panic!("no check noticed that a log contains {secret}"));
         assert!(told.contains("somebody has said"), "{told}");
     }
     let harmless = program_that_logs("somebody has said nothing");

@@ -1,4 +1,4 @@
-//! Who may do what: logins, tokens, roles, what is shown to whom, and how often one may guess.
+//! Access control: logins, tokens, roles, visible fields, and the limit on password guesses.
 
 mod admins;
 mod feed;
@@ -92,7 +92,7 @@ fn make_admin(scratch: &Scratch, email: &str, stdin: &str) -> (Option<i32>, Stri
     Process::run_with_stdin(env!("CARGO_BIN_EXE_users"), &arguments, stdin)
 }
 
-/// Who is refused for not being logged in, and is told what to do.
+/// Panics unless the answer rejects a client that is not logged in and says what to do.
 #[track_caller]
 fn assert_log_in_first(answer: &Response) {
     assert_eq!(answer.status, 401, "{}", answer.text());

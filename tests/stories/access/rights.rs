@@ -1,4 +1,4 @@
-//! What is whose: changing users, and seeing their e-mail addresses.
+//! Ownership: changing users, and seeing their e-mail addresses.
 
 use serde_json::{Value, json};
 
@@ -133,12 +133,12 @@ fn an_admin_may_change_and_delete_everybody() {
     let boss = Person::admin(&system, "boss");
     assert_eq!(boss.patch(&kim.path(), &json!({ "name": "Kimberly" })).results()["email"], kim.email);
     assert_eq!(boss.patch(&kim.path(), &json!({ "password": "a new one for Kim" })).status, 200);
-    assert_eq!(kim.get(&kim.path()).status, 401, "a new password ends all tokens, whoever sets it");
+    assert_eq!(kim.get(&kim.path()).status, 401, "a new password ends all tokens, also if an admin sets it");
     Person::log_in(&system, &kim.email, "a new one for Kim");
     assert_eq!(boss.delete(&kim.path()).status, 200);
     assert_eq!(boss.delete(&kim.path()).status, 404);
     let role = boss.patch(&boss.path(), &json!({ "role": "user" }));
-    assert_eq!(role.status, 400, "nobody becomes or ceases to be an admin over the network");
+    assert_eq!(role.status, 400, "the network cannot grant or revoke the admin role");
 }
 
 #[test]
@@ -147,7 +147,7 @@ fn the_two_views_of_a_user_have_different_entity_tags_and_if_match_takes_either(
     let kim = Person::new(&system, "kim");
     let (public, own) = (system.http().get(&kim.path()), kim.get(&kim.path()));
     let (public, own) = (public.header("ETag").unwrap(), own.header("ETag").unwrap());
-    assert_ne!(public, own, "whoever has the one has not yet the other");
+    assert_ne!(public, own, "each view has its own entity tag");
     let get = |http: Http, tag: &str, authorization: Option<&str>| {
         let mut headers = vec![("If-None-Match", tag)];
         headers.extend(authorization.map(|shown| ("Authorization", shown)));

@@ -57,7 +57,7 @@ fn one_of_two_instances_is_killed_again_and_again(kills: usize, every: Duration)
     assert!(seen.failed_reads.is_empty(), "{:#?}", seen.failed_reads);
     let in_flight = |failed: &&String| failed.starts_with("502") && failed.contains("may or may not");
     assert!(seen.failed_writes.iter().all(|failed| in_flight(&failed)), "{:#?}", seen.failed_writes);
-    assert!(seen.failed_writes.len() <= 4 * kills, "no more than the clients had in flight: {seen:?}");
+    assert!(seen.failed_writes.len() <= 4 * kills, "at most the writes in flight fail: {seen:?}");
 }
 
 #[test]
@@ -149,7 +149,7 @@ fn the_last_instance_of_a_route_is_called_even_if_it_is_silent() {
         let silent = system.http().get("/users/1").status == 504;
         (silent && system.gateway.log().iter().any(|line| line.contains("set aside"))).then_some(())
     });
-    assert_eq!(system.http().get("/users/1").status, 504, "asked and waited for, as there is no other");
+    assert_eq!(system.http().get("/users/1").status, 504, "the only instance was asked, so the gateway waits");
     system.users[0].signal(Signal::SIGCONT);
     crate::harness::eventually("it answers again, though set aside", || {
         (system.http().get("/users/1").status == 200).then_some(())

@@ -1,4 +1,4 @@
-//! What is too much for a course service: many packets at once, and a packet that is too long.
+//! Overload of a course service: many packets at once, and a packet that is too long.
 
 use nix::sys::signal::Signal;
 use serde_json::json;
@@ -20,7 +20,7 @@ fn await_in_flight(gateway: &Process, count: f64) {
     eventually(&format!("{count} requests wait at the gateway"), || (in_flight() >= count).then_some(()));
 }
 
-/// A process that is stopped, and goes on at the end. What comes meanwhile is read all at once.
+/// A suspended process that resumes on drop. It then reads all pending input at once.
 struct Stopped<'a>(&'a Process);
 
 impl<'a> Stopped<'a> {

@@ -22,7 +22,7 @@ const ANSWER_LIMIT: Duration = Duration::from_secs(8);
 /// A client of a course gateway gives up after this time.
 const GATE_LIMIT: Duration = Duration::from_secs(5);
 
-/// What is killed and started again, in turn. Of each service there is another instance that stays.
+/// The services that are killed and restarted in turn. Each service has another instance that stays up.
 const VICTIMS: [&str; 3] = ["users", "template", "book"];
 
 /// One distributor, and all that is registered there.
@@ -130,7 +130,7 @@ struct Request {
     method: &'static str,
     path: String,
     body: Value,
-    /// What the reply has at one of these places: the number of the request, or a name.
+    /// The value that the reply has at one of these places: the number of the request, or a name.
     expected: Value,
     /// With which statuses our gateway may answer.
     statuses: &'static [u16],
@@ -142,7 +142,7 @@ struct Client {
     random: Random,
     http: Http,
     is_behind_course_gate: bool,
-    /// That of its course gateway, which can ask only services of its own dialect, and ours.
+    /// The dialect of its course gateway. That gateway can ask only services of its own dialect, and ours.
     dialect: Option<&'static str>,
     connection: Option<Connection>,
     kills: Arc<Kills>,
@@ -158,7 +158,7 @@ struct Seen {
     wrong: Vec<String>,
 }
 
-/// Reads succeed, because there is a second instance. A write that was on its way to the killed instance is lost.
+/// Reads succeed, because there is a second instance. A write in flight to the killed instance is lost.
 const READ: &[u16] = &[200];
 const WRITE: &[u16] = &[200, 201, 502, 503];
 
@@ -239,7 +239,7 @@ impl Client {
     }
 
     fn exchange(&mut self, request: &Request) -> Option<Response> {
-        // A course gateway closes no connection whose client still waits, so each request has one of its own.
+        // A course gateway keeps a connection open while its client waits, so each request uses a new one.
         let kept = self.connection.take().filter(|_| !self.is_behind_course_gate);
         let mut connection = kept.or_else(|| self.http.try_connect())?;
         let limit = if self.is_behind_course_gate { GATE_LIMIT } else { 2 * ANSWER_LIMIT };

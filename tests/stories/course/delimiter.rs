@@ -1,4 +1,4 @@
-//! A raw `¶` in what course nodes send, which is no delimiter, and a frame that is really bad.
+//! A raw `¶` inside the packets of course nodes, where it is not a delimiter, and a frame that is really bad.
 
 use serde_json::json;
 

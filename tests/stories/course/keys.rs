@@ -40,7 +40,7 @@ fn a_course_service_that_calls_ours_with_key_0_is_answered() {
         // The service passes the name on with a raw ¶, of which the course gate would die.
         for (gateway, id, name) in [(&system.gateway, 1, "김 ¶ 철수"), (&gate, 2, "이영희")] {
             let path = format!("/{dialect}?id={id}");
-            // Until the service has heard of users, it asks nobody.
+            // The service makes no calls until it knows users.
             let called = eventually("the course service has called users", || {
                 let answer = gateway.http().get(&path);
                 if answer.status != 200 {

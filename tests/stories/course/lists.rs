@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use super::{COURSE_MAX_BYTES, assert_alive, await_success, course_js, port_of};
 use crate::harness::{Packets, Process, System, await_instances};
 
-/// What a program of ours with far too many routes says to the distributor.
+/// Registers like a program of ours with far too many routes.
 fn register_long(packets: &mut Packets) -> Value {
     let urls: Vec<String> = (0..700).map(|number| format!("GET/{number:091}")).collect();
     let params = json!({ "port": 9016, "name": "long", "urls": urls, "proto": "pilcrow/1" });

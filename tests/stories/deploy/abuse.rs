@@ -75,7 +75,7 @@ fn statuses(connection: &mut Connection) -> Vec<u16> {
 }
 
 #[test]
-#[ignore = "slow: forty connections, one after the other, each through a process of its own"]
+#[ignore = "slow: forty connections, one after the other, each through a separate process"]
 fn an_ambiguous_request_smuggles_nothing_past_the_proxy() {
     let Some(mut stage) = Stage::start(&[]) else { return };
     let mut guest = Guest::of(&stage);
@@ -179,7 +179,7 @@ fn a_malformed_request_is_rejected_and_disturbs_no_other() {
         assert!(told.is_none_or(|status| (400..=505).contains(&status)), "{what}: {told:?}");
         guest.asks(what);
     }
-    // The same on the plain port, where nobody speaks either of the two.
+    // The same bytes on the plain port, which supports neither protocol.
     for bytes in
         [&b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"[..], b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\nnone"]
     {

@@ -1,4 +1,4 @@
-//! What is closed to the outside.
+//! Ports and routes that are closed to the outside.
 
 use std::net::TcpStream;
 use std::time::Duration;

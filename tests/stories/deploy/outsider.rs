@@ -1,4 +1,4 @@
-//! Who comes from outside: curl, and a client that speaks TLS but otherwise does what it is told.
+//! Clients from outside: curl, and a client that speaks TLS but otherwise sends exactly the bytes that it gets.
 
 use std::io::{Read, Write, copy};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -66,8 +66,8 @@ pub fn handshake(proxy: &Proxy, flags: &[&str]) -> Output {
         .unwrap()
 }
 
-/// A port whose every connection is carried to the proxy over TLS, byte by byte, by an `openssl s_client` of its own.
-/// So the client of the other stories can say to the proxy what no library of TLS would let it say.
+/// A port that forwards each connection to the proxy over TLS, byte by byte, through a separate `openssl s_client`. The
+/// client of the other stories can therefore send bytes that no TLS library would allow.
 pub struct Tunnel {
     address: SocketAddr,
     ended: Arc<AtomicBool>,
@@ -78,7 +78,7 @@ impl Tunnel {
         Self::speaking("http/1.1", proxy)
     }
 
-    /// As `to`, but the proxy is told that this protocol follows.
+    /// Like `to`, but announces this protocol to the proxy.
     pub fn speaking(protocol: &'static str, proxy: &Proxy) -> Self {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let address = listener.local_addr().unwrap();

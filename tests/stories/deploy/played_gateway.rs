@@ -1,5 +1,4 @@
-//! A gateway that is played: it records what it is sent, and answers everything with 200. What the proxy lets through
-//! is in its record.
+//! A played gateway. It records all requests and answers each with 200. The record shows which requests pass the proxy.
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};

@@ -54,7 +54,7 @@ fn the_units_drop_unneeded_privileges() {
     }
     let scratch = Scratch::new();
     for unit in units(&scratch) {
-        // From 0, nothing can go wrong, to 10; in tenths. What is left is mostly that they use the network.
+        // The exposure level in tenths: 0 is safest, 100 is worst. The remainder is mostly network access.
         let told = Command::new("systemd-analyze")
             .args(["security", "--offline=yes", "--no-pager", "--threshold=15"])
             .arg(&unit)
@@ -72,7 +72,7 @@ fn the_command_lines_of_the_units_are_a_system_with_a_secret() {
     fs::set_permissions(scratch.file("secret"), fs::Permissions::from_mode(0o600)).unwrap();
     let [distributor, gateway, first, second] = [(); 4].map(|()| free_port().to_string());
     let [distributor, gateway] = [distributor, gateway].map(|port| format!("127.0.0.1:{port}"));
-    // What the deployer writes into /etc/pilcrow/pilcrow.env.
+    // The settings that the deployer writes into /etc/pilcrow/pilcrow.env.
     let settings = [
         ("DISTRIBUTOR_LISTEN", distributor.as_str()),
         ("PILCROW_DISTRIBUTOR", &distributor),

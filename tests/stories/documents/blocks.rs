@@ -10,7 +10,7 @@ pub struct Block {
     pub has_commands: bool,
 }
 
-/// What is done with a block.
+/// The action for a block.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum How {
     /// Its commands are run in this terminal, and its other lines are expected there.

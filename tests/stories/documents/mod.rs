@@ -1,7 +1,7 @@
 //! Runs the console blocks of the documents, in order, as a reader would type them.
 //!
-//! Each document is run in a network namespace of its own, so its ports are the documented ones, and in a
-//! directory that looks like a fresh clone. A comment before a block says more:
+//! Each document runs in a separate network namespace, so its ports are the documented ones. It runs in a directory
+//! that looks like a fresh clone. A comment before a block says more:
 //!
 //! - `<!-- terminal: NAME -->`: the block belongs to this terminal. Its last command may go on running. A block without
 //!   a command shows what the terminal prints meanwhile.
@@ -10,7 +10,8 @@
 //! - `<!-- fresh -->`: all programs are stopped and the database is removed.
 //! - `<!-- not run: REASON -->`: the block is not run.
 //!
-//! In what a document shows, `…` stands for anything; times, ids, tokens and temporary ports match any other.
+//! In the output that a document shows, `…` stands for anything. Times, ids, tokens and temporary ports match any
+//! other.
 
 mod blocks;
 mod output;
@@ -111,7 +112,7 @@ fn the_document_of_decisions_shows_what_happens() {
     run_document("documents::the_document_of_decisions_shows_what_happens", "docs/decisions.md");
 }
 
-/// The documents that have a test of their own above.
+/// The documents that have separate tests above.
 const RUN: [&str; 6] = [
     "README.md",
     "docs/decisions.md",

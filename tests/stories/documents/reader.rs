@@ -17,7 +17,7 @@ use super::blocks::{Block, FIRST_TERMINAL, How};
 use super::output::is_as_shown;
 use crate::harness::{PATIENCE, Scratch, eventually};
 
-/// What a terminal prints when a command has ended.
+/// The marker that a terminal prints when a command has ended.
 const DONE: &str = "--the command has ended--";
 
 /// Types the blocks of a document into terminals and compares what they print.
@@ -39,7 +39,7 @@ impl Reader {
         for folder in ["examples", "deploy", "docs", "bench"] {
             symlink(root.join(folder), scratch.file(folder)).unwrap();
         }
-        // On a terminal curl shows no progress beside an answer; here it must be told so.
+        // On a terminal curl shows no progress beside an answer. Here a setting must turn it off.
         fs::write(scratch.file("bin/.curlrc"), "silent\nshow-error\n").unwrap();
         let cargo = scratch.file("bin/cargo");
         fs::write(&cargo, cargo_script(root)).unwrap();
@@ -111,7 +111,7 @@ esac
     )
 }
 
-/// What a terminal has printed.
+/// The output of a terminal.
 #[derive(Default)]
 struct Printed {
     lines: Vec<String>,

@@ -24,7 +24,7 @@ fn lock_database(scratch: &Scratch) -> rusqlite::Connection {
     other
 }
 
-/// Creates these users, each from a connection of its own, all at once.
+/// Creates these users, each on a separate connection, all at once.
 fn create_all(http: Http, emails: &[String]) -> Vec<JoinHandle<(Response, Duration)>> {
     let create_one = |email: &String| {
         let email = email.clone();
@@ -40,7 +40,7 @@ fn addresses(round: &str, count: usize) -> Vec<String> {
     (0..count).map(|number| format!("{round}-{number}@example.com")).collect()
 }
 
-/// Reads without a pause until it is told to stop. How often it has read; every read must go well.
+/// Reads without a pause until the flag is set. Returns the number of reads; every read must succeed.
 fn keep_reading(http: Http, ended: &Arc<AtomicBool>) -> JoinHandle<usize> {
     let ended = ended.clone();
     thread::spawn(move || {
@@ -83,7 +83,7 @@ fn while_another_process_locks_the_database_writes_wait_and_reads_continue() {
         created.extend(
             new.iter().zip(&statuses).filter(|(_, status)| **status == 201).map(|(new, _)| new.clone()),
         );
-        // A machine that is too busy to let go in time is no proof of anything.
+        // If a busy machine releases the lock too late, the round proves nothing.
         if held < Duration::from_millis(2500) || round == 5 {
             assert!(statuses.iter().all(|status| *status == 201), "{statuses:?}");
             break;
@@ -127,16 +127,16 @@ fn refused_while_locked(timeout: &str, limit: Duration) {
     system.users[0].await_log(&["writes are accepted again"]);
 }
 
-// ---- a disk of its own
+// ---- a private disk
 
-/// A users process that sees a disk of its own in this directory; the disk ends with it.
+/// A users process that sees a private disk in this directory. The disk ends with the process.
 struct OwnDisk {
     users: Process,
     directory: PathBuf,
     _scratch: Scratch,
 }
 
-/// How a process is given mounts of its own here; nothing where that is not permitted.
+/// The command that gives a process private mounts. `None` where that is not permitted.
 fn with_own_mounts() -> Option<Vec<&'static str>> {
     let ways = [vec!["unshare", "-m"], vec!["unshare", "-rm"]];
     let way = ways.into_iter().find(|way| {
@@ -145,7 +145,7 @@ fn with_own_mounts() -> Option<Vec<&'static str>> {
         tried.is_ok_and(|tried| tried.status.success())
     });
     if way.is_none() {
-        crate::harness::skip("unshare -m", "this user may not mount a disk of its own");
+        crate::harness::skip("unshare -m", "this user may not mount a private disk");
     }
     way
 }

@@ -55,12 +55,12 @@ fn a_service_that_stops_reading_delays_no_caller_beyond_its_timeout() {
             })
         })
         .collect();
-    assert_eq!(gateway.http().get("/echo/1").status, 200, "nobody else is concerned");
+    assert_eq!(gateway.http().get("/echo/1").status, 200, "no other client is affected");
     let ends: Vec<(u16, Duration)> = callers.into_iter().map(|caller| caller.join().unwrap()).collect();
     let longest = ends.iter().map(|(_, took)| *took).max().unwrap();
     println!("the longest wait took {longest:?}");
     assert!(ends.iter().all(|(status, _)| [502, 503, 504].contains(status)), "{ends:?}");
     assert!(ends.iter().any(|(status, _)| *status == 504), "{ends:?}");
-    // A write waits for its peer for five: whoever had to wait for it would be found here.
+    // A write waits five seconds for its peer. A request that waits behind such a write would exceed this limit.
     assert!(longest < Duration::from_secs(4), "{ends:?}");
 }

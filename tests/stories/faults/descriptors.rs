@@ -54,7 +54,7 @@ fn a_distributor_without_a_free_descriptor_still_pushes_lists() {
     await_instances(&gateway, "GET", "/more", 1);
     assert_eq!(gateway.http().get("/more").status, 200);
     assert_said_once(&distributor);
-    let mut newcomer = disperse(idle, "a newcomer is told who there is", || {
+    let mut newcomer = disperse(idle, "a new process gets the list", || {
         let packets = Packets::try_to(distributor.address())?;
         packets.stream().set_read_timeout(Some(WHOLE_AGAIN)).unwrap();
         let mut packets = packets;

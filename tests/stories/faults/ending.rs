@@ -72,7 +72,7 @@ fn a_request_that_crosses_the_shutdown_of_its_gateway_is_answered() {
     assert_eq!(gateway.stop().code(), Some(0));
 }
 
-/// A client that opens a connection for each request, until it is told to stop. Returns how many requests it sent.
+/// A client that opens a connection for each request until the flag is set. Returns the number of requests it sent.
 fn ask_until(done: &Arc<AtomicBool>, http: Http) -> thread::JoinHandle<usize> {
     let done = done.clone();
     thread::spawn(move || {

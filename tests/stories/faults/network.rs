@@ -1,5 +1,5 @@
-//! A network that loses everything, without a word: half-open links. It takes a network of its own, since over the
-//! loopback nothing is ever lost.
+//! A network that silently loses all packets: half-open links. It needs a separate network, because the loopback never
+//! loses a packet.
 
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -43,7 +43,7 @@ impl FarSide {
         if steps.iter().all(|step| ip(step)) {
             return Some(side);
         }
-        crate::harness::skip("ip netns", "this user may not build a network of its own");
+        crate::harness::skip("ip netns", "this user may not create a network namespace");
         None
     }
 
@@ -105,7 +105,7 @@ impl Apart {
         let took = cut.elapsed();
         println!("the gateway noticed after {took:.1?}");
         assert!(took < NOTICED, "{took:?}");
-        // Whoever is registered but not there is taken from the list.
+        // The distributor removes a registered process that is unreachable from the list.
         self.distributor.await_log(&["gone: users at"]);
         self.users.await_log(&["distributor", "trying again every 3 s"]);
         println!("all had noticed after {:.1?}", cut.elapsed());

@@ -36,7 +36,7 @@ fn a_stream_above_the_limit_is_rejected_until_another_ends() {
     let refused = http.events("/users/changes", &[]).err().expect("no third stream");
     assert_eq!((refused.status, refused.message().is_empty()), (503, false), "{}", refused.text());
     assert!(refused.header("Retry-After").is_some());
-    // Whatever is no stream is served.
+    // Requests other than streams are served.
     assert_eq!(http.get("/users/changes?limit=5").status, 200);
     create(&http, "kim");
     assert_eq!(first.change()["seq"], 1);
@@ -92,7 +92,7 @@ fn read_all_packets(users: &Process, last: u64) -> JoinHandle<()> {
     thread::spawn(move || (1..=last).for_each(|seq| assert_eq!(next_change(&mut packets, 1)["seq"], seq)))
 }
 
-/// A client that has room for little, and has read no more than the head.
+/// A client with a small receive buffer that has read only the head.
 fn stalled_client(gateway: &Process) -> Events {
     let connection = Connection::on(narrow(gateway.address()));
     let Some(Ok(events)) = Events::on(connection, "/users/changes", &[]) else { panic!("no stream") };
@@ -117,9 +117,9 @@ fn clients_that_do_not_read_10_000_changes_disturb_no_other_and_can_resume() {
     println!("{LAST} changes written in {written:?}, read by 4 in {:?}; peak KiB {kib:?}", began.elapsed());
     assert!(kib.0 < MOST_KIB && kib.1 < MOST_KIB, "peak KiB of the gateway and of users: {kib:?}");
 
-    // One reads on now. It has been told nothing else than everything, or was ended meanwhile and resumes.
+    // The first client reads again. It has received every change, or its stream was closed meanwhile and it resumes.
     read_everything(&mut pausing, &http, LAST);
-    // The other is ended for good in the end, and can resume all the same.
+    // The gateway closes the other client for good. That client can still resume.
     system.gateway.await_log(&["connection lost: the peer does not read"]);
     let had = read_everything(&mut stalled, &http, LAST);
     assert!(had < LAST, "a client that was ended has not been sent everything");

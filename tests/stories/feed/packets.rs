@@ -39,7 +39,7 @@ fn every_reply_of_a_stream_has_the_key_of_its_request_and_more() {
 fn after_cancel_the_stream_stops_and_the_connection_stays() {
     let system = System::start();
     let mut packets = system.users[0].packets();
-    // Who follows after the one that is cancelled is told after it.
+    // The witness subscribes after the cancelled stream, so the process notifies it later.
     for round in 0..5 {
         let key = 10 + round;
         subscribe_from_now_on(&mut packets, key);
@@ -53,7 +53,7 @@ fn after_cancel_the_stream_stops_and_the_connection_stays() {
         next_change(&mut witness, 1);
         expect_silence(&mut packets);
     }
-    // What is not there cannot be cancelled; nobody is harmed.
+    // A cancel for an unknown stream has no effect on other streams.
     for key in [json!(10), json!(99), json!(0), json!("x"), json!({}), Value::Null] {
         cancel(&mut packets, &key);
     }

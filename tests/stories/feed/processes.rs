@@ -1,4 +1,4 @@
-//! Several users processes on one database, and the end of any process: whoever follows notices nothing.
+//! Several users processes on one database, and the end of any process. A reader of the feed notices nothing.
 
 use std::time::{Duration, Instant};
 
@@ -34,7 +34,7 @@ fn a_write_through_another_process_reaches_the_subscribers_of_the_first() {
         let change = next_change(&mut first, 1);
         assert_eq!((&change["seq"], &change), (&json!(seq), &next_change(&mut at_third, 1)));
     }
-    // Who is not told looks by itself every 5 s. Nobody had to.
+    // A process without notification polls every 5 s. No process had to poll.
     assert!(began.elapsed() < Duration::from_secs(30), "40 changes took {:?}", began.elapsed());
     // Processes that have ended are forgotten at the next writes.
     let mut further = 0;
@@ -44,7 +44,7 @@ fn a_write_through_another_process_reaches_the_subscribers_of_the_first() {
         let database = rusqlite::Connection::open(system.scratch.file("users.db")).unwrap();
         database.query_row("SELECT count(*) FROM bells", [], |row| row.get::<_, u32>(0)).unwrap()
     };
-    eventually("two processes are told of changes", || (bells() == 2).then_some(()));
+    eventually("two processes get notified of changes", || (bells() == 2).then_some(()));
 }
 
 /// A users process on this port and the database of the system.

@@ -84,7 +84,7 @@ fn a_state_that_is_reached_already_is_read_at_once() {
         assert!(answer.message().contains("at_least"), "{}", answer.message());
     }
     assert_eq!(http.get("/users/99?at_least=1").status, 404);
-    // What a write tells is what the next read may ask for.
+    // The next read may require the number that a write returned.
     for round in 0..20 {
         let seq = http.patch("/users/1", &json!({ "name": round.to_string() })).reply()["seq"].clone();
         let read = http.get(&format!("/users/1?at_least={seq}"));
@@ -100,7 +100,7 @@ fn a_read_waits_for_the_change_that_it_must_contain() {
     at_least(&mut packets, &json!({ "id": 1, "at_least": 3 }), 1, 60_000);
     at_least(&mut packets, &json!({ "limit": 9, "at_least": 2 }), 2, 60_000);
     at_least(&mut packets, &json!({ "id": 2, "at_least": 2 }), 3, 60_000);
-    // Those who wait keep nobody waiting.
+    // Waiting requests delay no other request.
     assert_eq!(packets.call("GET", "/users", &json!({ "id": 1 }), 4)["seq"], 1);
     // The change is made through the other process.
     create_at(&mut system.users[1].packets(), "lee");
@@ -126,8 +126,8 @@ fn a_read_that_waits_for_a_change_is_rejected_before_its_deadline() {
     let http = system.http();
     create(&http, "kim");
     for path in ["/users/1?at_least=2", "/users?at_least=99"] {
-        // On a machine that has too much to do, the answer may come too late all the same.
-        let answer = eventually("the service answers, and it is no time-out", || {
+        // On an overloaded machine, the answer may still be late.
+        let answer = eventually("the service answers without a timeout", || {
             Some(http.get(path)).filter(|answer| answer.status != 504)
         });
         assert_eq!(answer.status, 503, "{path}: {}", answer.text());
@@ -168,7 +168,7 @@ fn reads_and_writes_of_a_user_have_an_entity_tag_that_changes_with_the_user() {
     assert_ne!(second, first);
     assert_eq!(etag(&http.get("/users/1")), second);
     let third = etag(&http.patch("/users/1", &json!({ "password": "correct horse battery" })));
-    assert_ne!(third, second, "a new password is a new version, though nobody sees it");
+    assert_ne!(third, second, "a new password is a new version, though no reader sees it");
     for without in [http.get("/users"), http.get("/users/99"), http.get("/users/changes?limit=5")] {
         assert_eq!(without.header("ETag"), None, "{}", without.text());
     }
@@ -198,7 +198,7 @@ fn a_client_that_has_this_version_gets_304_without_a_body() {
             // A length, if there is one, is that of the body which is not sent.
             assert_ne!(answer.header("Content-Length"), Some("0"));
             assert!(answer.header("X-Request-Id").is_some());
-            // The connection goes on, so nobody has seen a body that is none.
+            // The connection stays usable, so the client did not take anything for a body.
             connection.send_request("GET", "/users/1", &[], b"");
             assert_eq!(connection.receive().unwrap().status, 200, "{method} {known}");
         }
@@ -211,7 +211,7 @@ fn a_client_that_has_this_version_gets_304_without_a_body() {
     patch(&http, &[], "Lee");
     let answer = http.request("GET", "/users/1", &[("If-None-Match", &tag)], b"");
     assert_eq!((answer.status, &answer.results()["name"]), (200, &json!("Lee")));
-    // What is not there has no version.
+    // A user that does not exist has no version.
     assert_eq!(http.request("GET", "/users/99", &[("If-None-Match", "*")], b"").status, 404);
     assert_eq!(http.request("GET", "/users", &[("If-None-Match", "*")], b"").status, 200);
 }
@@ -281,5 +281,5 @@ fn exactly_one_of_two_editors_of_the_same_version_succeeds() {
         assert_eq!(refused[0].0.status, 412, "{}", refused[0].0.text());
         assert_eq!(http.get("/users/1").results()["name"], json!(done[0].1), "round {round}");
     }
-    assert_eq!(http.get("/users").reply()["seq"], 51, "what was refused is no change");
+    assert_eq!(http.get("/users").reply()["seq"], 51, "a rejected write is not a change");
 }

@@ -1,4 +1,4 @@
-//! What a change looks like, and what those are told who ask for what there is not.
+//! The form of a change, and the replies to requests for changes that do not exist.
 
 use serde_json::{Value, json};
 
@@ -163,7 +163,7 @@ fn a_read_of_the_feed_without_events_or_limit_gets_a_reason() {
     }
     let head = http.request("HEAD", "/users/changes", &[("Accept", "text/event-stream")], b"");
     assert_eq!((head.status, head.body.len()), (406, 0), "the answer to HEAD has no body to stream");
-    // The stream that nobody has asked for is ended at its source.
+    // A stream without a requester is closed at its source.
     system.users[0].await_log(&["CANCEL /users/changes"]);
 }
 
@@ -229,7 +229,7 @@ fn a_subscriber_is_notified_when_changes_expire_before_it_reads_them() {
             assert!(reply["oldest"].as_u64().unwrap() > last + 1, "after {last}: {reply}");
             return;
         }
-        assert_eq!(reply["seq"], last + 1, "one is missing, and nobody says so");
+        assert_eq!(reply["seq"], last + 1, "a change is missing without a notice");
         last += 1;
     }
 }

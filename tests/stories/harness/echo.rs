@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use super::{Frames, PATIENCE, Packets, Process, eventually};
 
-/// What is done with each request, on the thread of its connection.
+/// The callback for each request. It runs on the thread of the connection.
 type OnRequest = dyn Fn(&Asked) + Send + Sync;
 
 /// A played service. It leaves when it is dropped.
@@ -39,8 +39,8 @@ struct Shared {
 }
 
 impl Echo {
-    /// A service of ours (`pilcrow/1`) with these routes that answers success with what it was asked: `uri`,
-    /// `method` and `params` are the `results`.
+    /// A service of ours (`pilcrow/1`) with these routes. It answers each request with success. The `results` are the
+    /// request's `uri`, `method` and `params`.
     pub fn start(distributor: &Process, name: &str, urls: &[&str]) -> Self {
         Self::answering(distributor, name, urls, Asked::echo)
     }

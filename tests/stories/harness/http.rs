@@ -1,4 +1,4 @@
-//! An HTTP client that does what it is told, also what no good client does.
+//! An HTTP client that sends exactly the given bytes, including invalid requests.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::{PATIENCE, secrets};
 
-/// A client; each of its requests has a connection of its own, unless one is held with [`Http::connect`].
+/// A client. Each request uses a new connection, unless [`Http::connect`] holds one open.
 #[derive(Clone, Copy)]
 pub struct Http {
     address: SocketAddr,
@@ -84,7 +84,7 @@ impl Http {
         self.try_connect().expect("the gateway accepts connections")
     }
 
-    /// As `connect`; `None` if nobody accepts.
+    /// Like `connect`; `None` if no process accepts.
     pub fn try_connect(&self) -> Option<Connection> {
         Connection::open(self.address)
     }

@@ -1,4 +1,4 @@
-//! Clients that read and write without a pause, and remember what they were told.
+//! Clients that read and write without a pause, and remember the answers.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use super::{Connection, Http, Response, eventually};
 /// How long after its time-out a request may be answered at the latest.
 const GRACE: Duration = Duration::from_secs(1);
 
-/// A load of mixed reads and writes. Each client has a user of its own, gives it ever new names, and reads it.
+/// A load of mixed reads and writes. Each client has a separate user, changes its name repeatedly, and reads it.
 pub struct Load {
     shared: Arc<Shared>,
     clients: Vec<JoinHandle<Client>>,
@@ -24,7 +24,7 @@ struct Shared {
     answered: AtomicUsize,
 }
 
-/// What a load has seen.
+/// The results of a load.
 #[derive(Debug)]
 pub struct Seen {
     pub reads: usize,
@@ -77,7 +77,7 @@ impl Load {
         });
     }
 
-    /// Ends the load, compares what it was told with what has happened, and says what it has seen.
+    /// Ends the load, compares the answers with the changes that really happened, and returns the results.
     ///
     /// # Panics
     /// If an acknowledged write is lost, or any write was carried out twice.

@@ -2,7 +2,7 @@
 
 use super::Http;
 
-/// What a process counts, as it stood when it was asked.
+/// A snapshot of a process's metrics.
 #[derive(Debug, Clone)]
 pub struct Metrics {
     pub text: String,
@@ -18,7 +18,7 @@ struct Sample {
 }
 
 impl Metrics {
-    /// Reads the text form. What is no sample and no comment is a failure.
+    /// Parses the text form. Panics on a line that is neither a sample nor a comment.
     pub fn parse(text: &str) -> Self {
         let samples = text.lines().filter(|line| !line.starts_with('#')).map(sample).collect();
         Self { text: text.to_owned(), samples }
@@ -45,7 +45,7 @@ impl Metrics {
 }
 
 impl Http {
-    /// What the process at the other end counts.
+    /// The metrics of the process at the other end.
     pub fn metrics(&self) -> Metrics {
         let answer = self.get("/metrics");
         assert_eq!(answer.status, 200, "{}", answer.text());

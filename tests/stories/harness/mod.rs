@@ -1,4 +1,4 @@
-//! What the stories are told with.
+//! The tools of the stories.
 
 mod echo;
 mod http;
@@ -45,13 +45,13 @@ pub fn eventually<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
         if let Some(answer) = ask() {
             return answer;
         }
-        assert!(Instant::now() < deadline, "waited {PATIENCE:?} in vain until {what}");
+        assert!(Instant::now() < deadline, "waited {PATIENCE:?}, still not true: {what}");
         std::thread::sleep(Duration::from_millis(5));
     }
 }
 
-/// A port on which nobody listens. It lies below those that the operating system gives out by itself, so nobody
-/// is given it before the story uses it.
+/// A port without a listener. It lies below the operating system's ephemeral range, so no other process gets it before
+/// the story uses it.
 pub fn free_port() -> u16 {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     loop {
@@ -83,7 +83,7 @@ fn is_closed_within(mut stream: &TcpStream, time: Duration) -> bool {
     }
 }
 
-/// A directory of its own for each story, removed with it.
+/// A temporary directory for each story, removed on drop.
 pub struct Scratch(PathBuf);
 
 impl Scratch {

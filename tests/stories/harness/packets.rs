@@ -38,7 +38,7 @@ impl Packets {
         Self::try_to(address).expect("the process accepts connections")
     }
 
-    /// As `to`; `None` if nobody accepts.
+    /// Like `to`; `None` if no process accepts.
     pub fn try_to(address: SocketAddr) -> Option<Self> {
         TcpStream::connect_timeout(&address, PATIENCE).ok().map(Self::on)
     }

@@ -100,7 +100,7 @@ impl Process {
         Self::await_ready(child, program, &arguments)
     }
 
-    /// A gateway whose stderr nobody reads: the pipe is handed over.
+    /// A gateway whose stderr is not read. Returns the pipe.
     pub fn gateway_unread(distributor: &Process, flags: &[&str]) -> (Self, ChildStderr) {
         let joined = distributor.address().to_string();
         let (program, arguments) =
@@ -121,7 +121,7 @@ impl Process {
         Self { child, address, log, ready_line, further_lines: lines }
     }
 
-    /// As `start`, but the process may have no more than so many descriptors open at a time.
+    /// Like `start`, but limits the number of descriptors that the process may have open at a time.
     #[cfg(unix)]
     pub fn start_with_descriptors(limit: u32, program: &str, arguments: &[String]) -> Self {
         // The shell sets the limit and then becomes the program: one process, one id.
@@ -144,7 +144,7 @@ impl Process {
         Self::await_ready(child, "gateway", &all)
     }
 
-    /// Runs a program that is expected to end by itself: its exit status, stdout and stderr.
+    /// Runs a program that should exit without a signal. Returns its exit status, stdout and stderr.
     pub fn run(
         program: &str,
         arguments: &[&str],
@@ -309,7 +309,7 @@ impl Watched {
         match self.lines.recv_timeout(PATIENCE) {
             Ok(line) => Some(line),
             Err(RecvTimeoutError::Disconnected) => None,
-            Err(RecvTimeoutError::Timeout) => panic!("waited {PATIENCE:?} in vain for a line"),
+            Err(RecvTimeoutError::Timeout) => panic!("no line within {PATIENCE:?}"),
         }
     }
 
@@ -328,7 +328,7 @@ impl Drop for Watched {
     }
 }
 
-/// A process that is expected to end by itself, and is ended if it does not.
+/// A process that should exit without a signal. It is killed if it does not.
 struct Expected(Child);
 
 impl Expected {
@@ -369,7 +369,7 @@ fn spawn_reading(
     variables: &[(&str, &str)],
 ) -> Child {
     secrets::learn_from_settings(arguments, variables);
-    // Settings of whoever runs the tests must not reach them.
+    // Settings in the user's environment must not reach the processes.
     let course = ["HOST", "GATE_PORT", "DIS_PORT", "USERS_PORT", "RUST_LOG"];
     let is_ours =
         |name: &str| ["PILCROW_", "GATEWAY_", "USERS_", "DISTRIBUTOR_"].iter().any(|p| name.starts_with(p));

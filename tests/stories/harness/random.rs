@@ -14,7 +14,7 @@ impl Random {
         Self(seed)
     }
 
-    /// A generator of its own for each part of a story: what one part draws does not change what others draw.
+    /// A separate generator for each part of a story. The draws of one part do not affect those of another.
     pub fn split(&mut self) -> Self {
         Self(self.next())
     }

@@ -1,8 +1,8 @@
-//! What must stand in no log: every password, token and cluster secret that any story has used.
+//! Secrets that no log may contain: every password, token and cluster secret that any story has used.
 //!
-//! The clients of this harness learn them from what they send and receive, and processes from what they are started
-//! with. Whenever a process ends, whichever story it belongs to, its whole log is searched for all of them. So the
-//! whole run of the stories is one test that nothing secret is logged.
+//! The clients of this harness learn the secrets from the bytes that they send and receive. Processes learn them from
+//! their start arguments. Whenever a process of any story ends, its whole log is searched for all secrets. So the whole
+//! run of the stories is one test that no secret is logged.
 
 use std::collections::HashSet;
 use std::path::Path;
@@ -12,7 +12,7 @@ use serde_json::Value;
 
 static KNOWN: Mutex<Option<HashSet<String>>> = Mutex::new(None);
 
-/// What is shorter, or has fewer different characters, may stand in a log for another reason.
+/// A shorter text, or one with fewer different characters, may appear in a log for another reason.
 const LEAST_CHARS: usize = 8;
 const LEAST_DIFFERENT: usize = 5;
 
@@ -24,7 +24,7 @@ pub fn learn(secret: &str) {
     }
     let mut known = KNOWN.lock().unwrap();
     let known = known.get_or_insert_default();
-    // As it is, and as it stands in JSON.
+    // The plain form and the JSON form.
     known.insert(secret.to_owned());
     known.insert(Value::from(secret).to_string().trim_matches('"').to_owned());
 }
@@ -83,7 +83,7 @@ pub fn learn_from_settings(arguments: &[String], variables: &[(&str, &str)]) {
     }
 }
 
-/// Fails if anything secret stands in this log.
+/// Fails if this log contains a secret.
 ///
 /// # Panics
 /// If so, with the lines.
@@ -96,7 +96,7 @@ pub fn assert_untold(whose: &str, log: &[String]) {
     let lines =
         |secret: &String| log.iter().filter(|line| line.contains(secret)).cloned().collect::<Vec<_>>();
     let lines: Vec<_> = told.iter().flat_map(lines).collect();
-    assert!(told.is_empty(), "the log of {whose} tells the secrets {told:?}: {lines:#?}");
+    assert!(told.is_empty(), "the log of {whose} contains the secrets {told:?}: {lines:#?}");
 }
 
 fn learn_password(value: &Value) {

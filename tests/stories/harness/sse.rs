@@ -13,7 +13,7 @@ pub struct Events {
     connection: Connection,
 }
 
-/// What comes on it.
+/// One item of the stream.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Piece {
     Comment(String),
@@ -50,7 +50,7 @@ impl Events {
         Some(if streams { Ok(Self { head, connection }) } else { Err(head) })
     }
 
-    /// The next comment or event; `None` at the end of the connection. What is broken off is no event.
+    /// The next comment or event; `None` at the end of the connection. An incomplete event does not count.
     pub fn piece(&mut self) -> Option<Piece> {
         let (mut event, mut comment, mut told) = (Event::default(), None, Vec::new());
         loop {
@@ -81,7 +81,7 @@ impl Events {
             match self.piece() {
                 Some(Piece::Event(event)) => return Some(event),
                 Some(Piece::Comment(_)) | None if began.elapsed() >= PATIENCE => {
-                    panic!("waited {PATIENCE:?} in vain for an event")
+                    panic!("no event within {PATIENCE:?}")
                 }
                 Some(Piece::Comment(_)) => {}
                 None => return None,
@@ -89,7 +89,7 @@ impl Events {
         }
     }
 
-    /// The data of the next event, which is named `message` by nobody and numbered by its `seq`.
+    /// The data of the next event. The event has no name other than the default `message`, and its id is its `seq`.
     pub fn change(&mut self) -> Value {
         let event = self.event().expect("an event before the connection ends");
         let change: Value = serde_json::from_str(&event.data).unwrap();

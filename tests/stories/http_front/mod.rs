@@ -5,7 +5,7 @@
 //! | [`traps`] | the eight traps of tiny_http's server, none of which the default front has |
 //! | [`rules`] | HTTP itself: where a request ends, what may not be one, keep-alive, pipelining |
 //! | [`translation`] | what reaches a service as `params` |
-//! | [`status`] | which status a client is told, and what else every answer carries |
+//! | [`status`] | the status that a client gets, and the common parts of all answers |
 //! | [`own`] | the gateway's own routes and its limit of connections |
 //! | [`fronts`] | both fronts side by side |
 
@@ -35,7 +35,7 @@ const ROUTES: [&str; 9] = [
 
 /// A gateway, and behind it a played service:
 ///
-/// - `/echo` answers with what it was asked,
+/// - `/echo` answers with the request's method and arguments,
 /// - `/say` answers with the fields in its argument `reply`,
 /// - `/length` answers with the length of its argument `text`,
 /// - `/silence` does not answer,
@@ -121,7 +121,7 @@ pub fn assert_ends(connection: &mut Connection, what: &str) {
     assert!(connection.is_closed_within(PATIENCE), "{what}: the connection was not closed");
 }
 
-/// Sends these bytes on a connection of their own; panics unless the answer is this failure and then the end.
+/// Sends these bytes on a new connection. Panics unless the answer is this failure and the connection then ends.
 pub fn assert_refused(http: Http, bytes: &[u8], status: u16, what: &str) {
     let mut connection = http.connect();
     connection.send(bytes);

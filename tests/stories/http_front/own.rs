@@ -10,7 +10,7 @@ fn healthz_readyz_and_routes_show_the_state() {
     let distributor = Process::distributor(&[]);
     let gateway = Process::gateway(&distributor, &[]);
     let http = gateway.http();
-    assert_eq!(http.get("/healthz").status, 200, "it serves, with nobody behind it as well");
+    assert_eq!(http.get("/healthz").status, 200, "the gateway is healthy without any service");
     let answer = http.get("/readyz");
     assert_failure(&answer, 503, "no route yet");
     assert!(answer.header("Retry-After").unwrap().parse::<u32>().unwrap() > 0);
@@ -163,7 +163,7 @@ fn a_hundred_connections_above_the_limit_are_closed_and_disturb_no_other() {
         assert_eq!(connection.receive().unwrap().status, 200);
     }
     for connection in &mut beyond {
-        // Some are told why. Where too many wait for words, some are closed without.
+        // Some clients get a reason. If too many wait for one, the gateway closes some without.
         if let Some(answer) = connection.receive() {
             assert_failure(&answer, 503, "beyond the limit");
         }

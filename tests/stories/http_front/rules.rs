@@ -17,7 +17,7 @@ fn http_1_1_keeps_its_connection() {
         assert_eq!((answer.version.as_str(), answer.header("Connection")), ("HTTP/1.1", None));
         assert_eq!(answer.results()["params"]["params"], number.to_string());
     }
-    // A failure that is no doubt about where the request ends closes nothing either.
+    // A failure that leaves no doubt about the request's end does not close the connection.
     for (target, status) in [("/nowhere", 404), ("/echo?%", 400), ("/healthz/1", 404)] {
         connection.send_request("GET", target, &[], b"");
         assert_failure(&connection.receive().unwrap(), status, target);
@@ -240,7 +240,7 @@ fn a_body_of_one_mebibyte_is_read_and_rejected_if_no_packet_can_hold_it() {
     let answer = connection.receive().unwrap();
     assert_failure(&answer, 413, "exactly 1 MiB");
     assert_eq!(answer.header("Connection"), None);
-    // What is short as a body may be long as a packet: `¶` is six bytes there.
+    // A short body may be a long packet: `¶` is six bytes there.
     let pilcrows = json!({ "text": "¶".repeat(400_000) }).to_string();
     connection.send_request("POST", "/length", &[], pilcrows.as_bytes());
     assert_failure(&connection.receive().unwrap(), 413, "400,000 ¶");
@@ -298,7 +298,7 @@ fn a_malformed_request_is_rejected_and_its_connection_closed() {
     ];
     for bytes in bad {
         let what = bytes.escape_ascii().to_string();
-        // Followed by a good request, which must not be taken for one of its own.
+        // A good request follows. The gateway must not take it for a separate request.
         let smuggled = [bytes, b"GET /echo/smuggled HTTP/1.1\r\nHost: test\r\n\r\n"].concat();
         assert_refused(stage.http(), &smuggled, 400, &what);
     }

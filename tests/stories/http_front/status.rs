@@ -216,7 +216,7 @@ fn a_link_lost_before_the_reply_is_502_and_comes_back() {
     let answer = stage.http().request("POST", "/hang-up", &[], b"");
     assert_failure(&answer, 502, "the service hung up");
     assert!(answer.message().contains("may or may not"), "{}", answer.message());
-    // Whoever waited on the same link loses it too, at once.
+    // All requests on the same link lose it at once.
     await_instances(&stage.gateway, "GET", "/echo", 1);
     let mut waiting: Vec<Connection> = (0..5).map(|_| stage.http().connect()).collect();
     for connection in &mut waiting {
@@ -377,7 +377,7 @@ fn refused_requests_carry_the_clients_request_id_too() {
         assert_failure(&answer, status, header);
         assert_eq!(answer.header("X-Request-Id"), Some("mine-1"), "{header}");
     }
-    // Where the head is not understood there is no header in it to believe.
+    // If the head is invalid, none of its headers can be trusted.
     for (bytes, status) in [
         (format!("GET /echo HTTP/1.1\r\nX-Request-Id: mine-1\r\n{long_header}\r\n\r\n"), 431),
         ("GET /echo HTTP/1.1\r\nX-Request-Id: mine-1\r\nX : y\r\n\r\n".to_owned(), 400),

@@ -217,7 +217,7 @@ fn bodies_of_other_types_are_refused() {
     ];
     for content_type in types {
         let answer = stage.http().request("POST", "/echo", &[("Content-Type", content_type)], b"{\"a\":1}");
-        // A type of nothing but parameters is no type at all.
+        // A content type with only parameters is not a type.
         if content_type.starts_with(';') || !content_type.is_ascii() {
             assert_eq!(answer.results()["params"], json!({ "a": 1 }), "{content_type}");
         } else {
@@ -288,7 +288,7 @@ fn json_with_ten_thousand_levels_is_rejected_and_disturbs_no_other() {
         (nested("{\"a\":", "}", 10_000), 400),
         (format!("{{\"a\":{}", "[".repeat(500_000)), 400),
         (format!("{}1", "{\"a\":".repeat(200_000)), 400),
-        // Brackets in text are no levels.
+        // Brackets inside a string do not count as nesting.
         (format!("{{\"a\":\"{}\\\"{}\"}}", "[".repeat(10_000), "{".repeat(10_000)), 200),
     ] {
         for headers in [&[JSON][..], &[]] {
@@ -311,7 +311,7 @@ fn a_body_on_get_is_ignored() {
     }
 }
 
-/// What a client sends must not be taken for what the gateway says.
+/// A client's text must not be mistaken for the gateway's.
 #[test]
 fn arguments_cannot_pass_for_parts_of_the_packet() {
     let stage = Stage::start();

@@ -41,7 +41,7 @@ fn trap_2_at_the_descriptor_limit_connections_wait_and_are_served_once_others_cl
     for (number, connection) in connections.iter_mut().enumerate() {
         assert_eq!(connection.receive().unwrap().results()["params"]["params"], number.to_string());
     }
-    // At the limit, whoever is in is served as before.
+    // At the limit, existing connections are served as before.
     for connection in &mut connections {
         connection.send_request("GET", "/echo/again", &[], b"");
         assert_eq!(connection.receive().unwrap().status, 200);
@@ -221,7 +221,7 @@ fn trap_6_a_head_has_at_most_16_kib_and_100_headers() {
 #[test]
 fn trap_7_a_length_that_can_be_read_in_two_ways_is_refused() {
     let mut stage = Stage::start();
-    // Were one of them taken, the bytes behind it would be a request of their own.
+    // If the gateway accepted one of them, the bytes behind it would be a separate request.
     let smuggled = "{}GET /echo/smuggled HTTP/1.1\r\nHost: test\r\n\r\n";
     let headers = [
         "Content-Length: 2\r\nContent-Length: 2",

@@ -129,7 +129,7 @@ fn the_remaining_time_and_the_hops_travel_with_a_call() {
     let asked = echo.await_asked(2);
     let (through, direct) = (&asked[asked.len() - 2].packet, &asked[asked.len() - 1].packet);
     let deadline = |packet: &Value| packet["deadline_ms"].as_u64().unwrap();
-    // A mesh waits 5 s for a reply at most, whoever waits longer.
+    // A mesh waits at most 5 s for a reply, even if its caller waits longer.
     assert!(deadline(direct) <= 60_000 && deadline(direct) > 5_000, "{direct}");
     assert!(deadline(through) <= 5_000, "{through}");
     assert_eq!((direct.get("hops"), &through["hops"]), (None, &json!(2)));

@@ -67,7 +67,7 @@ fn shop() -> (System, Process) {
         system.create_user(&format!("{name}@example.com"), name);
     }
     let orders = start(&system, "orders");
-    // Until it has the list, it knows nobody.
+    // The program knows no other service until it has the list.
     eventually("Kim's order is taken", || (order(&system, 1, "tea").status == 201).then_some(()));
     assert_eq!(order(&system, 2, "milk").status, 201);
     await_names(&system, &[json!("Kim"), json!("Lee")]);
@@ -243,7 +243,7 @@ impl Foreign {
         let mut version = Command::new(self.interpreter);
         let version = version.arg("--version").stdout(Stdio::null()).stderr(Stdio::null());
         if !version.status().is_ok_and(|status| status.success()) {
-            crate::harness::skip(self.interpreter, "there is no such program on the PATH");
+            crate::harness::skip(self.interpreter, "not found on the PATH");
             return None;
         }
         let arguments = [self.script, "0"].map(str::to_owned);
@@ -306,7 +306,7 @@ fn assert_keeps_the_rules_of_the_wire(foreign: &Foreign) {
     for _ in 0..100 {
         assert_eq!(packets.receive().unwrap()["results"], "Hello, ö한!");
     }
-    // What is no packet closes its connection and no other one.
+    // An invalid packet closes its connection and no other.
     let long = vec![b'x'; 1_100_000];
     for bad in [b"hello\xc2\xb6".as_slice(), b"[1]\xc2\xb6", b"{\"a\":\"\xff\"}\xc2\xb6", &long] {
         let mut other = service.packets();

@@ -1,4 +1,4 @@
-//! What a service is told of the client for whom a request is sent.
+//! The data about the HTTP client that a service gets with a request.
 
 use serde_json::{Value, json};
 
@@ -17,7 +17,7 @@ fn a_service_gets_the_request_id_the_client_address_and_the_authorization() {
     let packet = service.await_asked(1)[0].packet.clone();
     assert_eq!(packet["request_id"], "found-again");
     assert_eq!(packet["authorization"], "Bearer abc");
-    assert_eq!(packet["client"], "127.0.0.1", "nobody said that this client is a proxy to be believed");
+    assert_eq!(packet["client"], "127.0.0.1", "this client is not configured as a trusted proxy");
     assert!(!gateway.log().join("\n").contains("abc"), "{:#?}", gateway.log());
 }
 

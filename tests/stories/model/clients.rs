@@ -1,4 +1,4 @@
-//! Who writes and who follows.
+//! The writers and the subscribers.
 
 use std::net::SocketAddr;
 use std::sync::atomic::Ordering;
@@ -23,7 +23,7 @@ pub struct Written {
     pub after_version: Option<u64>,
 }
 
-/// What a subscriber was told.
+/// The changes that a subscriber received.
 #[derive(Default)]
 pub struct Told {
     pub changes: Vec<Value>,
@@ -167,7 +167,7 @@ pub fn follow_through_gateway(shared: &Shared, mut random: Random) -> Told {
     let mut told = Told::default();
     let mut success = Instant::now();
     while !told.is_complete() {
-        assert!(success.elapsed() < PATIENCE, "a client of the gateway is told nothing more");
+        assert!(success.elapsed() < PATIENCE, "a client of the gateway gets no more answers");
         let Some(mut events) = join_events(shared, told.last(), &mut random) else {
             thread::sleep(Duration::from_millis(5));
             continue;
@@ -218,7 +218,7 @@ pub fn follow_users(shared: &Shared, place: usize, mut random: Random) -> Told {
     let mut held: Option<Packets> = None;
     let mut key = 0;
     while !told.is_complete() {
-        assert!(success.elapsed() < PATIENCE, "a subscriber is told nothing more");
+        assert!(success.elapsed() < PATIENCE, "a subscriber gets no more changes");
         let Some(mut packets) = held.take().or_else(|| Packets::try_to(shared.users[place])) else {
             thread::sleep(Duration::from_millis(5));
             continue;

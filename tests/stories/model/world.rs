@@ -73,7 +73,7 @@ impl World {
         self.shared.clone()
     }
 
-    /// Starts this part, or starts it anew, where it was.
+    /// Starts this part, or restarts it at the same address.
     fn run(&mut self, part: Part) {
         let joined = self.distributor_address.to_string();
         let database = self.scratch.file("users.db");
@@ -129,7 +129,7 @@ impl World {
 }
 
 impl Shared {
-    /// Makes the last change of all, once nobody writes or kills any more; its number.
+    /// Makes the last change, after all writes and kills. Returns its number.
     pub fn write_the_last(&self) -> u64 {
         let params = json!({ "email": "last@example.com", "name": THE_LAST });
         let reply = Packets::to(self.users[0]).call("POST", "/users", &params, 1);

@@ -19,7 +19,7 @@ fn secured_distributor() -> Process {
     Process::distributor_with(&[], &[("PILCROW_SECRET", SECRET)])
 }
 
-/// Who is registered, as one hears who may ask.
+/// The registered services, as an authorised node sees them.
 fn registered(distributor: &Process) -> Vec<Value> {
     let mut asking = Packets::proven(distributor.address(), SECRET);
     let list = asking.receive().expect("the list");

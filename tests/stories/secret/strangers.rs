@@ -1,4 +1,4 @@
-//! Whoever connects to a port of a secured cluster and does not know the secret.
+//! Peers that connect to a port of a secured cluster and do not know the secret.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -21,7 +21,7 @@ impl Relay {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let (address, passed) = (listener.local_addr().unwrap(), Arc::new(Mutex::new(Vec::new())));
         let relay = Self { address, passed: passed.clone() };
-        // Ends with the test's process: nobody connects any more.
+        // The thread ends with the test's process. No peer connects any more.
         thread::spawn(move || {
             for dialer in listener.incoming().map_while(Result::ok) {
                 let acceptor = TcpStream::connect(to).unwrap();
@@ -155,7 +155,7 @@ fn hundreds_of_unknown_peers_disturb_no_member_and_do_not_fill_the_log() {
 #[test]
 fn unknown_peers_count_as_connections() {
     let distributor = Process::distributor_with(&["--max-connections", "2"], &[("PILCROW_SECRET", SECRET)]);
-    eventually("there is no room for a third", || {
+    eventually("the limit is reached and a third is rejected", || {
         let mut three = [(); 3].map(|()| Packets::to(distributor.address()));
         three[2].receive().is_none().then_some(())
     });

@@ -21,7 +21,7 @@ fn refused(program: &str, status: i32, flags: &[&str], variables: &[(&str, &str)
     told
 }
 
-/// Starts a program on this address in a directory of its own.
+/// Starts a program on this address in a separate directory.
 fn start(scratch: &Scratch, program: &str, flags: &[&str], variables: &[(&str, &str)]) -> Process {
     let variables = [variables, &[("USERS_DATABASE", "users.db")]].concat();
     Process::start_in(scratch.path(), program, flags, &variables)
@@ -96,7 +96,7 @@ fn the_secret_is_read_from_a_file_or_the_env_file() {
     let from_file = start(&scratch, ALL[0], &[&any[..], &["--secret-file", &file]].concat(), &[]);
     from_file.await_log(&["secured"]);
     start(&scratch, ALL[0], &any, &[("PILCROW_SECRET_FILE", &file)]).await_log(&["secured"]);
-    // Twice the same is no contradiction.
+    // The same secret from both settings is not a conflict.
     let both = [("PILCROW_SECRET", SECRET), ("PILCROW_SECRET_FILE", file.as_str())];
     start(&scratch, ALL[0], &any, &both).await_log(&["secured"]);
     fs::write(scratch.file(".env"), format!("PILCROW_SECRET=\"{SECRET}\"\n")).unwrap();

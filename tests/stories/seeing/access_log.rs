@@ -134,7 +134,7 @@ fn fill_the_log(gateway: &Process) -> usize {
     for round in 1..200 {
         for _ in 0..100 {
             connection.send_request("GET", &long_path, &[("X-Request-Id", &long_id)], b"");
-            assert_eq!(connection.receive().expect("an answer, whoever reads the log").status, 404);
+            assert_eq!(connection.receive().expect("an answer, even without a reader of the log").status, 404);
         }
         connection.send_request("GET", "/metrics", &[], b"");
         let metrics = Metrics::parse(&connection.receive().unwrap().text());
@@ -162,7 +162,7 @@ fn a_reader_of_stderr_that_hangs_delays_no_request_and_the_log_reports_the_lost_
     let distributor = Process::distributor(&[]);
     let (gateway, stderr) = Process::gateway_unread(&distributor, &[]);
     let requests = fill_the_log(&gateway);
-    println!("{requests} requests were answered while nobody read the log");
+    println!("{requests} requests were answered while the log had no reader");
     // Everything else that writes log lines goes on as well.
     let service = Echo::start(&distributor, "late", &["GET/late"]);
     await_instances(&gateway, "GET", "/late", 1);

@@ -95,7 +95,7 @@ fn promtool_accepts_the_metrics() {
             .stderr(Stdio::piped())
             .spawn();
         let Ok(mut promtool) = promtool else {
-            crate::harness::skip("promtool", "there is no such program; Debian's package prometheus has it");
+            crate::harness::skip("promtool", "not installed; Debian's package prometheus has it");
             return;
         };
         promtool.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
@@ -226,7 +226,7 @@ fn streams_are_counted_while_they_are_open() {
     let events = system.http().events("/users/changes", &[]).unwrap_or_else(|answer| panic!("{answer:?}"));
     assert_eq!(open(), (1.0, 1.0));
     drop(events);
-    // The gateway notices that a client is gone when it has an event for it.
+    // The gateway notices a closed client when it has an event for it.
     system.create_user("kim@example.com", "Kim");
     eventually("the stream is over", || (open() == (0.0, 0.0)).then_some(()));
     let streams = [("route", "/users/changes"), ("status", "200")];

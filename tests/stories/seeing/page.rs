@@ -1,4 +1,4 @@
-//! `--metrics-listen`: any process can serve its metrics on a port of their own.
+//! `--metrics-listen`: any process can serve its metrics on a separate port.
 
 use crate::harness::{Http, Process, Scratch, eventually};
 

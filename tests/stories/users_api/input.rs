@@ -1,4 +1,4 @@
-//! What is refused with 400, and what is taken, to the last character.
+//! Input that is rejected with 400, and input that is accepted, to the last character.
 
 use serde_json::{Value, json};
 

@@ -1,4 +1,4 @@
-//! Who is let in, who is not, and that nobody learns more from it.
+//! Logins that succeed and logins that fail. Neither reveals anything else.
 
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
@@ -22,7 +22,7 @@ fn a_login_gives_the_user_and_a_new_opaque_token_that_expires() {
         assert!(moment(&results["expires_at"]) > now() + 60, "{results}");
         let token = results["token"].as_str().unwrap().to_owned();
         assert!(token.len() >= 43 && token.bytes().all(|byte| byte.is_ascii_graphic()), "256 bits: {token}");
-        assert!(tokens.insert(token), "each login has a token of its own");
+        assert!(tokens.insert(token), "each login has its own token");
     }
 }
 

@@ -11,8 +11,8 @@ use crate::harness::{Packets, Process, System, eventually};
 fn a_read_after_an_answered_write_sees_it_through_any_instance() {
     let system = System::with(2, &[]);
     create(&system.http(), "kim@example.com", "0", None);
-    // The gateway lets instances take turns, for each route by itself. One more read to begin with: from then on
-    // every write is read back through the other instance.
+    // The gateway uses round-robin over the instances, separately for each route. One extra read shifts the order. From
+    // then on every write is read back through the other instance.
     let mut connection = system.http().connect();
     let mut ask = |method: &str, body: &[u8]| {
         connection.send_request(method, "/users/1", &[("Content-Type", "application/json")], body);

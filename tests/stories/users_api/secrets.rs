@@ -62,12 +62,12 @@ fn no_log_contains_passwords_or_tokens_even_at_trace() {
         assert_eq!(noticed, broken, "{log:#?}");
         for secret in &secrets.0 {
             let told: Vec<&String> = log.iter().filter(|line| line.contains(secret)).collect();
-            assert!(told.is_empty(), "the log tells the secret {secret}: {told:#?}");
+            assert!(told.is_empty(), "the log contains the secret {secret}: {told:#?}");
         }
     }
 }
 
-/// Passwords and tokens that were in use, each recognisable by itself.
+/// Passwords and tokens that were in use, each recognisable without context.
 #[derive(Default)]
 struct Secrets(Vec<String>);
 

@@ -135,7 +135,7 @@ fn a_list_can_be_filtered_by_email_in_any_case() {
         assert_eq!((answer.status, answer.results()), (200, json!([second])));
         assert_eq!(answer.reply()["next"], Value::Null);
     }
-    assert_eq!(http.get("/users?email=lee@example.com").results(), json!([]), "nobody: an empty list");
+    assert_eq!(http.get("/users?email=lee@example.com").results(), json!([]), "no match: an empty list");
     assert_eq!(http.get("/users?email=kim@example.com&after=1").results(), json!([]));
 }
 
@@ -191,7 +191,7 @@ fn an_id_that_was_deleted_is_never_given_out_again() {
     create(&http, "one@example.com", "One", None);
     let two = create(&http, "two@example.com", "Two", Some(PASSWORD));
     let deleted = http.delete("/users?id=2");
-    assert_eq!((deleted.status, deleted.results()), (200, two), "the answer shows who is gone");
+    assert_eq!((deleted.status, deleted.results()), (200, two), "the answer shows the deleted user");
     assert_eq!(http.delete("/users/2").status, 404);
     assert_eq!(log_in(&http, "two@example.com", PASSWORD).status, 401);
     assert_eq!(create(&http, "two@example.com", "Two again", None)["id"], 3);

@@ -5,7 +5,7 @@ use serde_json::json;
 use super::{create, encoded};
 use crate::harness::System;
 
-/// What a careless program would change, cut, or obey.
+/// Texts that a careless program would change, cut, or interpret.
 const ODD_TEXTS: [&str; 26] = [
     "a¶b",
     "¶",
