@@ -1,4 +1,4 @@
-//! Tests of the module above against instances that are played: each one does what its script says.
+//! Tests of the module above against played instances. Each one follows its script.
 
 use std::io::Write;
 use std::net::{TcpListener, TcpStream};
@@ -22,7 +22,7 @@ struct Asker {
 }
 
 impl Asker {
-    /// The next packet: its method, its key, and its `after`; nothing at the end of the connection.
+    /// The next packet: its method, its key, and its `after`. `None` at the end of the connection.
     fn next(&mut self) -> Option<(String, Value, Option<u64>)> {
         let frame = self.frames.next_frame().ok().flatten()?;
         let packet: Value = serde_json::from_str(frame).unwrap();
@@ -88,7 +88,7 @@ fn follow(mesh: &Arc<Mesh>, params: &Value) -> Subscription {
     Subscription::new(mesh, &Context::default(), "/feed", params.as_object().cloned().unwrap_or_default())
 }
 
-/// The number of the next change; what only says that the stream stands is passed over.
+/// The number of the next change. A packet that only confirms the stream is skipped.
 fn next(feed: &mut Subscription) -> Result<u64, u16> {
     loop {
         match feed.next(Instant::now() + PATIENCE) {
@@ -104,7 +104,7 @@ fn next(feed: &mut Subscription) -> Result<u64, u16> {
     }
 }
 
-/// Sends what comes after `after`, and then all up to `last`.
+/// Sends the changes after `after`, up to `last`.
 fn send_rest(asker: &mut Asker, key: &Value, after: Option<u64>, last: u64) {
     (after.unwrap() + 1..=last).for_each(|seq| asker.change(key, seq));
 }

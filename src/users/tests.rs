@@ -18,7 +18,7 @@ use crate::net::batch::OpenBatch;
 /// Far longer than any operation here takes.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// How many changes the feed keeps here.
+/// The number of changes that the feed keeps here.
 const KEEP: u64 = 1000;
 
 type Outcome = Result<User, StoreError>;

@@ -1,6 +1,6 @@
 //! The layers of the library, from the lowest to the highest.
 
-/// One layer: a module may use its own layer and those before it.
+/// One layer. A module may use its own layer and earlier ones.
 pub struct Layer {
     pub name: &'static str,
     /// Modules, each with all that is beneath it.

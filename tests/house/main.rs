@@ -16,7 +16,7 @@ use source::{Module, modules, root};
 /// The most lines that the path of one request may have (`docs/architecture.md`).
 const MAX_PATH_LINES: usize = 2800;
 
-/// A file with more lines than this says in its first lines why it is long.
+/// A file with more lines than this must give the reason in its first lines.
 const LONG_FILE_LINES: usize = 450;
 
 /// A long file must give its reason in its first lines, after these words.

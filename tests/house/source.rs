@@ -31,7 +31,7 @@ pub fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// All modules of the library and the binaries by name, such as `net::link` and `bin::users`. Tests are left out.
+/// All modules of the library and the binaries by name, such as `net::link` and `bin::users`. Tests are excluded.
 pub fn modules() -> &'static BTreeMap<String, Module> {
     static MODULES: LazyLock<BTreeMap<String, Module>> = LazyLock::new(read_modules);
     &MODULES
@@ -141,7 +141,7 @@ struct PathReader<'a> {
 }
 
 impl PathReader<'_> {
-    /// The path from the root of the library, or nothing for a path into another crate.
+    /// The path from the root of the library; `None` for a path into another crate.
     fn resolve(&self, path: &[String]) -> Option<Vec<String>> {
         let first = path.first()?.as_str();
         let mut base = match first {

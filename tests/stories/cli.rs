@@ -32,7 +32,7 @@ impl Binary {
         Process::run_in(scratch.path(), self.program, flags, variables)
     }
 
-    /// Runs it where it is expected to be refused: the one line that it says.
+    /// Runs it with arguments that it should reject. Returns the one line that it prints.
     fn refused(self, status: i32, flags: &[&str], variables: &[(&str, &str)]) -> String {
         let quiet = [variables, &[("RUST_LOG", "off"), ("USERS_DATABASE", "users.db")]].concat();
         let (ended, out, told) = self.run(flags, &quiet);
@@ -173,7 +173,7 @@ fn each_binary_prints_one_line_and_ends_with_status_0_soon_after_a_signal() {
             println!("{} ended {:?} after {signal}", binary.name, ended.took);
             assert_eq!(ended.status.code(), Some(0), "{:#?}", ended.log);
             assert_eq!(ended.further_lines, [""; 0], "one line on stdout, no more");
-            // A second is what is promised. The machine that runs the stories may be busy.
+            // The promise is one second. The machine that runs the stories may be busy.
             assert!(ended.took.as_secs() < 3, "{} took {:?}", binary.name, ended.took);
         }
     }
@@ -215,7 +215,7 @@ impl Ports {
         Self { gateway: free_port(), distributor: free_port(), users: free_port() }
     }
 
-    /// The course's variables that say so.
+    /// The course's variables for these settings.
     fn variables(&self, host: &str) -> [(&'static str, String); 4] {
         [
             ("HOST", host.to_owned()),

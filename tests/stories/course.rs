@@ -42,13 +42,13 @@ fn ask(gateway: &Process, method: &'static str, path: &str, body: &[u8]) -> Join
     thread::spawn(move || http.request(method, &path, &[("Content-Type", "application/json")], &body))
 }
 
-/// How often the link to this service has come up.
+/// The number of times that the link to this service has come up.
 fn links(gateway: &Process, port: u16) -> usize {
     let up = format!("link 127.0.0.1:{port}: up");
     gateway.log().iter().filter(|line| line.contains(&up)).count()
 }
 
-/// Starts `node/course.js` in this role; nothing, with the reason printed, where there is no `node`.
+/// Starts `node/course.js` in this role. Without `node`, prints the reason and returns `None`.
 pub fn course_js(arguments: &[&str]) -> Option<Process> {
     let silent = |command: &mut Command| command.stdout(Stdio::null()).stderr(Stdio::null()).status();
     if !silent(Command::new("node").arg("--version")).is_ok_and(|status| status.success()) {
@@ -64,7 +64,7 @@ pub fn port_of(distributor: &Process) -> String {
     distributor.port().to_string()
 }
 
-/// Asserts that nothing has killed it.
+/// Panics if the process is dead.
 fn assert_alive(course: &mut Process) {
     assert!(course.is_alive(), "{} died: {:#?}", course.ready_line(), course.log());
 }
@@ -81,7 +81,7 @@ fn get_within(limit: Duration, gateway: &Process, path: &str) -> Option<Response
     client.receive()
 }
 
-/// What this path answers as soon as the gateway, of whatever kind, answers 200 there.
+/// The results for this path, once a gateway of either kind answers 200 there.
 fn await_success(gateway: &Process, path: &str) -> Response {
     eventually(&format!("{path} answers 200"), || {
         get_within(Duration::from_secs(3), gateway, path).filter(|answer| answer.status == 200)
@@ -90,7 +90,7 @@ fn await_success(gateway: &Process, path: &str) -> Response {
 
 // ---- course services, played by raw sockets
 
-/// A service of the course that keeps what it is asked until the story answers.
+/// A service of the course that holds its requests until the story answers.
 fn course_keeper(distributor: &Process, urls: &[&str]) -> Echo {
     Echo::course(distributor, "goods", urls, |_| {})
 }
@@ -331,7 +331,7 @@ fn a_reply_over_64_kib_is_refused_to_a_course_gate_and_reaches_ours_whole() {
 
 // ---- a course distributor, played by a raw socket
 
-/// A distributor that says what the story wants. It takes one connection.
+/// A distributor that sends the packets that the story wants. It accepts one connection.
 struct PlayedDistributor(TcpListener);
 
 impl PlayedDistributor {
@@ -343,7 +343,7 @@ impl PlayedDistributor {
         self.0.local_addr().unwrap().to_string()
     }
 
-    /// The connection of the next who joins, and what it says first.
+    /// The connection of the next node that joins, and its first packet.
     fn await_joined(&self) -> (Packets, Value) {
         let mut packets = Packets::on(self.0.accept().unwrap().0);
         let first = packets.receive().unwrap();

@@ -1,5 +1,5 @@
-//! Frames of course nodes: a raw `¶` inside a string is text, from a node of ours it is an error, and a frame that never
-//! ends is described in the log.
+//! Frames of course nodes. A raw `¶` inside a string is text; from a node of ours it is an error. The log describes a
+//! frame that never ends.
 
 use std::net::TcpListener;
 use std::sync::{Arc, Mutex};
@@ -22,7 +22,7 @@ fn users_at(distributor: &str, scratch: &Scratch, flags: &[&str]) -> Process {
     Process::start(env!("CARGO_BIN_EXE_users"), &all, &[])
 }
 
-/// The lines in which a process says that it has closed this connection.
+/// The log lines of a process about the end of this connection.
 fn closed_lines(process: &Process, packets: &Packets) -> Vec<String> {
     let closed = format!("{} closed", packets.stream().local_addr().unwrap());
     process.log().into_iter().filter(|line| line.contains(&closed)).collect()

@@ -29,7 +29,7 @@ fn size(asked: &Asked) -> usize {
     asked.text.len() + "¶".len()
 }
 
-/// A course service that keeps what it is asked until the story answers.
+/// A course service that holds its requests until the story answers.
 fn keeper(distributor: &Process) -> Echo {
     Echo::course(distributor, "goods", &["GET/goods", "POST/goods"], |_| {})
 }
@@ -75,7 +75,7 @@ fn numbers(service: &Echo) -> Vec<String> {
     service.asked().iter().map(|asked| asked.params()["params"].as_str().unwrap().to_owned()).collect()
 }
 
-/// How many answers have this status.
+/// The number of answers with this status.
 fn count(answers: &[Response], status: u16) -> usize {
     answers.iter().filter(|answer| answer.status == status).count()
 }
@@ -135,7 +135,7 @@ fn a_link_with_a_window_full_of_abandoned_requests_is_replaced() {
     await_instances(&gateway, "POST", "/goods", 1);
     let answers = join((0..FITTING).map(|number| ask(&gateway, "POST", number)).collect());
     assert_eq!(count(&answers, 504), FITTING);
-    // It has read all of it and says nothing, so nothing that it will ever say can make room.
+    // The service has read all of it but answers nothing, so no reply can free the window.
     let status = || gateway.http().post("/goods", &json!({ "text": text() })).status;
     assert_eq!(status(), 503, "it was not sent");
     eventually("there is a new link", || (gateway.http().get("/goods").status == 200).then_some(()));
@@ -153,7 +153,7 @@ fn a_read_that_waits_for_its_turn_is_not_moved_to_another_instance() {
     let (other, most) = late_answerer(&distributor);
     await_instances(&gateway, "GET", "/goods", 2);
     let answers = join(asking);
-    // After half of their time, those that were sent are asked of the other one. Nothing else is.
+    // After half of the timeout, the gateway retries the sent requests at the other instance. It retries no others.
     assert_eq!((count(&answers, 200), count(&answers, 503)), (FITTING, 10 - FITTING));
     assert_eq!((silent.asked().len(), other.asked().len()), (FITTING, FITTING));
     assert!(most.load(Ordering::SeqCst) <= COURSE_MAX_BYTES);
@@ -249,7 +249,7 @@ fn a_service_that_answers_with_the_key_of_the_packet_gets_no_other_and_the_clien
 fn a_service_that_answers_with_the_key_of_the_params_gets_no_other() {
     let distributor = Process::distributor(&[]);
     let gateway = Process::gateway(&distributor, &[]);
-    // As the book's services, and as those that send the params back.
+    // Replies in the style of the book's services, and of those that send the params back.
     let shapes =
         [r#"{"key":KEY,"errorCode":0,"data":1}"#, r#"{"errorCode":0,"data":1,"params":{"key":KEY}}"#];
     for (name, shape) in ["one", "two"].into_iter().zip(shapes) {

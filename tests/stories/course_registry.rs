@@ -1,4 +1,4 @@
-//! Course nodes at our distributor: no list is too long for them, and what they register by mistake is seen.
+//! Course nodes at our distributor: no list is too long for them, and the log shows their wrong registrations.
 
 use std::net::TcpListener;
 
@@ -87,7 +87,7 @@ fn two_programs_with_one_name_are_reported_once_and_marked_among_the_routes() {
     };
     assert!(rows.len() == 2 && rows.iter().all(has_conflict), "{rows:#?}");
 
-    // A registration that is repeated reports nothing new.
+    // A repeated registration is not logged again.
     let port = one.port();
     one.membership.register("users", port, &["GET/users", "GET/users/photos"], &json!({}));
     drop(other);

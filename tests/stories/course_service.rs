@@ -74,7 +74,7 @@ fn a_write_with_key_0_is_carried_out_once_and_answered_once() {
         assert_eq!((&reply["key"], &reply["status"]), (&json!(0), &json!(201)), "{form}: {reply}");
         assert_eq!(reply["results"]["id"], id);
         expect_nothing_more(&mut packets);
-        // A client that heard nothing would try again.
+        // A client without an answer would retry.
         send(&mut packets, &request(form, "POST", &user));
         let reply = packets.receive().unwrap();
         assert_eq!((&reply["key"], &reply["errorcode"]), (&json!(0), &json!(409)), "{form}: {reply}");

@@ -1,5 +1,5 @@
-//! The distributor, by raw packets: the list, its pushes, and what happens to a peer that breaks the rules of the
-//! wire, at its port and at every other port that accepts packets.
+//! The distributor, by raw packets: the list, its pushes, and peers that break the wire rules. The rules are tested at
+//! its port and at every other port that accepts packets.
 
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::time::{Duration, Instant};
@@ -35,7 +35,7 @@ fn request_list(packets: &mut Packets, key: u64) -> Value {
     reply["results"].clone()
 }
 
-/// Requests the list. The reply must be the next packet: nothing was pushed before.
+/// Requests the list. The reply must be the next packet, so no push came before it.
 fn expect_nothing_pushed(packets: &mut Packets, key: u64) {
     request_list(packets, key);
 }
@@ -375,7 +375,7 @@ struct Violation {
     /// The words that the log uses for it, and the excerpt of the frame's beginning.
     told: &'static str,
     excerpt: &'static str,
-    /// How long the frame is said to be; at least that, if it is too long.
+    /// The frame length in the log line; a lower bound if the frame is too long.
     size: usize,
 }
 
@@ -404,7 +404,7 @@ fn violations() -> Vec<Violation> {
         of("[{\"key\":1}]¶".as_bytes(), no_object, r#"[{\"key\":1}]"#, 11),
         of("null¶".as_bytes(), no_object, "null", 4),
         of("\"text\"¶".as_bytes(), no_object, r#"\"text\""#, 6),
-        // A node that says that it is one of ours may send no raw `¶`.
+        // A node that registers as one of ours must not send a raw `¶`.
         of(
             r#"{"params":{"proto":"pilcrow/1","name":"a¶b"},"uri":"/distributes","method":"POST"}¶"#
                 .as_bytes(),
@@ -589,7 +589,7 @@ fn a_connection_that_stops_within_a_frame_is_closed_and_an_idle_one_is_not() {
 
 // ---- limits
 
-/// How many threads a process has.
+/// The number of threads of a process.
 #[cfg(target_os = "linux")]
 fn threads(process: &Process) -> usize {
     std::fs::read_dir(format!("/proc/{}/task", process.id())).unwrap().count()

@@ -1,5 +1,5 @@
-//! Faults of the surroundings: what becomes of requests when the disk, the database, descriptors, the network or a
-//! distributor fail, and when a process is asked to end at the worst moment.
+//! Faults of the environment: failures of the disk, the database, descriptors, the network or a distributor, and
+//! signals to end at the worst moment. The stories check the requests in flight.
 
 mod database;
 mod deaf;
@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 use crate::harness::{Http, Response};
 
-/// Asks for a user to be created, whatever comes of it.
+/// Requests the creation of a user and ignores the result.
 fn create(http: &Http, email: &str) -> Response {
     http.post("/users", &json!({ "email": email, "name": "Kim" }))
 }
@@ -31,7 +31,7 @@ fn emails(http: &Http) -> Vec<String> {
     all
 }
 
-/// How often a process has said this.
+/// The number of times that a process has logged this.
 fn times_said(log: &[String], words: &str) -> usize {
     log.iter().filter(|line| line.contains(words)).count()
 }

@@ -33,8 +33,8 @@ fn subscribe(packets: &mut Packets, key: &Value, after: Option<u64>) {
     packets.send(&json!({ "uri": "/users/changes", "method": "GET", "key": key, "params": params }));
 }
 
-/// Asks for the changes as a stream that begins with what comes next, and waits until it stands. The number after
-/// which it goes on.
+/// Subscribes to the changes from now on, and waits until the stream is confirmed. Returns the number after which it
+/// continues.
 fn subscribe_from_now_on(packets: &mut Packets, key: u64) -> u64 {
     subscribe(packets, &json!(key), None);
     let standing = packets.receive().unwrap();
@@ -77,7 +77,7 @@ fn create_many(packets: &mut Packets, count: u64) {
     all_succeed(&packets.call_all(&requests));
 }
 
-/// So many changes of one user, as fast as the instance goes along, and each as long as one can be.
+/// This many changes of one user, as fast as the instance accepts them, each of maximum length.
 fn rename_often(packets: &mut Packets, count: u64) {
     let email = format!("{}@{}.{}", "e".repeat(40), "f".repeat(60), "g".repeat(60));
     let user = packets.call("GET", "/users", &json!({ "email": email }), 1)["results"][0].clone();

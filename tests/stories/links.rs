@@ -1,4 +1,4 @@
-//! Links: what becomes of requests when instances and distributors come, go, die, and say what they should not.
+//! Links: the fate of requests when instances and distributors start, stop, crash, or send wrong packets.
 
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
@@ -12,7 +12,7 @@ use crate::harness::{
 
 // ---- under load
 
-/// The gateway's `--timeout`, as it is by default.
+/// The default of the gateway's `--timeout`.
 const TIMEOUT: Duration = Duration::from_secs(5);
 
 #[test]
@@ -185,9 +185,9 @@ fn a_second_registration_replaces_the_routes() {
     assert_eq!(echo.connections(), 1, "over the link that it had");
 }
 
-// ---- who gets which request
+// ---- assignment of requests
 
-/// A service that keeps what it is asked until the story answers.
+/// A service that holds its requests until the story answers.
 fn keeper(distributor: &Process, name: &str, urls: &[&str]) -> Echo {
     Echo::answering(distributor, name, urls, |_| {})
 }
@@ -314,7 +314,7 @@ fn orphan_replies_disturb_no_caller() {
         for key in ["999999", "0", "-1", "1.5", "9007199254740993", "\"x\"", "{\"a\":1}", "[]", "true"] {
             pending[0].raw(format!("{{\"key\":{key},\"errorcode\":0,\"results\":\"wrong\"}}¶").as_bytes());
         }
-        // Key as text is another key: it is echoed as it came or not at all.
+        // A key as text is a different key. A service must echo it unchanged or omit it.
         pending[0].raw(
             format!("{{\"key\":\"{}\",\"errorcode\":0,\"results\":\"wrong\"}}¶", pending[0].key()).as_bytes(),
         );
@@ -496,7 +496,7 @@ fn a_service_that_shuts_down_answers_requests_that_have_begun() {
     let system = System::start();
     let mut packets = system.users[0].packets();
     assert_eq!(packets.call("GET", "/users", &json!({}), 9)["errorcode"], 0);
-    // Hashing a password takes its time, and is what a service must not cut off.
+    // Hashing a password takes time, and the shutdown must not interrupt it.
     let logins = 1..=4_u64;
     for key in logins.clone() {
         let params =

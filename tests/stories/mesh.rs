@@ -48,7 +48,7 @@ fn join(distributor: &Process) -> (Arc<Mesh>, Membership) {
     Mesh::join(&[distributor.address().to_string()], node, LinkLimits::default(), None).unwrap()
 }
 
-/// Waits until so many instances of a route take calls of this mesh.
+/// Waits until this many instances of a route accept calls of this mesh.
 fn await_route(mesh: &Mesh, method: &str, path: &str, count: usize) {
     eventually(&format!("{count} instances of {method} {path} are linked"), || {
         let rows = mesh.routes();

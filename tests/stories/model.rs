@@ -18,12 +18,12 @@ use crate::harness::Random;
 use clients::{Written, follow_through_gateway, follow_users, write};
 use world::{Part, World};
 
-/// How much is done.
+/// The size of a run.
 struct Plan<'a> {
-    /// How many writers there are, and how many writes of each are to be acknowledged.
+    /// The number of writers, and the number of acknowledged writes that each must reach.
     writers: usize,
     writes: usize,
-    /// How many subscribers the gateway has, and each of the two users processes.
+    /// The number of subscribers at the gateway, and at each of the two users processes.
     through_gateway: usize,
     at_each_users: usize,
     /// The parts to kill, picked at random, and the number of kills.

@@ -1,4 +1,4 @@
-//! The users service: every row of its table, and what it promises beyond the table.
+//! The users service: every row of its table, and its guarantees beyond the table.
 
 mod database;
 mod input;

@@ -12,7 +12,7 @@ fn other() -> Secret {
     Secret::new(b"incorrect horse battery staple").unwrap()
 }
 
-/// Both ends of a connection: who dialled, and who took it.
+/// Both ends of a connection: the dialer and the acceptor.
 fn pair() -> (TcpStream, TcpStream) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let dialer = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
@@ -20,7 +20,7 @@ fn pair() -> (TcpStream, TcpStream) {
     (dialer, acceptor)
 }
 
-/// What becomes of both when each does this.
+/// Runs one closure at each end of a connection and returns both results.
 fn both<D: Send, A: Send>(
     dialer: impl FnOnce(&TcpStream) -> D + Send,
     acceptor: impl FnOnce(&TcpStream) -> A + Send,
@@ -39,7 +39,7 @@ fn accept(secret: &Secret, stream: &TcpStream) -> Result<(), Unproven> {
     exchange.accept(secret).inspect_err(|why| exchange.refuse(why))
 }
 
-/// The next packet, as it is.
+/// The next packet, unchanged.
 fn frame(stream: &TcpStream) -> ProofPacket {
     ProofExchange::begin(stream).receive().unwrap()
 }
@@ -89,7 +89,7 @@ fn an_acceptor_that_does_not_know_the_secret_is_not_believed() {
             let challenge = new_challenge().unwrap();
             send(stream, &format!("{{\"challenge\":\"{challenge}\"}}¶"));
             let answer = frame(stream);
-            // All that it can do: guess, or send back what it got.
+            // The peer has two options: guess, or echo the proof that it got.
             send(stream, &format!("{{\"proof\":\"{}\"}}¶", answer.proof.unwrap()));
         },
     );

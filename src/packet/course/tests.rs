@@ -10,7 +10,7 @@ use super::super::frame::{FrameError, FrameReader};
 use super::super::{DEFAULT_MAX_FRAME_BYTES, Dialect, Head};
 use super::*;
 
-/// How a stream of frames ended.
+/// The end of a stream of frames.
 #[derive(Debug, PartialEq, Eq)]
 enum End {
     Between,

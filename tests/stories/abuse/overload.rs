@@ -13,7 +13,7 @@ use serde_json::json;
 
 use crate::harness::{Asked, Echo, Http, Process, Response, await_instances, eventually};
 
-/// A service that keeps what it is asked until the story answers.
+/// A service that holds its requests until the story answers.
 fn keeper(distributor: &Process) -> Echo {
     Echo::answering(distributor, "keeper", &["GET/kept"], |_| {})
 }
@@ -50,7 +50,7 @@ fn requests_above_the_limit_get_503_at_once_and_the_others_are_answered() {
             })
         })
         .collect();
-    // The surplus is answered while nothing else is: it waited for nothing.
+    // Only the surplus gets answers now, so it did not wait for anything.
     let (inside, beyond) = eventually("the surplus is answered", || {
         let ended = clients.iter().filter(|client| client.is_finished()).count();
         (ended >= 4 * ROOM).then_some((5 * ROOM - ended, ended))
@@ -58,7 +58,7 @@ fn requests_above_the_limit_get_503_at_once_and_the_others_are_answered() {
     assert_eq!((inside, beyond, service.await_asked(ROOM).len()), (ROOM, 4 * ROOM, ROOM));
     assert_healthy(http);
     assert_told_to_come_again(&http.get("/kept/late"));
-    // A place that comes free is given away again.
+    // A free place is given to the next request.
     service.asked()[0].echo();
     eventually("one more is answered", || {
         (clients.iter().filter(|client| client.is_finished()).count() > beyond).then_some(())

@@ -1,5 +1,5 @@
-//! Every way to break the rules of the wire, at each of the three ports, hundreds of times in `cargo test` and ten
-//! thousand times in the slow half.
+//! Every way to break the wire rules, at each of the three ports. `cargo test` tries each hundreds of times, the slow
+//! half ten thousand times.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
@@ -12,10 +12,10 @@ use serde_json::{Value, json};
 
 use crate::harness::{Http, PATIENCE, Packets, Process, Random, Scratch, await_instances, eventually};
 
-/// How long a frame may be at the ports that are stormed: short, so that too long ones are sent quickly.
+/// The frame limit at the attacked ports. It is short, so that oversized frames are quick to send.
 const SHORT_FRAME: usize = 4096;
 
-/// How many attackers there are at each port at a time.
+/// The number of attackers at each port at a time.
 const ATTACKERS: usize = 4;
 
 /// The three processes at their default log level.
@@ -74,7 +74,7 @@ impl Stage {
                 .collect();
             let attacked = attackers.into_iter().map(thread::ScopedJoinHandle::join).all(|end| end.is_ok());
             let before: Vec<usize> = asked.iter().map(|count| count.load(Ordering::SeqCst)).collect();
-            // They are asked on: nothing has been left hanging.
+            // The processes get more requests: no attack left anything hanging.
             let still_asked =
                 || asked.iter().zip(&before).all(|(now, then)| now.load(Ordering::SeqCst) > *then);
             eventually("everybody is answered", || {

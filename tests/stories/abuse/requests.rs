@@ -21,7 +21,7 @@ const NO_LENGTHS: [&str; 20] = [
     "५", "5\u{a0}", "five", "0b101",
 ];
 
-/// Codings that mean chunks to everybody.
+/// Transfer codings that every parser reads as chunked.
 const CODINGS: [&str; 4] = ["chunked", "CHUNKED", "\tchunked", " \t chunked \t"];
 
 /// Values that some servers take for chunks and others do not.
@@ -69,7 +69,7 @@ fn a_content_length_beside_a_transfer_encoding_is_rejected_in_any_form_and_order
     let mut stage = Stage::start();
     let lengths = || LENGTHS.iter().chain(&NO_LENGTHS);
     let codings = || CODINGS.iter().chain(&NO_CODINGS);
-    // A body that is whole by its length as well as by its chunks.
+    // A body that is complete by its length as well as by its chunks.
     let body = "0\r\n\r\n";
     for (length, coding) in lengths().flat_map(|length| codings().map(move |coding| (*length, *coding))) {
         let (length, coding) = (("Content-Length", length), ("Transfer-Encoding", coding));

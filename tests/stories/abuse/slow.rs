@@ -1,5 +1,5 @@
-//! Clients that write a request, or read an answer, a byte at a time: by the hundred in `cargo test`, by the thousand in
-//! the slow half. Everybody else is answered meanwhile, and those who overdo it are cut off.
+//! Clients that write a request, or read an answer, one byte at a time. `cargo test` runs hundreds of them, the slow
+//! half thousands. Other clients are answered meanwhile, and clients that are too slow are cut off.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -28,7 +28,7 @@ fn system_with_long_lists() -> System {
     system
 }
 
-/// Clients as there should be, who check every answer.
+/// Normal clients that check every answer.
 struct Normal {
     over: Arc<AtomicBool>,
     answered: Arc<AtomicUsize>,
@@ -61,7 +61,7 @@ impl Normal {
         Self { over, answered, clients }
     }
 
-    /// Waits until so many more have been answered.
+    /// Waits until this many more requests have been answered.
     fn await_more(&self, more: usize) {
         let wanted = self.answered.load(Ordering::SeqCst) + more;
         eventually(&format!("{more} more are answered"), || {
@@ -95,8 +95,8 @@ struct Crowd {
 }
 
 impl Crowd {
-    /// They come a hundred at a time, and the next when these are being answered: it is their slowness that is to
-    /// be felt, not the work of their answers.
+    /// Clients connect in batches of a hundred. The next batch starts when the previous one is being answered. The test
+    /// measures their slowness, not the cost of their answers.
     fn connect(gateway: SocketAddr, kind: Slow, count: usize) -> Self {
         let mut open: Vec<TcpStream> = Vec::with_capacity(count);
         while open.len() < count {
@@ -113,7 +113,7 @@ impl Crowd {
         Self { kind, open, told: 0 }
     }
 
-    /// One byte for or from each of them; those who turn out to be cut off are out.
+    /// Writes or reads one byte per client. Clients that were cut off are removed.
     fn step(&mut self) {
         let (kind, told) = (self.kind, &mut self.told);
         self.open.retain_mut(|stream| {
@@ -131,7 +131,7 @@ impl Crowd {
         });
     }
 
-    /// Goes on, a byte per second, until the gateway has given all of them up; how long that took.
+    /// Continues with one byte per second until the gateway has closed all of them. Returns the time that this took.
     fn outlive(&mut self, system: &System, threads_before: usize) -> Duration {
         let began = Instant::now();
         while threads(system) > threads_before + 4 {
@@ -166,7 +166,7 @@ fn threads(system: &System) -> usize {
     std::fs::read_dir(format!("/proc/{}/task", system.gateway.id())).unwrap().count()
 }
 
-/// Panics unless it is with the gateway as it was before, and answers large and small are right.
+/// Panics unless the gateway is in its initial state and gives correct small and large answers.
 fn assert_whole(system: &mut System, threads_before: usize) {
     eventually("the gateway has its threads back", || (threads(system) <= threads_before + 4).then_some(()));
     assert!(system.gateway.is_alive() && system.users[0].is_alive());

@@ -60,7 +60,7 @@ fn invalid_input_creates_no_admin_and_gets_one_sentence() {
         assert!(last.starts_with("users: ") && last.contains(why), "{told}");
         assert!(stdin.trim().is_empty() || !told.contains(stdin.trim()), "{told}");
     }
-    // The line end of another system is none of the password's.
+    // The line end of another system is not part of the password.
     let (status, _, told) = make_admin(&scratch, "boss@example.com", "a good password\r\nand another line\n");
     assert_eq!(status, Some(0), "{told}");
     let system = System::on(scratch, crate::harness::Process::distributor(&[]), 1, &[]);

@@ -1,4 +1,4 @@
-//! The change feed in a secured cluster: the same changes to everybody, e-mail addresses to their owners.
+//! The change feed in a secured cluster: all readers get the same changes, only owners get e-mail addresses.
 
 use serde_json::{Value, json};
 
@@ -10,7 +10,7 @@ fn emails(changes: &[Value]) -> Vec<Option<&str>> {
     changes.iter().map(|change| change["user"].get("email").map(|email| email.as_str().unwrap())).collect()
 }
 
-/// The comment that says that a stream stands.
+/// The comment that confirms a stream.
 fn await_standing(events: &mut Events) {
     assert!(matches!(events.piece(), Some(Piece::Comment(_))));
 }
@@ -58,7 +58,7 @@ fn each_subscriber_gets_only_the_email_addresses_that_it_may_see() {
     assert_eq!(emails(system.http().get("/users/changes?limit=10").results().as_array().unwrap()), [None; 5]);
 }
 
-/// That this stream ends, for its token has, and that nothing else is sent on it.
+/// Panics unless this stream ends because its token did, without any further event.
 #[track_caller]
 fn assert_ends(mut events: Events) {
     let last = events.event().expect("a last event that says why");

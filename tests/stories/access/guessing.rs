@@ -16,7 +16,7 @@ fn log_in(http: &Http, email: &str, password: &str) -> Response {
     http.post("/users/login", &json!({ "email": email, "password": password }))
 }
 
-/// A refusal that says when to try again: in the words, in a field, and in the header.
+/// A rejection that gives the time of the next try: in the text, in a field, and in the header.
 #[track_caller]
 fn assert_too_many(answer: &Response) {
     assert_eq!(answer.status, 429, "{}", answer.text());
@@ -26,7 +26,7 @@ fn assert_too_many(answer: &Response) {
     assert!(answer.message().contains(&format!("in {seconds} s")), "{}", answer.message());
 }
 
-/// Makes all failures so far older, as if this time had gone by.
+/// Makes all failures so far older by this time.
 fn pass_time(system: &System, seconds: u32) {
     let database = rusqlite::Connection::open(system.scratch.file("users.db")).unwrap();
     database.busy_timeout(crate::harness::PATIENCE).unwrap();

@@ -1,4 +1,4 @@
-//! The search of every log for everything secret ([`crate::harness`]): that it finds what it is there for.
+//! The search of every log for all secrets ([`crate::harness`]) works.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -6,7 +6,7 @@ use serde_json::json;
 
 use crate::harness::{Process, System};
 
-/// A program that says that it is ready and writes this line to its log.
+/// A program that reports ready and writes this line to its log.
 fn program_that_logs(line: &str) -> Process {
     let script = "echo 'leaky listening on 127.0.0.1:1'; echo \"$0\" >&2; exec sleep 600";
     Process::start("/bin/sh", &["-c".to_owned(), script.to_owned(), line.to_owned()], &[])

@@ -1,4 +1,4 @@
-//! How tokens end.
+//! The end of tokens.
 
 use std::thread;
 
@@ -90,7 +90,7 @@ fn a_token_that_ends_while_its_write_waits_writes_nothing() {
     Person::log_in(&system, &kim.email, PASSWORD);
 }
 
-/// How many tokens have been given.
+/// The number of tokens that were issued.
 fn logins_so_far(system: &System) -> u32 {
     let database = rusqlite::Connection::open(system.scratch.file("users.db")).unwrap();
     database.query_row("SELECT count(*) FROM tokens", [], |row| row.get(0)).unwrap()

@@ -112,7 +112,7 @@ fn instances_can_be_replaced_without_loss_while_there_is_no_distributor() {
     let spare = Process::distributor(&["--listen", "127.0.0.1:0"]);
     std::mem::replace(&mut pair.system.distributor, spare).kill();
     load.await_more(30);
-    // Nobody is there to pass on that it leaves: it tells those who are connected itself.
+    // No distributor can forward that it leaves, so it notifies its connected peers itself.
     assert!(pair.system.users.remove(0).stop().success());
     load.await_more(30);
     pair.system.gateway.await_log(&["the instance is about to end"]);

@@ -6,7 +6,7 @@ use serde_json::json;
 use super::{COURSE_MAX_BYTES, DIALECTS, ask, assert_alive, course_js, links, port_of};
 use crate::harness::{Process, await_instances, eventually};
 
-/// How long a text makes a packet of 8 KB.
+/// The text length that makes a packet of 8 KB.
 const LONG: usize = 8000;
 
 fn start_service(distributor: &Process, dialect: &str, more: &[&str]) -> Option<Process> {
@@ -148,7 +148,7 @@ fn a_packet_over_64_kib_is_413_and_never_reaches_a_course_service() {
                 assert!(refused.message().contains("65536"), "{}", refused.text());
                 assert_eq!(http.post(&path, &json!({ "text": "short" })).status, 200);
             }
-            // ¶ is two bytes, and six as `\u00b6`, which is how it is sent.
+            // ¶ is two bytes in UTF-8. The packet carries it as `\u00b6`, which is six.
             let escaped = http.post(&path, &json!({ "text": "¶".repeat(COURSE_MAX_BYTES / 6) }));
             assert_eq!(escaped.status, 413, "{}", escaped.text());
             let stored = http.get(&path).reply()[payload].clone();

@@ -1,8 +1,8 @@
-//! All nodes of the course beside all of ours, for a minute, while instances are killed and started again.
+//! All nodes of the course beside all of ours, for a minute, while instances are killed and restarted.
 //!
 //! There are two parts, each with the same nodes: one around our distributor, one around a distributor of the course.
-//! Clients ask our gateways and those of the course. They count answers, not successes: a course gateway drops a URL
-//! when one of its instances dies, and answers 404 until it hears the next list, as it always did.
+//! Clients send requests to our gateways and those of the course. They count answers, not successes. A course gateway
+//! drops a URL when one of its instances dies. It then answers 404 until the next list arrives, as it always did.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -73,7 +73,7 @@ impl Part {
         part
     }
 
-    /// Two users, who friends asks about. The name of the second has no `¶`, since friends passes it on as it is.
+    /// Two users that friends requests. The name of the second has no `¶`, since friends does not escape it.
     fn create_friends(&self) {
         for (email, name) in [("kim@example.com", "김 ¶ 철수"), ("lee@example.com", "이영희")] {
             let answer = self.gateway.http().post("/users", &json!({ "email": email, "name": name }));
@@ -124,7 +124,7 @@ impl Kills {
     }
 }
 
-/// One request, and what an answer 200 or 201 must say.
+/// One request, and the expected content of an answer 200 or 201.
 struct Request {
     service: &'static str,
     method: &'static str,
@@ -173,7 +173,8 @@ impl Client {
             Request { service, method, path, body, expected, statuses }
         };
         let get = |service, path: &str, expected| request(service, "GET", path, Value::Null, expected, READ);
-        // A course node writes ¶ as it is, and another one dies of it: behind a course gateway only ours get it.
+        // A course node does not escape ¶, and other course nodes crash on it. Behind a course gateway only our
+        // services get it.
         let name = if own { "사과와 배" } else { "사과 ¶ 배" };
         let choices = match self.dialect {
             None => 9,
@@ -281,7 +282,7 @@ impl Seen {
     }
 }
 
-/// The clients of one part: most of them at our gateway, the others at those of the course.
+/// The clients of one part. Most of them use our gateway, the others use those of the course.
 fn start_clients(
     part: &Part,
     numbers: std::ops::Range<usize>,

@@ -1,5 +1,5 @@
-//! What kills the nodes that `course.js` plays. The other stories mean something only if they die of what kills the
-//! real ones.
+//! Inputs that kill the nodes that `course.js` plays. The other stories are only meaningful if the played nodes die of
+//! the same inputs as the real ones.
 
 use serde_json::json;
 

@@ -13,7 +13,7 @@ fn the_first_request_of_a_course_gate_is_answered() {
             return;
         };
         let kim = json!({ "email": "kim@example.com", "name": "김 ¶ 철수" });
-        // Without a route it answers 404, and gives out no key.
+        // Without a route it answers 404, and assigns no key.
         let created = eventually("the course gate knows users", || {
             Some(gate.http().post("/users", &kim)).filter(|answer| answer.status == 200)
         });
@@ -110,7 +110,7 @@ fn a_key_that_comes_back_as_text_belongs_to_its_request() {
             return;
         };
         await_instances(&gateway, "GET", &format!("/{dialect}"), 1);
-        // Many at once: no reply could be taken for that of the only request.
+        // Many requests at once. With only one pending, any reply could match it.
         let mut clients: Vec<_> = (0..20).map(|_| gateway.http().connect()).collect();
         for (number, client) in clients.iter_mut().enumerate() {
             client.send_request("GET", &format!("/{dialect}/{number}?textkey=1"), &[], b"");

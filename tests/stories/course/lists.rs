@@ -40,7 +40,7 @@ fn a_registration_that_would_kill_all_course_nodes_is_413() {
     let numbers: Vec<usize> = numbers.filter_map(|number| number.parse().ok()).collect();
     assert!(numbers.contains(&COURSE_MAX_BYTES), "{words}");
     assert!(numbers.iter().any(|number| (700 * 95..2 * 700 * 95).contains(number)), "{words}");
-    // The next list reaches everybody.
+    // Every node gets the next list.
     let _late =
         ["template", "book"].map(|dialect| start_service(&distributor, dialect, &format!("late-{dialect}")));
     await_success(&nodes[2], "/late-template");

@@ -31,18 +31,18 @@ impl Stage {
         self.tunnel.http()
     }
 
-    /// How often the service was asked for this path parameter.
+    /// The number of requests that the service got for this path parameter.
     fn asked_for(&self, parameter: &str) -> usize {
         self.echo.asked().iter().filter(|asked| asked.params()["params"] == parameter).count()
     }
 
-    /// How many requests for this path the proxy knows of.
+    /// The number of requests for this path in the proxy's log.
     fn logged(&self, path: &str) -> usize {
         self.proxy.log().iter().filter(|line| line.contains(path)).count()
     }
 }
 
-/// Somebody who means well, on one connection that is kept. Every answer is for him.
+/// A well-behaved client on one persistent connection. Every answer on it must be for this client.
 struct Guest {
     connection: Connection,
     asked: usize,
@@ -133,7 +133,7 @@ fn an_ambiguous_request_smuggles_nothing_past_the_proxy() {
         assert!(told.len() <= 2, "{what:?}: two requests at most have {told:?}");
         guest.asks(&what);
     }
-    // A second request on one connection is nothing bad. One that only the gateway has seen is.
+    // A second request on one connection is allowed. A request that only the gateway has seen is an attack.
     eventually("what the service was asked, the proxy has passed on", || {
         (stage.asked_for("hidden") == stage.logged("/echo/hidden")).then_some(())
     });
@@ -243,7 +243,7 @@ fn a_flood_of_http_2_frames_closes_only_its_sender() {
 #[test]
 #[ignore = "slow: the proxy waits ten seconds for a head, and for a body"]
 fn slow_clients_use_no_gateway_connection() {
-    // Fewer places than slow clients: were they let through, the guest would get 503.
+    // There are fewer places than slow clients. If the proxy let them through, the guest would get 503.
     let Some(mut stage) = Stage::start(&["--max-connections", "8"]) else { return };
     let mut guest = Guest::of(&stage);
     guest.asks("nothing");

@@ -23,7 +23,7 @@ fn a_backup_of_a_database_in_use_is_whole() {
     let copy = restored.file("users.db");
     let (http, ended) = (system.http(), AtomicBool::new(false));
     thread::scope(|scope| {
-        // Writes go on meanwhile.
+        // Writes continue during the backup.
         scope.spawn(|| {
             for number in 51.. {
                 if ended.load(Ordering::SeqCst) {

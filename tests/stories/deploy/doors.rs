@@ -52,7 +52,7 @@ fn the_acme_challenge_is_reachable_by_plain_http() {
 
 #[test]
 fn internal_paths_are_closed_in_every_spelling() {
-    // The played gateway answers everything: what comes back is what got through.
+    // The played gateway answers everything, so an answer shows that the request passed the proxy.
     let gateway = PlayedGateway::start();
     let Some(proxy) = Proxy::before(&[gateway.address()]) else { return };
     let tunnel = Tunnel::to(&proxy);
@@ -107,7 +107,7 @@ fn a_client_cannot_forge_its_address_or_request_id() {
         }
     }
     assert_eq!(gateway.heads().len(), 2);
-    // What some programs would read as the same name.
+    // Names that some programs would read as the same name.
     let answer =
         Curl { proxy: &proxy, version: "--http1.1" }.ask("/users", &["-H", "X_Forwarded_For: 6.6.6.6"]);
     assert_eq!((answer.status, gateway.heads().len()), (403, 2));
@@ -153,7 +153,7 @@ fn one_address_can_hold_only_so_many_connections() {
     let Some(proxy) = Proxy::with(&[gateway.address()], &[("PILCROW_PER_ADDRESS", "8")]) else { return };
     let connect = || Connection::on(TcpStream::connect(proxy.https).unwrap());
     let stays = |one: &Connection| !one.is_closed_within(Duration::from_millis(20));
-    // The connections by which the story found out that the proxy listens may not be forgotten yet.
+    // The proxy may still count the connections that the story used to check that it listens.
     let held = eventually("eight connections stay", || {
         let held: Vec<Connection> = (0..8).map(|_| connect()).collect();
         held.iter().all(stays).then_some(held)

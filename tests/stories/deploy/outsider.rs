@@ -20,7 +20,7 @@ pub struct Curl<'a> {
 pub const VERSIONS: [&str; 2] = ["--http1.1", "--http2"];
 
 impl Curl<'_> {
-    /// What every call has, and these arguments, with `path` at the end.
+    /// The common arguments of every call, then these arguments, then `path`.
     pub fn arguments(&self, path: &str, further: &[&str]) -> Vec<String> {
         let port = self.proxy.https.port();
         let certificate = self.proxy.certificate.to_str().unwrap();
@@ -39,7 +39,7 @@ impl Curl<'_> {
     }
 }
 
-/// What `curl -i` prints. Interim answers (100) come first.
+/// Parses the output of `curl -i`. Interim answers (100) come first.
 fn parse(told: &[u8]) -> Response {
     let end = told.windows(4).position(|four| four == b"\r\n\r\n").expect("a head") + 4;
     let head = std::str::from_utf8(&told[..end]).unwrap();
@@ -55,7 +55,7 @@ fn parse(told: &[u8]) -> Response {
     Response { status, version, headers, body: told[end..].to_vec() }
 }
 
-/// One attempt at a handshake: `openssl s_client` with these flags, and nothing said.
+/// One attempt at a handshake: `openssl s_client` with these flags and no input.
 pub fn handshake(proxy: &Proxy, flags: &[&str]) -> Output {
     Command::new("openssl")
         .args(["s_client", "-connect", &proxy.https.to_string(), "-servername", NAME, "-CAfile"])
@@ -128,7 +128,7 @@ fn carry(stream: &TcpStream, mut client: Child) {
                 break;
             }
         }
-        // Its client has gone: the tunnel ends on this side as well.
+        // The client has closed, so the tunnel ends on this side as well.
         into
     });
     let mut hears = stream;

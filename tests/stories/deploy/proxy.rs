@@ -19,24 +19,24 @@ pub struct Proxy {
     /// Where it speaks TLS, and where it speaks plain HTTP.
     pub https: SocketAddr,
     pub http: SocketAddr,
-    /// The certificate, for those who are to trust it.
+    /// The certificate that clients must trust.
     pub certificate: PathBuf,
     log: Arc<Mutex<Vec<String>>>,
     _scratch: Scratch,
 }
 
 impl Proxy {
-    /// A proxy before these gateways; nothing, with the reason printed, where a program for it is missing.
+    /// A proxy before these gateways. If a program for it is missing, prints the reason and returns `None`.
     pub fn before(gateways: &[SocketAddr]) -> Option<Self> {
         Self::with(gateways, &[])
     }
 
-    /// As `before`, with these settings.
+    /// Like `before`, with these settings.
     pub fn with(gateways: &[SocketAddr], settings: &[(&str, &str)]) -> Option<Self> {
         if !have(&["haproxy", "openssl", "curl"]) {
             return None;
         }
-        // In memory, where paths are short: that of a socket may have 107 bytes.
+        // In memory, where paths are short: a socket path may have 107 bytes.
         let scratch = Scratch::in_memory();
         let certificate = make_certificate(&scratch);
         let [https, http] = [(); 2].map(|()| SocketAddr::from((Ipv4Addr::LOCALHOST, free_port())));

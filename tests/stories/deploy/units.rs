@@ -10,7 +10,7 @@ use super::proxy::Proxy;
 use super::{deployed, have};
 use crate::harness::{Process, Scratch, await_instances, free_port};
 
-/// The units, as copies in which the binaries are those of this build.
+/// Copies of the units that use the binaries of this build.
 fn units(scratch: &Scratch) -> Vec<PathBuf> {
     let binaries = PathBuf::from(env!("CARGO_BIN_EXE_users"));
     let binaries = binaries.parent().unwrap();

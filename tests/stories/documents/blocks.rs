@@ -1,4 +1,4 @@
-//! The blocks of a document, with what the comments before them say.
+//! The blocks of a document, with the directives in the comments before them.
 
 /// A fenced block, or a comment that is an order to the reader.
 pub struct Block {
@@ -23,11 +23,11 @@ pub enum How {
     Fresh,
     /// It is not run, for this reason.
     NotRun(String),
-    /// It shows no command and belongs to no terminal.
+    /// The block shows no command and has no terminal.
     Shown,
 }
 
-/// The terminal of blocks that name none.
+/// The terminal of blocks that do not name one.
 pub const FIRST_TERMINAL: &str = "first";
 
 impl Block {

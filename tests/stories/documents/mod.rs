@@ -48,7 +48,7 @@ fn read_blocks(document: &Path) -> Vec<Block> {
     blocks_of(&fs::read_to_string(root().join(document)).unwrap())
 }
 
-/// Runs the blocks of one document inside a network namespace; says so if that cannot be had here.
+/// Runs the blocks of one document inside a network namespace. If that is not possible here, prints the reason.
 fn run_document(test: &str, document: &str) {
     if env::var_os(INSIDE).is_some() {
         return Reader::new(root()).read(document, &read_blocks(Path::new(document)));

@@ -1,10 +1,10 @@
-//! Compares what a document shows with what a terminal printed.
+//! Compares the output that a document shows with the output of a terminal.
 
 use std::sync::LazyLock;
 
 use regex::Regex;
 
-/// What differs from run to run, and what stands for it in both texts.
+/// Patterns of text that differs from run to run, with their replacements in both texts.
 static VARIABLE: LazyLock<Vec<(Regex, &str)>> = LazyLock::new(|| {
     let rules = [
         (r"\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}\.\d{3}Z", "<time>"),
@@ -17,7 +17,7 @@ static VARIABLE: LazyLock<Vec<(Regex, &str)>> = LazyLock::new(|| {
     rules.into_iter().map(|(rule, name)| (Regex::new(rule).unwrap(), name)).collect()
 });
 
-/// Whether a line of a terminal is what the document shows. In the document `…` stands for anything.
+/// Whether a line of a terminal matches the document. In the document `…` stands for anything.
 pub fn is_as_shown(shown: &str, printed: &str) -> bool {
     let (shown, printed) = (without_variables(shown), without_variables(printed));
     let mut parts = shown.split('…');

@@ -1,4 +1,4 @@
-//! One who reads a document and types what it says.
+//! A reader that types the commands of a document.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -20,7 +20,7 @@ use crate::harness::{PATIENCE, Scratch, eventually};
 /// The marker that a terminal prints when a command has ended.
 const DONE: &str = "--the command has ended--";
 
-/// Types the blocks of a document into terminals and compares what they print.
+/// Types the blocks of a document into terminals and compares the output.
 pub struct Reader {
     scratch: Scratch,
     terminals: BTreeMap<String, Terminal>,
@@ -81,7 +81,7 @@ fn binaries() -> [PathBuf; 3] {
         .map(PathBuf::from)
 }
 
-/// Plays cargo: what the documents have it build is built already, without optimisation, by the cargo of this test.
+/// A replacement for cargo. The cargo of this test has already built the documents' programs, without optimisation.
 fn cargo_script(root: &Path) -> String {
     let [gateway, distributor, users] = binaries();
     let built = gateway.parent().unwrap().display().to_string();
@@ -115,7 +115,7 @@ esac
 #[derive(Default)]
 struct Printed {
     lines: Vec<String>,
-    /// The last line, while it has no end: a packet has none.
+    /// The last line while it is incomplete: a packet has no line end.
     unfinished: Vec<u8>,
 }
 
@@ -138,12 +138,12 @@ impl Printed {
     }
 }
 
-/// A shell, what is typed into it and what it prints.
+/// A shell, its input and its output.
 struct Terminal {
     shell: Child,
     keyboard: ChildStdin,
     printed: Arc<Mutex<Printed>>,
-    /// How many of the printed lines have been compared.
+    /// The number of printed lines that have been compared.
     compared: usize,
 }
 
@@ -214,7 +214,7 @@ impl Terminal {
         if printed.last().is_some_and(String::is_empty) {
             printed.pop();
         }
-        // A document may leave out what does not matter: it then shows nothing at all.
+        // A document may omit unimportant output. It then shows none at all.
         if expected.is_empty() {
             return;
         }
@@ -234,7 +234,7 @@ impl Terminal {
         }
     }
 
-    /// Looks at what the terminal has printed since the last comparison, until `look` has found what it wants.
+    /// Checks the terminal's output since the last comparison until `look` finds a match.
     fn wait_for<T>(&self, what: &str, look: impl Fn(&[String]) -> Option<T>) -> T {
         let deadline = Instant::now() + PATIENCE;
         loop {
@@ -247,7 +247,7 @@ impl Terminal {
         }
     }
 
-    /// Ctrl-C: the signal goes to what the shell runs, and the shell goes on.
+    /// Ctrl-C: the signal goes to the shell's current command, and the shell continues.
     fn interrupt(&mut self, place: &str) {
         let running = children_of(self.shell.id());
         assert!(!running.is_empty(), "{place}: nothing runs in this terminal");

@@ -1,4 +1,4 @@
-//! The database: locked by somebody else, on a full disk, on a disk that takes nothing.
+//! The database: locked by another process, on a full disk, on a disk that rejects writes.
 
 use std::fs;
 use std::io::Write;
@@ -179,7 +179,7 @@ impl OwnDisk {
         Some(Self { users, directory: scratch.path().canonicalize().unwrap(), _scratch: scratch })
     }
 
-    /// Starts users on a disk on which it cannot run. The one sentence that it says.
+    /// Starts users on a disk on which it cannot run. Returns the one sentence that it prints.
     fn refused(distributor: &Process, scratch: &Scratch, script: &str) -> Option<String> {
         let (program, arguments) = on_own_disk(distributor, scratch, script)?;
         let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
@@ -190,7 +190,7 @@ impl OwnDisk {
         Some(last.to_owned())
     }
 
-    /// A file on that disk, as it is seen from here.
+    /// The path of a file on that disk, from outside its namespace.
     fn file(&self, name: &str) -> PathBuf {
         let root = PathBuf::from(format!("/proc/{}/root", self.users.id()));
         root.join(self.directory.strip_prefix("/").unwrap()).join(name)
@@ -229,7 +229,7 @@ fn on_a_full_disk_writes_are_rejected_and_reads_continue() {
         let new = addresses(&format!("full{round}"), 100);
         for (email, writer) in new.iter().zip(create_all(http, &new)) {
             let answer = writer.join().unwrap().0;
-            // What fits into room that was taken before is written.
+            // Writes that fit into already allocated space succeed.
             if answer.status == 201 {
                 written.push(email.clone());
                 continue;
@@ -283,7 +283,7 @@ fn users_does_not_start_on_a_disk_that_may_only_be_read_and_says_why() {
     let scratch = Scratch::new();
     let Some(new) = OwnDisk::refused(&distributor, &scratch, script) else { return };
     assert!(new.contains("users.db: Read-only file system"), "{new}");
-    // One that was there before, with whatever its last process has left beside it.
+    // An existing database, with the files that its last process left beside it.
     Process::users(&distributor, &scratch, &[]).kill();
     for left in ["", "users.db-shm", "users.db-wal"] {
         let _ = fs::remove_file(scratch.file(left));
@@ -324,7 +324,7 @@ fn on_a_read_only_disk_writes_are_rejected_and_reads_continue() {
 struct Frozen(Vec<PathBuf>);
 
 impl Frozen {
-    /// Nothing where that is not permitted, or where the file system knows no such files.
+    /// `None` where that is not permitted, or where the file system does not support such files.
     fn all(scratch: &Scratch) -> Option<Self> {
         let files = ["users.db", "users.db-wal", "users.db-shm"].map(|name| scratch.file(name));
         let frozen = Self(files.to_vec());

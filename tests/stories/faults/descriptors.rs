@@ -8,10 +8,10 @@ use serde_json::json;
 use super::{create, times_said};
 use crate::harness::{Echo, PATIENCE, Packets, Process, Scratch, await_instances, eventually};
 
-/// How soon a process must be whole again once the idle connections have ended.
+/// The time a process has to recover after the idle connections have ended.
 const WHOLE_AGAIN: Duration = Duration::from_secs(3);
 
-/// Connections that say nothing, more than there are descriptors for.
+/// Silent connections, more than the number of descriptors.
 fn crowd(process: &Process) -> Vec<TcpStream> {
     let crowd = (0..100).map(|_| TcpStream::connect_timeout(&process.address(), PATIENCE).unwrap()).collect();
     process.await_log(&["WARN", "cannot accept connections now", "Too many open files"]);
@@ -44,7 +44,7 @@ fn a_distributor_without_a_free_descriptor_still_pushes_lists() {
     let mut echo = Echo::start(&distributor, "echo", &["GET/echo"]);
     await_instances(&gateway, "GET", "/echo", 1);
     let idle = crowd(&distributor);
-    // Over the connections that stand, all is as before.
+    // Existing connections work as before.
     echo.membership.register(
         "echo",
         echo.port(),
@@ -137,7 +137,7 @@ fn a_gateway_without_a_free_descriptor_keeps_its_links_and_makes_new_ones_when_o
     await_instances(&gateway, "GET", "/new", 1);
     assert_eq!(http.get("/new").status, 200);
     assert_said_once(&gateway);
-    // Nor does it need a descriptor to end.
+    // It needs no descriptor to shut down either.
     let _idle = crowd(&gateway);
     assert_eq!(gateway.stop().code(), Some(0));
 }

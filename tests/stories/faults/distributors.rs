@@ -5,10 +5,10 @@ use std::time::{Duration, Instant};
 
 use crate::harness::{Echo, Load, Process, Scratch, System, await_instances, free_port};
 
-/// How long a request may take at a gateway with its default settings.
+/// The time limit for a request at a gateway with its default settings.
 const TIMEOUT: Duration = Duration::from_secs(5);
 
-/// A users process that joins whatever is, or will be, at these addresses.
+/// A users process that joins the distributors at these addresses, whether they run yet or not.
 fn users_at(distributors: &str, database: &Path) -> Process {
     let all =
         ["--listen", "127.0.0.1:0", "--distributor", distributors, "--database", database.to_str().unwrap()];
@@ -70,7 +70,7 @@ fn two_distributors_can_be_replaced_in_turn_without_a_failed_request() {
     for (turn, address) in addresses.iter().enumerate() {
         distributors.remove(0).kill();
         load.await_more(50);
-        // The other one suffices to be found.
+        // The other distributor suffices for discovery.
         let route = format!("GET/new{turn}");
         newcomers.push(Echo::start(&distributors[0], "newcomer", &[&route]));
         await_instances(&gateway, "GET", &route[3..], 1);

@@ -1,4 +1,4 @@
-//! A process is asked to end while somebody is just connecting, or just asking.
+//! A process gets the signal to end while a client is connecting, or sending a request.
 
 use std::net::TcpListener;
 use std::sync::Arc;
@@ -19,7 +19,7 @@ fn gateway_and_echo() -> (Process, Echo, Process) {
     (gateway, echo, distributor)
 }
 
-/// Stops the process, lets `meanwhile` do what it cannot see yet, asks the process to end, and lets it go on.
+/// Stops the process and lets `meanwhile` act unseen. Then sends the signal to end and resumes the process.
 fn at_the_moment_of_the_end<T>(process: &Process, meanwhile: impl FnOnce() -> T) -> T {
     process.signal(Signal::SIGSTOP);
     let done = meanwhile();

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use crate::harness::{Http, Process, SECRET, Scratch, await_instances, eventually};
 
-/// How soon a link must be known to be dead.
+/// The time limit for the detection of a dead link.
 const NOTICED: Duration = Duration::from_secs(15);
 
 /// A second machine, as far as the network knows: a namespace, and a cable to it.
@@ -122,7 +122,7 @@ impl Apart {
     }
 }
 
-/// One request; how it ended, within its time-out of one second and one more.
+/// Sends one request. It must end within its timeout of one second and one more. Returns the outcome.
 fn ask(http: Http) -> u16 {
     let began = Instant::now();
     let status = http.get("/users").status;

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::{create, create_at, follow, next_change, rename_often, seqs, subscribe, subscribe_from_now_on};
 use crate::harness::{Connection, Events, Http, Packets, Piece, Process, System, eventually, narrow};
 
-/// The most memory that the gateway or users may have had, whatever their clients do, in KiB.
+/// The memory limit in KiB for the gateway and users, for any behaviour of their clients.
 const MOST_KIB: u64 = 100 * 1024;
 
 #[test]
@@ -125,8 +125,8 @@ fn clients_that_do_not_read_10_000_changes_disturb_no_other_and_can_resume() {
     assert!(had < LAST, "a client that was ended has not been sent everything");
 }
 
-/// Reads what still comes, then what comes after it: all of it must be in order and without gaps. How many
-/// changes came before the end.
+/// Reads the rest of the stream, then resumes after it. All changes must be in order and without gaps. Returns the
+/// number of changes before the end of the first stream.
 fn read_everything(events: &mut Events, http: &Http, last: u64) -> u64 {
     let socket = socket2::SockRef::from(events.connection().stream());
     socket.set_recv_buffer_size(1024 * 1024).unwrap();
@@ -159,7 +159,7 @@ fn only_the_subscriber_that_does_not_read_is_ended_with_a_reason() {
     let mut reading = users.packets();
     subscribe_from_now_on(&mut reading, 1);
     let mut last = 0;
-    // Not from the log: under this load lines may be dropped.
+    // The log is not used here: under this load lines may be dropped.
     let ended = || users.metrics().value("pilcrow_streams_open", &[]) < 2.0;
     while !ended() {
         assert!(last < 50_000, "a subscriber that reads nothing is never ended");
@@ -183,7 +183,7 @@ fn only_the_subscriber_that_does_not_read_is_ended_with_a_reason() {
                 assert!(reply["errormessage"].as_str().unwrap().contains("do not keep up"), "{reply}");
                 break;
             }
-            // It began to read too late even for that: its connection was given up.
+            // It began to read too late even for the error, so its connection was closed.
             None => break drop(users.await_log(&["writing to", "failed"])),
         }
     }

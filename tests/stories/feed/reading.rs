@@ -1,5 +1,5 @@
-//! Reading with certainty: which change a state contains, reading no older state than one wants, and two editors
-//! who cannot overwrite each other unseen.
+//! Consistent reads: a state names its last change, a client can reject older states, and two editors cannot silently
+//! overwrite each other.
 
 use std::sync::{Arc, Barrier};
 use std::thread;
@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::{create, create_at};
 use crate::harness::{Http, Packets, Response, System, eventually};
 
-/// The version of a user as its `ETag` says it.
+/// The version of a user in its `ETag`.
 fn etag(answer: &Response) -> String {
     answer.header("ETag").unwrap_or_else(|| panic!("no ETag: {:?}", answer.headers)).to_owned()
 }
@@ -195,7 +195,7 @@ fn a_client_that_has_this_version_gets_304_without_a_body() {
             let answer = connection.receive_for(method).unwrap();
             assert_eq!((answer.status, answer.body.len()), (304, 0), "{method} {known}: {}", answer.text());
             assert_eq!(etag(&answer), tag);
-            // A length, if there is one, is that of the body which is not sent.
+            // If there is a length, it is the length of the omitted body.
             assert_ne!(answer.header("Content-Length"), Some("0"));
             assert!(answer.header("X-Request-Id").is_some());
             // The connection stays usable, so the client did not take anything for a body.

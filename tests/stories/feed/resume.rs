@@ -1,4 +1,4 @@
-//! Going on after a number: nothing is missed at the seam, and nothing comes twice.
+//! Resuming after a number: no change is missing or duplicated at the seam.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -95,7 +95,7 @@ fn write(users: &Process, writer: u64, count: u64, written: Arc<AtomicU64>) -> J
     })
 }
 
-/// Waits until so many changes have happened; how many have.
+/// Waits until this many changes have happened; returns their number.
 fn await_written(written: &AtomicU64, count: u64) -> u64 {
     crate::harness::eventually(&format!("{count} changes have happened"), || {
         Some(written.load(Ordering::SeqCst)).filter(|last| *last >= count)

@@ -117,7 +117,7 @@ fn with_a_limit_the_changes_are_a_plain_list() {
         ("?after=99&limit=2", vec![], Value::Null),
     ];
     for (query, expected, next) in pages {
-        // Also those who take events get a list if they ask for one.
+        // A client that accepts events still gets a list if it asks for one.
         for accept in ["application/json", "text/event-stream", "*/*"] {
             let answer = http.request("GET", &format!("/users/changes{query}"), &[("Accept", accept)], b"");
             assert_eq!(answer.status, 200, "{query}, {accept}: {}", answer.text());

@@ -1,5 +1,5 @@
-//! A service that is played: it registers, records what it is asked, and answers as the story says, also as no
-//! good service does.
+//! A played service. It registers, records its requests, and answers as the story wants, also in ways that a real
+//! service never does.
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
@@ -16,7 +16,7 @@ type OnRequest = dyn Fn(&Asked) + Send + Sync;
 
 /// A played service. It leaves when it is dropped.
 pub struct Echo {
-    /// Its connection to the distributor: whatever else it says there, the story sends.
+    /// Its connection to the distributor. The story sends all further packets on it.
     pub membership: Packets,
     port: u16,
     shared: Arc<Shared>,
@@ -25,7 +25,7 @@ pub struct Echo {
 /// One request that came, and where its answer goes. A story may keep it and answer late.
 #[derive(Clone)]
 pub struct Asked {
-    /// The packet as it came, without its `¶`.
+    /// The packet as received, without its `¶`.
     pub text: String,
     pub packet: Value,
     stream: Arc<TcpStream>,
@@ -104,7 +104,7 @@ impl Echo {
         })
     }
 
-    /// How many connections it has taken that still stand, as far as it knows.
+    /// The number of accepted connections that are still open, as far as it knows.
     pub fn connections(&self) -> usize {
         self.shared.open.lock().unwrap().len()
     }
@@ -167,7 +167,7 @@ impl Asked {
         &self.packet["params"]
     }
 
-    /// Answers success with what was asked.
+    /// Answers success with the request's fields.
     pub fn echo(&self) {
         let Value::Object(mut results) = self.packet.clone() else { panic!("a packet is an object") };
         results.retain(|name, _| ["uri", "method", "params"].contains(&name.as_str()));

@@ -60,7 +60,7 @@ impl Http {
         connection.receive_for(method).unwrap_or_else(|| panic!("{method} {path}: no answer"))
     }
 
-    /// As `request`, but a connection that ends without an answer is `None`.
+    /// Like `request`, but returns `None` if the connection ends without an answer.
     pub fn try_request(
         &self,
         method: &str,
@@ -168,7 +168,7 @@ impl Connection {
         Some(String::from_utf8(line).unwrap())
     }
 
-    /// Whether the other side closes within this time, having sent nothing more.
+    /// Whether the peer closes within this time without sending any more bytes.
     pub fn is_closed_within(&self, time: Duration) -> bool {
         super::is_closed_within(&self.stream, time)
     }

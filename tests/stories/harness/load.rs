@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use super::{Connection, Http, Response, eventually};
 
-/// How long after its time-out a request may be answered at the latest.
+/// The time after its timeout within which a request must be answered.
 const GRACE: Duration = Duration::from_secs(1);
 
 /// A load of mixed reads and writes. Each client has a separate user, changes its name repeatedly, and reads it.
@@ -43,7 +43,7 @@ struct Client {
     connection: Option<Connection>,
     user: u64,
     seen: Seen,
-    /// The names that the user may have now: the last acknowledged one, and those whose fate is not known.
+    /// The possible names of the user: the last acknowledged one, and those with an unknown outcome.
     possible: Vec<String>,
 }
 
@@ -69,7 +69,7 @@ impl Load {
         Self { clients: (0..clients).map(start).collect(), shared }
     }
 
-    /// Waits until so many more requests have been answered.
+    /// Waits until this many more requests have been answered.
     pub fn await_more(&self, more: usize) {
         let wanted = self.shared.answered.load(Ordering::SeqCst) + more;
         eventually(&format!("{wanted} requests are answered"), || {
@@ -128,7 +128,7 @@ impl Seen {
         self.names.extend(other.names);
     }
 
-    /// Not one request has failed.
+    /// No request failed.
     pub fn assert_all_succeeded(&self) {
         assert!(self.failed_reads.is_empty(), "{:#?}", self.failed_reads);
         assert!(self.failed_writes.is_empty(), "{:#?}", self.failed_writes);

@@ -24,7 +24,7 @@ impl Metrics {
         Self { text: text.to_owned(), samples }
     }
 
-    /// The sum of all samples of this name that have these labels; nothing if there is none.
+    /// The sum of all samples with this name and these labels; `None` without any.
     pub fn find(&self, name: &str, labels: &[(&str, &str)]) -> Option<f64> {
         let wanted: Vec<String> =
             labels.iter().map(|(label, value)| format!("{label}=\"{value}\"")).collect();
@@ -38,7 +38,7 @@ impl Metrics {
         self.find(name, labels).unwrap_or_else(|| panic!("no {name} {labels:?} in\n{}", self.text))
     }
 
-    /// How many samples there are.
+    /// The number of samples.
     pub fn len(&self) -> usize {
         self.samples.len()
     }

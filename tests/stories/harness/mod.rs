@@ -29,13 +29,13 @@ use serde_json::Value;
 pub use skipped::skip;
 pub use sse::{Event, Events, Piece};
 
-/// How long anything may take before a story is called broken. Far more than it needs: the machine may be busy.
+/// The time after which a story fails. It is far more than any step needs, because the machine may be busy.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
 /// The cluster secret of the stories that have one.
 pub const SECRET: &str = "the stories' own secret, 3f9c1d";
 
-/// Asks again and again until there is an answer.
+/// Polls until there is an answer.
 ///
 /// # Panics
 /// If there is none within [`PATIENCE`].
@@ -57,15 +57,15 @@ pub fn free_port() -> u16 {
     loop {
         let number = std::process::id().wrapping_mul(61).wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed));
         let port = 12_000 + u16::try_from(number % 20_000).unwrap();
-        // Asked by connecting: a listener, made to try, may live on for a moment in the child that another story
-        // is just starting, and then the port is in use.
+        // Probes by connecting. A test listener could briefly survive in the child process that another story starts.
+        // The port would then be in use.
         if TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_err() {
             return port;
         }
     }
 }
 
-/// A connection whose reader has room for little: who does not read it is soon noticed.
+/// A connection with a small receive buffer. A peer soon notices if it is not read.
 pub fn narrow(address: SocketAddr) -> TcpStream {
     let socket = socket2::Socket::new(socket2::Domain::for_address(address), socket2::Type::STREAM, None);
     let socket = socket.unwrap();
@@ -74,7 +74,7 @@ pub fn narrow(address: SocketAddr) -> TcpStream {
     socket.into()
 }
 
-/// Whether the other side closes this connection within this time, having sent nothing more.
+/// Whether the peer closes this connection within this time without sending any more bytes.
 fn is_closed_within(mut stream: &TcpStream, time: Duration) -> bool {
     stream.set_read_timeout(Some(time)).unwrap();
     match stream.read(&mut [0]) {
@@ -91,8 +91,8 @@ impl Scratch {
         Self::under(Path::new(env!("CARGO_TARGET_TMPDIR")))
     }
 
-    /// In memory where that can be had: for stories whose writes must not wait for a busy disk, which may take
-    /// seconds while something else is being built.
+    /// In memory where possible, for stories whose writes must not wait for a busy disk. Such waits may take seconds
+    /// during a build.
     pub fn in_memory() -> Self {
         let memory = Path::new("/dev/shm");
         if memory.is_dir() { Self::under(memory) } else { Self::new() }
@@ -148,7 +148,7 @@ impl System {
         Self::of(&vec![&[][..]; count], gateway_flags)
     }
 
-    /// As `with`, on this directory and with this distributor.
+    /// Like `with`, in this directory and with this distributor.
     pub fn on(scratch: Scratch, distributor: Process, count: usize, gateway_flags: &[&str]) -> Self {
         Self::build(scratch, distributor, &vec![&[][..]; count], gateway_flags, &[])
     }
@@ -158,7 +158,7 @@ impl System {
         Self::secured_with(&vec![&[][..]; count], &[])
     }
 
-    /// As `secured`, with a users instance for each of these lists of flags, and further flags for the gateway.
+    /// Like `secured`, with one users instance for each list of flags, and further flags for the gateway.
     pub fn secured_with(users_flags: &[&[&str]], gateway_flags: &[&str]) -> Self {
         let variables = [("PILCROW_SECRET", SECRET)];
         let distributor = Process::distributor_with(&[], &variables);
@@ -185,7 +185,7 @@ impl System {
         system
     }
 
-    /// Waits until the gateway gives requests of this route to so many instances.
+    /// Waits until the gateway distributes requests of this route over this many instances.
     pub fn await_instances(&self, method: &str, path: &str, count: usize) {
         await_instances(&self.gateway, method, path, count);
     }
@@ -203,7 +203,7 @@ impl System {
     }
 }
 
-/// Waits until `gateway` gives requests of this route to so many instances.
+/// Waits until `gateway` distributes requests of this route over this many instances.
 pub fn await_instances(gateway: &Process, method: &str, path: &str, count: usize) {
     eventually(&format!("{count} instances answer {method} {path}"), || {
         let rows = gateway.http().get("/routes").results();

@@ -103,8 +103,8 @@ impl Packets {
         }
     }
 
-    /// Sends all these requests (method, uri, params) under keys from 1 up, many at a time, and returns the replies
-    /// in the order of the requests.
+    /// Sends all these requests (method, uri, params) with keys from 1 up, many at a time. Returns the replies in the
+    /// order of the requests.
     pub fn call_all(&mut self, requests: &[(&str, &str, Value)]) -> Vec<Value> {
         const AT_A_TIME: usize = 256;
         let mut replies = vec![Value::Null; requests.len()];
@@ -140,7 +140,7 @@ impl Packets {
         }
     }
 
-    /// Whether the other side closes within this time, having sent nothing more.
+    /// Whether the peer closes within this time without sending any more bytes.
     pub fn is_closed_within(&self, time: Duration) -> bool {
         super::is_closed_within(&self.stream, time)
     }

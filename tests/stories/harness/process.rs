@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use super::{Http, Metrics, PATIENCE, Packets, Scratch, eventually, secrets};
 
-/// A process of ours: its address, and what it has logged.
+/// A process of ours: its address and its log.
 pub struct Process {
     child: Child,
     address: SocketAddr,
@@ -30,12 +30,12 @@ pub struct Watched {
     lines: Receiver<String>,
 }
 
-/// How a process has ended.
+/// The end of a process.
 pub struct Ended {
     pub status: ExitStatus,
-    /// How long it took from the signal on.
+    /// The time from the signal to the exit.
     pub took: Duration,
-    /// What it printed on stdout after its ready line.
+    /// The output on stdout after the ready line.
     pub further_lines: Vec<String>,
     /// All that it has logged.
     pub log: Vec<String>,
@@ -78,7 +78,7 @@ impl Process {
         Self::gateway_of(&distributor.address().to_string(), flags, variables)
     }
 
-    /// A gateway that joins whatever is, or will be, at `distributor`.
+    /// A gateway that joins the distributor at `distributor`, whether it runs yet or not.
     pub fn gateway_at(distributor: &str, flags: &[&str]) -> Self {
         Self::gateway_of(distributor, flags, &[])
     }
@@ -93,7 +93,7 @@ impl Process {
         Self::await_ready(spawn(program, arguments, variables), program, arguments)
     }
 
-    /// As `start`, in this directory, and with these variables alone: with none, the log has its default level.
+    /// Like `start`, in this directory, and with only these variables. Without any, the log has its default level.
     pub fn start_in(directory: &Path, program: &str, arguments: &[&str], variables: &[(&str, &str)]) -> Self {
         let arguments: Vec<String> = arguments.iter().map(ToString::to_string).collect();
         let child = spawn_in(directory, program, &arguments, variables);
@@ -154,7 +154,7 @@ impl Process {
         Self::await_output(spawn(program, &arguments, variables))
     }
 
-    /// As `run`, in this directory, and with these variables alone.
+    /// Like `run`, in this directory, and with only these variables.
     pub fn run_in(
         directory: &Path,
         program: &str,
@@ -165,7 +165,7 @@ impl Process {
         Self::await_output(spawn_in(directory, program, &arguments, variables))
     }
 
-    /// As `run`, with this on its stdin.
+    /// Like `run`, with this on its stdin.
     pub fn run_with_stdin(program: &str, arguments: &[&str], stdin: &str) -> (Option<i32>, String, String) {
         secrets::learn(stdin.lines().next().unwrap_or_default());
         let arguments: Vec<String> = arguments.iter().map(ToString::to_string).collect();
@@ -229,13 +229,13 @@ impl Process {
         })
     }
 
-    /// Ends it without a word, as a crash would.
+    /// Kills the process without a goodbye, like a crash.
     pub fn kill(mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
     }
 
-    /// What it counts, asked for by a packet.
+    /// Its metrics, requested by a packet.
     pub fn metrics(&self) -> Metrics {
         let reply = self.packets().call("GET", "/metrics", &serde_json::json!({}), 1);
         Metrics::parse(reply["results"].as_str().unwrap_or_else(|| panic!("no metrics: {reply}")))
@@ -255,7 +255,7 @@ impl Process {
         await_exit(&mut self.child)
     }
 
-    /// Sends a signal that asks it to end, waits until it has, and tells how.
+    /// Sends a signal to end, waits for the exit, and returns the details.
     #[cfg(unix)]
     pub fn end_by(mut self, signal: nix::sys::signal::Signal) -> Ended {
         let began = Instant::now();

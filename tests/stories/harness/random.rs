@@ -5,7 +5,7 @@
 pub struct Random(u64);
 
 impl Random {
-    /// The seed is that of `PILCROW_SEED`, if it is set, else a new one; it is printed.
+    /// Takes the seed from `PILCROW_SEED` if it is set, else chooses a new one. Prints the seed.
     pub fn from_env() -> Self {
         let fresh = || std::time::UNIX_EPOCH.elapsed().map_or(1, |since| since.as_micros() % 1_000_000_000);
         let named = std::env::var("PILCROW_SEED").ok().map(|seed| seed.parse().expect("a seed is a number"));

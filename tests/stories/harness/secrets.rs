@@ -29,7 +29,7 @@ pub fn learn(secret: &str) {
     known.insert(Value::from(secret).to_string().trim_matches('"').to_owned());
 }
 
-/// Remembers what is secret in the bytes of an HTTP request.
+/// Remembers the secrets in the bytes of an HTTP request.
 pub fn learn_from_request(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else { return };
     let (head, body) = text.split_once("\r\n\r\n").unwrap_or((text, ""));
@@ -50,7 +50,7 @@ pub fn learn_from_request(bytes: &[u8]) {
     }
 }
 
-/// Remembers what is secret in a packet that is sent.
+/// Remembers the secrets in a sent packet.
 pub fn learn_from_packet(packet: &Value) {
     learn_password(&packet["params"]["password"]);
     if let Some(authorization) = packet["authorization"].as_str() {

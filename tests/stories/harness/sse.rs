@@ -23,14 +23,14 @@ pub enum Piece {
 /// One event.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Event {
-    /// What kind it is; nothing if it does not say.
+    /// The event's name; `None` without one.
     pub name: Option<String>,
     pub id: Option<u64>,
     pub data: String,
 }
 
 impl Http {
-    /// Asks for events; the whole answer if none come.
+    /// Requests events. Returns the whole answer if it is not a stream.
     pub fn events(&self, path: &str, headers: &[(&str, &str)]) -> Result<Events, Response> {
         Events::on(self.connect(), path, headers).expect("an answer before the connection ends")
     }
@@ -71,10 +71,10 @@ impl Events {
         }
     }
 
-    /// The next event, comments passed over; `None` at the end of the connection.
+    /// The next event, skipping comments; `None` at the end of the connection.
     ///
     /// # Panics
-    /// If neither has come within [`PATIENCE`], or about so: a comment may make it longer.
+    /// If neither comes within about [`PATIENCE`]. A comment may extend the wait.
     pub fn event(&mut self) -> Option<Event> {
         let began = Instant::now();
         loop {
@@ -97,7 +97,7 @@ impl Events {
         change
     }
 
-    /// The next so many changes.
+    /// The next changes, this many.
     pub fn changes(&mut self, count: usize) -> Vec<Value> {
         (0..count).map(|_| self.change()).collect()
     }

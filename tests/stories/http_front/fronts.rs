@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use crate::harness::{Response, System};
 
-/// One step: what is sent, and which status and `results` come back (`null` is not looked at).
+/// One step: the request, and the expected status and `results` (`null` is not compared).
 type Step = (&'static str, &'static str, Value, u16, Value);
 
 fn walk() -> Vec<Step> {
@@ -52,7 +52,7 @@ fn walk_with(front: &str) -> System {
         assert_contains(&answer.reply()["results"], &results, &what);
         assert_shape(&answer, &what);
     }
-    // As `curl -d` sends it, with the type of a form.
+    // The form that `curl -d` sends, with the content type of a form.
     let form = [("Content-Type", "application/x-www-form-urlencoded")];
     let lee = br#"{"email":"lee@example.com","name":"Lee"}"#;
     assert_eq!(system.http().request("POST", "/users", &form, lee).status, 201, "{front}");

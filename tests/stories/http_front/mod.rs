@@ -113,7 +113,7 @@ pub fn assert_complete(answer: &Response, what: &str) {
     assert!(answer.body.ends_with(b"\n") && !answer.body.ends_with(b"\n\n"), "{what}: {}", answer.text());
 }
 
-/// Panics unless the connection ends, with nothing more said on it.
+/// Panics unless the connection ends without any more bytes.
 pub fn assert_ends(connection: &mut Connection, what: &str) {
     if let Some(more) = connection.receive() {
         panic!("{what}: {} was answered after the end: {}", more.status, more.text());

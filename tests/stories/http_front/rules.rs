@@ -153,7 +153,7 @@ fn chunked_bodies_are_read_however_they_are_cut() {
     }
 }
 
-/// One chunk whose line has so many bytes, and the end.
+/// One chunk whose line has this many bytes, and the end.
 fn chunk_with_line(bytes: usize) -> String {
     format!("7;{}\r\n{{\"n\":1}}\r\n0\r\n\r\n", "x".repeat(bytes - 2))
 }
@@ -184,7 +184,7 @@ fn chunks_that_are_not_in_order_are_refused() {
         "7\r\n{\"n\":1}\n0\r\n\r\n",
         "7\r\n{\"n\":1}XX0\r\n\r\n",
         "7\r\n{\"n\":1}\r\n0\r\nXX",
-        // Trailers: nothing here would read them.
+        // Trailers, which no code here reads.
         "7\r\n{\"n\":1}\r\n0\r\nX: y\r\n\r\n",
         "6\r\n{\"n\":1}\r\n0\r\n\r\n",
         "{\"n\":1}\r\n",
@@ -216,7 +216,7 @@ fn a_body_over_one_mebibyte_is_refused_before_it_is_read() {
     let mut connection = stage.http().connect();
     connection.send(&whole);
     assert_failure(&connection.receive().expect("an answer, not a reset"), 413, "the whole");
-    // Chunks say nothing of their sum: they are read as far as they are permitted.
+    // Chunks do not announce their sum, so the gateway reads them up to the limit.
     let chunks = format!("{:x}\r\n{}\r\n", 64 * 1024, "x".repeat(64 * 1024)).repeat(17);
     let request = format!("POST /echo HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n{chunks}0\r\n\r\n");
     assert_refused(stage.http(), request.as_bytes(), 413, "chunks");

@@ -1,4 +1,4 @@
-//! The status table, and what else every answer carries.
+//! The status table, and the common parts of all answers.
 
 use serde_json::json;
 
@@ -33,7 +33,7 @@ fn the_status_is_status_else_a_fitting_errorcode_else_200() {
         (json!({ "errorcode": [404] }), 200),
         (json!({ "errorCode": 404 }), 404),
         (json!({ "errorCode": 7 }), 200),
-        // A status that is none does not count.
+        // An invalid status does not count.
         (json!({ "errorcode": 404, "status": 0 }), 404),
         (json!({ "errorcode": 404, "status": 100 }), 404),
         (json!({ "errorcode": 404, "status": 600 }), 404),
@@ -238,7 +238,7 @@ fn a_request_without_a_reply_gets_504_and_a_late_reply_is_dropped() {
     connection.send_request("GET", "/silence/1", &[], b"");
     let answer = connection.receive().unwrap();
     assert_failure(&answer, 504, "a service that never answers");
-    // The second waits while the first is answered too late: it must not get the first one's reply.
+    // The second request waits while the first reply comes too late. It must not get the first one's reply.
     connection.send_request("GET", "/silence/2", &[], b"");
     let asked = stage.echo.await_asked(2);
     asked[0].echo();

@@ -1,4 +1,4 @@
-//! What reaches a service as `params`, seen by a service that shows it.
+//! The `params` that reach a service, through a service that shows them.
 
 use serde_json::{Value, json};
 
@@ -65,7 +65,7 @@ fn the_last_segment_reaches_a_service_decoded() {
     for (target, segment) in table {
         assert_eq!(stage.params("GET", target, &[], b""), json!({ "params": segment }), "{target}");
     }
-    // One segment, and no more; an empty one is none.
+    // Exactly one segment; an empty one does not count.
     for target in ["/echo/1/2", "/echo/", "/echo//1", "//echo", "/echo/1/", "/ech", "/Echo", "/echo%2F1"] {
         assert_failure(&stage.http().get(target), 404, target);
     }

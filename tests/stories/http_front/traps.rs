@@ -56,7 +56,7 @@ fn trap_2_at_the_descriptor_limit_connections_wait_and_are_served_once_others_cl
         assert_eq!(stage.http().get("/echo/1").status, 200);
         stage.gateway.log().iter().any(|line| line.contains("accepting connections again")).then_some(())
     });
-    // Not once more for each of the sixty who found room only when another left.
+    // The line is not repeated for each of the sixty clients that got a place only when another left.
     assert!(times_said(&stage) <= 3, "it was said {} times", times_said(&stage));
     stage.assert_unharmed();
 }
@@ -97,7 +97,7 @@ fn trap_4_clients_that_declare_more_than_they_send_delay_no_other() {
     for connection in &mut others {
         assert_eq!(connection.receive().expect("nobody else waits").status, 200);
     }
-    // Nor is anything lost for those who go on after all.
+    // Clients that continue later lose nothing either.
     let text = "x".repeat(5000 - r#"{"text":""}"#.len());
     for connection in &mut stalled {
         connection.send(format!("ext\":\"{text}\"}}").as_bytes());

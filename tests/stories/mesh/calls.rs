@@ -243,6 +243,6 @@ fn more_in_the_reply_of_a_course_service_starts_no_stream() {
             assert_eq!(&answer.reply()[field], value, "{accept}");
         }
     }
-    // And it is sent nothing but requests.
+    // It receives only requests.
     assert!(course.await_asked(2).iter().all(|asked| asked.packet["method"] == "GET"));
 }

@@ -1,4 +1,4 @@
-//! The programs in `examples/` do what their texts say.
+//! The programs in `examples/` do what their documentation says.
 
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
@@ -60,7 +60,7 @@ fn await_names(system: &System, expected: &[Value]) {
     });
 }
 
-/// A system in which Kim and Lee have ordered something, and Max nothing.
+/// A system in which Kim and Lee have orders, and Max has none.
 fn shop() -> (System, Process) {
     let system = System::start();
     for name in ["Kim", "Lee", "Max"] {
@@ -79,7 +79,7 @@ fn orders_accepts_orders_of_existing_users_and_lists_them_with_their_names() {
     let (system, _orders) = shop();
     let taken = order(&system, 1, "bread");
     assert_eq!((taken.status, taken.results()), (201, json!({ "id": 3, "user": "Kim", "item": "bread" })));
-    // A form can send nothing but text.
+    // A form can send only text.
     let form = [("Content-Type", "application/x-www-form-urlencoded")];
     let taken = system.http().request("POST", "/orders", &form, b"user_id=2&item=salt");
     assert_eq!((taken.status, taken.results()), (201, json!({ "id": 4, "user": "Lee", "item": "salt" })));
@@ -153,7 +153,7 @@ fn orders_lists_the_last_known_names_after_users_has_stopped() {
     assert_eq!(refused.status, 503, "{}", refused.text());
 }
 
-/// The numbers that `watch` prints, for so many lines.
+/// The numbers in this many lines of `watch`.
 fn numbers(watch: &mut Watched, count: usize) -> Vec<u64> {
     let number = |line: String| {
         let (_, rest) = line.split_once('#').unwrap_or_else(|| panic!("no number: {line}"));
@@ -238,7 +238,7 @@ const PYTHON: Foreign = Foreign {
 };
 
 impl Foreign {
-    /// Starts it on a free port; nothing, with the reason printed, where its interpreter is missing.
+    /// Starts it on a free port. If its interpreter is missing, prints the reason and returns `None`.
     fn start(&self, distributor: &Process) -> Option<Process> {
         let mut version = Command::new(self.interpreter);
         let version = version.arg("--version").stdout(Stdio::null()).stderr(Stdio::null());
@@ -270,7 +270,7 @@ fn assert_greets_through_the_gateway(foreign: &Foreign) {
     let refused = http.get(foreign.path);
     assert_eq!(refused.status, 400);
     assert!(refused.message().contains("name=Kim"), "{}", refused.message());
-    // Its log shows that it has one connection to the gateway, and that nothing closed it.
+    // Its log shows one connection to the gateway that was never closed.
     assert!(!service.log().iter().any(|line| line.contains("closed")), "{:?}", service.log());
     assert!(service.is_alive());
 }
@@ -279,7 +279,7 @@ fn assert_keeps_the_rules_of_the_wire(foreign: &Foreign) {
     let distributor = Process::distributor(&[]);
     let Some(mut service) = foreign.start(&distributor) else { return };
     let mut packets = service.packets();
-    // It sends back any key as it came, key 0 as well.
+    // It echoes any key unchanged, also key 0.
     for key in [json!(1), json!(0), json!("seven ¶"), json!([1.5, { "a": null }]), Value::Null] {
         packets.send(&foreign.request(&key, "a¶b"));
         let text = packets.receive_text().unwrap();

@@ -1,4 +1,4 @@
-//! A service of one's own that streams.
+//! A user-written service that streams.
 
 use std::sync::{Arc, Mutex};
 
@@ -49,7 +49,7 @@ impl Stage {
         self.gateway.http().events("/ticks", &[]).ok().unwrap()
     }
 
-    /// The stream that was opened last, once there are so many.
+    /// The last opened stream, once this many are open.
     fn stream(&self, count: usize) -> StreamSender {
         eventually(&format!("{count} streams are open"), || {
             let mut streams = self.streams.lock().unwrap();
@@ -152,7 +152,7 @@ fn a_slow_reader_of_a_stream_without_seq_gets_an_error_that_says_so() {
     let mut events = stage.events();
     assert!(matches!(events.piece(), Some(Piece::Event(_))));
     let stream = stage.stream(1);
-    // It is not read, neither here nor by the gateway's client, for as long as anything is sent.
+    // Neither this story nor the gateway's client reads while the service sends.
     let long = tick(&json!("x".repeat(100_000)));
     let mut sent = 0;
     while stream.send(&long) {

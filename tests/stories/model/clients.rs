@@ -10,14 +10,14 @@ use serde_json::{Value, json};
 use super::world::{Shared, THE_LAST};
 use crate::harness::{Events, Http, Packets, Random};
 
-/// How long a client may be without any success before the story is called broken.
+/// The time without any success after which a client fails the story.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A write that was acknowledged.
 pub struct Written {
     pub seq: u64,
     pub kind: &'static str,
-    /// The user as it is now; of a deleted one, as it was last.
+    /// The user's current state; the last state of a deleted one.
     pub user: Value,
     /// The version that the writer named as the one it had read.
     pub after_version: Option<u64>,
@@ -27,11 +27,11 @@ pub struct Written {
 #[derive(Default)]
 pub struct Told {
     pub changes: Vec<Value>,
-    /// How often it joined.
+    /// The number of times it joined.
     pub joined: usize,
 }
 
-/// A write as it is asked for.
+/// A requested write.
 struct Wish {
     kind: &'static str,
     id: u64,
@@ -39,7 +39,7 @@ struct Wish {
     version: Option<u64>,
 }
 
-/// Writes until so many writes have been acknowledged.
+/// Writes until this many writes have been acknowledged.
 pub fn write(shared: &Shared, writer: usize, count: usize, mut random: Random) -> Vec<Written> {
     let mut written = Vec::new();
     let mut direct: [Option<Packets>; 2] = [None, None];
@@ -109,7 +109,7 @@ impl Wish {
         }
     }
 
-    /// The reply packet; nothing if none came.
+    /// The reply packet; `None` without one.
     fn ask_gateway(&self, gateway: SocketAddr) -> Option<Value> {
         let tag = self.version.map(|version| format!("\"{version}\""));
         let mut headers = vec![("Content-Type", "application/json")];
@@ -231,7 +231,7 @@ pub fn follow_users(shared: &Shared, place: usize, mut random: Random) -> Told {
         told.joined += 1;
         let mut left = random.below(100) + 1;
         let stands = loop {
-            // What still comes of a stream that was cancelled is not for us.
+            // Late replies of a cancelled stream are ignored.
             let Some(reply) = packets.receive() else { break false };
             if reply["key"] != key {
                 continue;

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::harness::{Http, Packets, Process, Random, Scratch, await_instances, eventually, free_port};
 
-/// What may be killed.
+/// A part that may be killed.
 #[derive(Debug, Clone, Copy)]
 pub enum Part {
     Users(usize),
@@ -26,13 +26,13 @@ pub struct World {
     shared: Arc<Shared>,
 }
 
-/// What clients know.
+/// The knowledge of the clients.
 pub struct Shared {
     pub gateway: SocketAddr,
     pub users: [SocketAddr; 2],
-    /// How many writes have been acknowledged.
+    /// The number of acknowledged writes.
     pub acknowledged: AtomicUsize,
-    /// Users that were there when somebody wrote last: id and version.
+    /// The users at the time of the last write: id and version.
     pub known: Mutex<Vec<(u64, u64)>>,
     /// Whether processes are killed, so that a request may end without a reply.
     pub unsafe_world: bool,
@@ -116,12 +116,12 @@ impl World {
         }
     }
 
-    /// All changes, as the API tells them.
+    /// All changes, from the API.
     pub fn all_changes(&self) -> Vec<Value> {
         self.shared.read_all("/users/changes?")
     }
 
-    /// All users, as the API tells them, by id.
+    /// All users, from the API, by id.
     pub fn all_users(&self) -> HashMap<u64, Value> {
         let by_id = |user: Value| (user["id"].as_u64().unwrap(), user);
         self.shared.read_all("/users?").into_iter().map(by_id).collect()

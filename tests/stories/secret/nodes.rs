@@ -1,4 +1,4 @@
-//! Nodes of ours that have another secret, or none, or meet a false distributor.
+//! Nodes of ours with another secret, without one, or with a false distributor.
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -38,7 +38,7 @@ fn a_node_without_the_secret_is_rejected_and_logs_once_what_to_set() {
     let words = [&*address, "asks for the cluster secret: set PILCROW_SECRET"];
     assert!(users.await_log(&words).contains("WARN"));
     distributor.await_log(&["WARN", "does not prove the cluster secret", "what came is no proof"]);
-    // It tries again, and says no more of it.
+    // It retries without another log line.
     eventually("it has tried again", || (count(&users, &["still rejects this node"]) >= 2).then_some(()));
     assert_eq!(
         (count(&users, &words), count(&users, &["INFO", "registered as"])),
@@ -72,7 +72,7 @@ fn a_node_with_a_secret_does_not_join_a_distributor_without_one() {
     assert_eq!(count(&distributor, &["registered: users"]), 0);
 }
 
-/// A distributor that is none: what it does with the first connection, and all that it is sent on it.
+/// A false distributor: its action on the first connection, and all bytes that it receives there.
 fn false_distributor(act: impl FnOnce(&mut TcpStream)) -> (String, Process) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap().to_string();

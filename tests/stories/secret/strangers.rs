@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use crate::harness::{PATIENCE, Packets, Process, SECRET, Scratch, System, eventually};
 
-/// Passes bytes on between those who connect here and `to`, and keeps them.
+/// Relays bytes between its clients and `to`, and keeps them.
 struct Relay {
     address: SocketAddr,
     passed: Arc<Mutex<Vec<u8>>>,
@@ -51,7 +51,7 @@ fn pass(mut from: TcpStream, mut to: TcpStream, passed: &Mutex<Vec<u8>>) {
     let _ = to.shutdown(Shutdown::Both);
 }
 
-/// Expects the challenge, the refusal and the end, and nothing else: no list above all. Returns the refusal.
+/// Expects only the challenge, the rejection and the end, and no list. Returns the rejection.
 fn turned_away(stranger: &mut Packets) -> String {
     let refusal = stranger.receive().expect("a word of refusal");
     assert_eq!(refusal["errorcode"], 401, "{refusal}");
@@ -124,7 +124,7 @@ fn a_recorded_proof_is_rejected() {
     assert_ne!(challenge, frames[0]["challenge"], "a new one for each connection");
     stranger.send(answer);
     assert!(turned_away(&mut stranger).contains("another secret, or for another connection"));
-    // Nor is what the distributor itself has proven.
+    // A proof of the distributor itself is useless too.
     let proof = frames.iter().find(|one| one["proof"].is_string() && one["challenge"].is_null()).unwrap();
     let (mut stranger, challenge) = challenged(distributor.address());
     stranger.send(&json!({ "challenge": challenge, "proof": proof["proof"] }));
@@ -175,7 +175,7 @@ fn no_log_contains_the_secret_and_it_never_crosses_the_wire() {
         [&through[..], &["--database".to_owned(), database.to_str().unwrap().to_owned()]].concat();
     let users = Process::start(env!("CARGO_BIN_EXE_users"), &with_database, &variables);
     let gateway = Process::start(env!("CARGO_BIN_EXE_gateway"), &through, &variables);
-    // Those who fail are logged as well.
+    // Failed attempts are logged as well.
     let mut stranger = challenged(users.address()).0;
     stranger.send(&json!({ "challenge": "0".repeat(64), "proof": "1".repeat(64) }));
     turned_away(&mut stranger);

@@ -1,4 +1,4 @@
-//! The setting: where it comes from, what is refused, and what it permits.
+//! The setting: its sources, the rejected values, and its effect.
 
 use std::fs;
 use std::net::ToSocketAddrs;
@@ -8,10 +8,10 @@ use crate::harness::{Process, SECRET, Scratch};
 const ALL: [&str; 3] =
     [env!("CARGO_BIN_EXE_distributor"), env!("CARGO_BIN_EXE_users"), env!("CARGO_BIN_EXE_gateway")];
 
-/// What to set, as it is said whenever it is missing.
+/// The advice to set a secret that appears whenever it is missing.
 const WHAT_TO_SET: &str = "set PILCROW_SECRET or --secret-file on every process to listen on other addresses";
 
-/// Runs a program that is to be refused: the one sentence that it says.
+/// Runs a program that should refuse to start. Returns the one sentence that it prints.
 fn refused(program: &str, status: i32, flags: &[&str], variables: &[(&str, &str)]) -> String {
     let scratch = Scratch::new();
     let quiet = [variables, &[("RUST_LOG", "off"), ("USERS_DATABASE", "users.db")]].concat();

@@ -163,7 +163,7 @@ fn a_reader_of_stderr_that_hangs_delays_no_request_and_the_log_reports_the_lost_
     let (gateway, stderr) = Process::gateway_unread(&distributor, &[]);
     let requests = fill_the_log(&gateway);
     println!("{requests} requests were answered while the log had no reader");
-    // Everything else that writes log lines goes on as well.
+    // All other code that writes log lines continues as well.
     let service = Echo::start(&distributor, "late", &["GET/late"]);
     await_instances(&gateway, "GET", "/late", 1);
     assert_eq!(gateway.http().get("/late").status, 200);

@@ -1,4 +1,4 @@
-//! The database file: which one is taken, and who may read it.
+//! The database file: its choice, and its permissions.
 
 use super::create;
 use crate::harness::{Process, Scratch, System};
@@ -33,7 +33,7 @@ fn a_database_in_memory_is_refused_since_the_instances_could_not_share_it() {
     }
 }
 
-/// Starts users on a database that it cannot use; the one sentence that it says.
+/// Starts users on a database that it cannot use. Returns the one sentence that it prints.
 fn refused_database(scratch: &Scratch, file: &str) -> String {
     let flags = ["--listen", "127.0.0.1:0", "--database", file];
     let (status, out, told) = Process::run_in(scratch.path(), env!("CARGO_BIN_EXE_users"), &flags, &[]);

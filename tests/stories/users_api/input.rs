@@ -175,7 +175,7 @@ fn input_at_the_limits_is_accepted() {
     assert_eq!(http.patch("/users", &json!({ "id": 1, "name": "z" })).status, 200, "an id as a number");
 }
 
-/// An e-mail address of so many characters.
+/// An e-mail address with this many characters.
 fn long_email(characters: usize) -> String {
     let local = "k".repeat(64);
     let labels = ["d".repeat(60), "e".repeat(60)].join(".");

@@ -1,4 +1,4 @@
-//! Nobody reads old news, and nothing that was answered is lost.
+//! No read returns old data, and no acknowledged write is lost.
 
 use std::thread;
 
@@ -103,7 +103,7 @@ fn an_answered_write_survives_kill_9() {
     assert!(known.len() >= 90, "{} writes were answered", known.len());
 }
 
-/// Creates users, one after the other, until one creation fails. All those that were answered.
+/// Creates users, one after the other, until one creation fails. Returns all acknowledged ones.
 fn write_until_refused(system: &System, round: u32, writer: u32) -> thread::JoinHandle<Vec<Value>> {
     let http = system.http();
     thread::spawn(move || {
