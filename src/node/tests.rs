@@ -8,7 +8,7 @@ fn node(fields: &Value) -> Node {
     Node::from_json(fields).unwrap()
 }
 
-/// A registration that is good but for these fields.
+/// A registration that is valid except for these fields.
 fn with(fields: &Value) -> Value {
     let mut all = json!({ "port": 9020, "name": "users", "urls": ["GET/users"] });
     all.as_object_mut().unwrap().extend(fields.as_object().cloned().unwrap());

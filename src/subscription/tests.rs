@@ -12,10 +12,10 @@ use crate::node::Node;
 use crate::packet::frame::FrameReader;
 use crate::packet::{DEFAULT_MAX_FRAME_BYTES, Dialect};
 
-/// Far more than anything here takes.
+/// Far longer than any step here takes.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// The asker's connection as an instance sees it.
+/// The instance's end of the asker's connection.
 struct Asker {
     stream: TcpStream,
     frames: FrameReader<TcpStream>,
@@ -232,7 +232,7 @@ fn a_reader_that_is_too_slow_loses_its_stream_and_misses_nothing() {
     let (mesh, ends) = play(vec![script]);
     let mut feed = follow(&mesh, &json!({ "after": 0 }));
     assert_eq!(next(&mut feed), Ok(1));
-    // Nothing is read until everything has been sent: more than a stream may hold.
+    // The reader starts only after all changes have been sent. They exceed a stream's buffer.
     all_sent.recv_timeout(PATIENCE).unwrap();
     (2..=LAST).for_each(|seq| assert_eq!(next(&mut feed), Ok(seq)));
     drop(feed);
@@ -246,7 +246,7 @@ fn a_subscription_reports_at_the_deadline_that_nothing_came() {
         let (key, _) = asker.request().unwrap();
         asker.standing(&key, 1);
         asker.refuse(&key, 503);
-        // From now on it is always busy.
+        // It is busy from now on.
         while let Some((key, _)) = asker.request() {
             asker.refuse(&key, 503);
         }

@@ -3,7 +3,7 @@
 /// One layer. A module may use its own layer and earlier ones.
 pub struct Layer {
     pub name: &'static str,
-    /// Modules, each with all that is beneath it.
+    /// Modules, each with all modules below it.
     pub modules: &'static [&'static str],
 }
 
@@ -48,7 +48,7 @@ pub const FORBIDDEN: &[(&str, &[&str], &str)] = &[
     ("users", &["distributor", "gateway", "http", "mesh", "net"], "a service is written with the kit alone"),
 ];
 
-/// Whether `module` is `prefix` or beneath it.
+/// Whether `module` is `prefix` or below it.
 pub fn is_within(module: &str, prefix: &str) -> bool {
     module.strip_prefix(prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with("::"))
 }

@@ -1,6 +1,6 @@
 //! The house rules that the source itself can prove: layers, cycles, neighbours, names, sizes.
 //!
-//! The tests parse the library with `syn`; nothing is started. `docs/architecture.md` explains the layers.
+//! The tests parse the library with `syn` and start no process. `docs/architecture.md` explains the layers.
 
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
 
@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use layers::{FORBIDDEN, LAYERS, layer_of};
 use source::{Module, modules, root};
 
-/// The most lines that the path of one request may have (`docs/architecture.md`).
+/// The line limit for the path of one request (`docs/architecture.md`).
 const MAX_PATH_LINES: usize = 2800;
 
 /// A file with more lines than this must give the reason in its first lines.
@@ -22,7 +22,7 @@ const LONG_FILE_LINES: usize = 450;
 /// A long file must give its reason in its first lines, after these words.
 const REASON: &str = "This file is long because";
 
-/// Where `lib.rs` lists the files on the path of one request, in reading order.
+/// The heading in `lib.rs` under which the files on the path of one request are listed, in reading order.
 const PATH_HEADING: &str = "# The path of one request";
 
 fn assert_none(what: &str, found: &[String]) {
@@ -35,8 +35,8 @@ fn the_parser_sees_what_is_there() {
     let uses = |from: &str, to: &str| all[from].uses.contains(to);
     assert!(uses("net::link", "packet"), "a `use` of a crate path");
     assert!(uses("bin::gateway", "gateway"), "a `use` in a binary");
-    assert!(uses("mesh", "packet::reply"), "a name that `packet` passes on");
-    assert!(all.values().all(|module| !module.uses.contains("users::tests")), "tests are left out");
+    assert!(uses("mesh", "packet::reply"), "a name that `packet` re-exports");
+    assert!(all.values().all(|module| !module.uses.contains("users::tests")), "tests are excluded");
     assert!(all["packet::reply"].types.iter().any(|one| one.name == "Failure" && one.is_public));
 }
 

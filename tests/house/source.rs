@@ -114,7 +114,7 @@ fn read_module(name: &str, source: &Source, names: &BTreeSet<String>, exports: &
         uses: BTreeSet::new(),
         types: Vec::new(),
     };
-    // Twice: code may use a name above the line that imports it.
+    // Two passes, because code may use a name above the line that imports it.
     reader.visit_file(parsed);
     reader.types.clear();
     reader.visit_file(parsed);
@@ -166,14 +166,14 @@ impl PathReader<'_> {
         Some(base)
     }
 
-    /// Records the module in which the end of the path is defined.
+    /// Records the module that defines the end of the path.
     fn record(&mut self, path: &[String]) {
         if let Some(module) = self.definer(path) {
             self.uses.insert(module);
         }
     }
 
-    /// The deepest module that the path leads through, or the one from which that module passes the next name on.
+    /// The deepest module on the path, or the module from which that one re-exports the next name.
     fn definer(&self, path: &[String]) -> Option<String> {
         let full = self.resolve(path)?;
         let depth = (1..=full.len()).rev().find(|depth| self.names.contains(&full[..*depth].join("::")))?;
@@ -297,7 +297,7 @@ impl<'ast> Visit<'ast> for PathReader<'_> {
         visit::visit_path(self, path);
     }
 
-    /// `pub(in path)` names no dependency.
+    /// `pub(in path)` is not a dependency.
     fn visit_vis_restricted(&mut self, _visibility: &'ast syn::VisRestricted) {}
 
     fn visit_macro(&mut self, one: &'ast Macro) {

@@ -1,4 +1,4 @@
-//! The three binaries as they are started, configured and ended.
+//! Start, configuration and shutdown of the three binaries.
 
 use std::net::TcpListener;
 use std::path::Path;
@@ -20,7 +20,7 @@ struct Binary {
 }
 
 impl Binary {
-    /// Starts it in a directory, with no variables but these.
+    /// Starts it in a directory, with only these variables.
     fn start(self, directory: &Path, flags: &[&str], variables: &[(&str, &str)]) -> Process {
         let database: &[&str] = if self.name == "users" { &["--database", "users.db"] } else { &[] };
         Process::start_in(directory, self.program, &[flags, database].concat(), variables)
@@ -56,7 +56,7 @@ fn help_and_version_go_to_stdout() {
             assert_eq!((status, told.as_str()), (Some(0), ""));
             let listen = format!("{}_LISTEN", binary.name.to_uppercase());
             for word in ["--listen", &listen, "--max-connections", "--max-frame", "--drain", "--help"] {
-                assert!(out.contains(word), "{} {flag} says nothing of {word}: {out}", binary.name);
+                assert!(out.contains(word), "{} {flag} does not mention {word}: {out}", binary.name);
             }
         }
     }
@@ -134,7 +134,7 @@ fn an_address_that_is_not_this_machines_is_one_sentence_and_exit_status_1() {
     }
 }
 
-/// The three, as they are started by default but on free ports, once they have found each other.
+/// The three binaries with default settings but on free ports, once they are connected.
 fn start_three(scratch: &Scratch) -> (Process, Process, Process) {
     let any = ["--listen", "127.0.0.1:0"];
     let distributor = DISTRIBUTOR.start(scratch.path(), &any, &[]);
@@ -153,7 +153,7 @@ fn each_binary_prints_one_line_and_ends_with_status_0_soon_after_a_signal() {
     for signal in [SIGTERM, SIGINT] {
         let scratch = Scratch::new();
         let (distributor, users, gateway) = start_three(&scratch);
-        // Idle connections must not keep anybody.
+        // Idle connections must not delay a shutdown.
         let mut browser = gateway.http().connect();
         browser.send_request("GET", "/users", &[], b"");
         assert_eq!(browser.receive().unwrap().status, 200);
@@ -172,7 +172,7 @@ fn each_binary_prints_one_line_and_ends_with_status_0_soon_after_a_signal() {
             let ended = process.end_by(signal);
             println!("{} ended {:?} after {signal}", binary.name, ended.took);
             assert_eq!(ended.status.code(), Some(0), "{:#?}", ended.log);
-            assert_eq!(ended.further_lines, [""; 0], "one line on stdout, no more");
+            assert_eq!(ended.further_lines, [""; 0], "exactly one line on stdout");
             // The promise is one second. The machine that runs the stories may be busy.
             assert!(ended.took.as_secs() < 3, "{} took {:?}", binary.name, ended.took);
         }
@@ -226,8 +226,8 @@ impl Ports {
     }
 }
 
-/// Starts the three, without a flag, in this directory and with these variables: they take their places and find
-/// each other.
+/// Starts the three without flags, in this directory and with these variables. They listen on their ports and connect
+/// to each other.
 fn serves_on(directory: &Scratch, ports: &Ports, host: &str, variables: &[(&str, String)]) {
     let variables: Vec<(&str, &str)> =
         variables.iter().map(|(name, value)| (*name, value.as_str())).collect();

@@ -1,15 +1,15 @@
-//! The nodes of the Node.js course, in both dialects, among ours. Here they are played by raw sockets.
+//! The nodes of the Node.js course, in both dialects, among ours. Raw sockets play them here.
 //!
-//! `node/course.js` plays them too, and dies of what kills the real ones. Where there is no `node`, these stories are
+//! `node/course.js` plays them too, and crashes on the same inputs as the real ones. Without `node`, these stories are
 //! skipped:
 //!
 //! | file | what it shows |
 //! | --- | --- |
-//! | [`deaths`] | what kills the played nodes, and when their gateway answers 404 |
+//! | [`deaths`] | inputs that kill the played nodes, and the 404 answers of their gateway |
 //! | [`beside`] | services, gateways and a distributor of the course beside ours |
 //! | [`keys`] | key 0, keys as text, and a client's own `key` |
 //! | [`delimiter`] | a raw `¶` in both directions, and a frame that is really bad |
-//! | [`bursts`] | what is too much for a course service: many packets at once, and a long one |
+//! | [`bursts`] | overload of a course service: many packets at once, and a long one |
 //! | [`lists`] | long lists, and two programs with one name |
 //! | [`constellation`] | all of it at once, for a minute |
 
@@ -69,11 +69,11 @@ fn assert_alive(course: &mut Process) {
     assert!(course.is_alive(), "{} died: {:#?}", course.ready_line(), course.log());
 }
 
-/// Where each dialect has its payload and its error code.
+/// The fields for the payload and the error code in each dialect.
 pub const DIALECTS: [(&str, &str, &str); 2] =
     [("template", "results", "errorcode"), ("book", "data", "errorCode")];
 
-/// The answer to a GET, if it comes within this time. A course gate whose link is lost leaves its clients waiting.
+/// The answer to a GET, if it arrives within this time. A course gate whose link is lost never answers its clients.
 fn get_within(limit: Duration, gateway: &Process, path: &str) -> Option<Response> {
     let mut client = gateway.http().try_connect()?;
     client.stream().set_read_timeout(Some(limit)).unwrap();
@@ -120,7 +120,7 @@ fn a_course_service_gets_only_what_the_course_sends() {
 #[test]
 fn the_replies_of_course_services_pass_through_as_they_are() {
     let replies = [
-        // The template, the book, and what other copies make of it.
+        // The forms of the template, the book, and other copies.
         r#"{"key":KEY,"errorcode":0,"errormessage":"success","results":[1, 2]}"#,
         r#"{"key":KEY,"errorCode":0,"errormessage":"success","data":{"a":1.50}}"#,
         r#"{"key":KEY,"responseData":"a\u00b6b"}"#,
@@ -243,12 +243,12 @@ fn a_course_gate_is_answered_in_its_own_dialect() {
     assert_eq!((&book["key"], &book["results"]["name"]), (&json!(8), &json!("Kim")));
     let both = answer(r#"{"uri":"/users","method":"GET","key":9,"params":{"id":"1","key":9}}"#);
     assert_eq!((&both["key"], &both["results"]["name"]), (&json!(9), &json!("Kim")));
-    // But an argument called `key` is one if it is not the key.
+    // An argument called `key` is an argument unless it is the key.
     let other = answer(r#"{"uri":"/users","method":"GET","key":10,"params":{"id":"1","key":"mine"}}"#);
     assert_eq!((&other["key"], &other["errorcode"]), (&json!(10), &json!(400)), "{other}");
     let unknown = answer(r#"{"uri":"/users","method":"PUT","key":11,"params":{}}"#);
     assert_eq!((&unknown["key"], &unknown["errorcode"]), (&json!(11), &json!(405)), "{unknown}");
-    // A request without a key is answered without one.
+    // A request without a key gets a reply without one.
     assert_eq!(answer(r#"{"uri":"/users","method":"GET","params":{"id":"1"}}"#).get("key"), None);
     // Key 0 is a key like any other.
     let first = answer(r#"{"uri":"/users","method":"GET","key":0,"params":{"id":"1"}}"#);
@@ -261,7 +261,7 @@ fn a_course_gate_is_answered_in_its_own_dialect() {
 fn a_course_gate_gets_lists_and_nothing_else() {
     let mut system = System::start();
     let mut gate = course_gate(&system.distributor);
-    // Everything that could make our own nodes talk: another gateway, a service that leaves, one that changes.
+    // All events that make our own nodes send: another gateway, a service that leaves, one that changes.
     let _gateway = Process::gateway(&system.distributor, &[]);
     let mut echo = Echo::start(&system.distributor, "echo", &["GET/echo"]);
     echo.membership.register(
@@ -289,7 +289,7 @@ fn a_course_gate_gets_lists_and_nothing_else() {
     }
 }
 
-/// So many users that all of them make a reply far over 64 KiB.
+/// This many users make a reply far over 64 KiB.
 fn create_many_users(users: &Process) {
     let mut packets = users.packets();
     for number in 1..=500_u64 {
@@ -311,7 +311,7 @@ fn a_reply_over_64_kib_is_refused_to_a_course_gate_and_reaches_ours_whole() {
     assert_eq!(all(&mut packets, 1)["results"].as_array().unwrap().len(), 500);
 
     let gate = course_gate(&system.distributor);
-    let refused = eventually("users has heard of the course gate", || {
+    let refused = eventually("users knows the course gate", || {
         Some(all(&mut packets, 2)).filter(|reply| reply["errorcode"] != 0)
     });
     assert!(refused["errorcode"].as_u64().is_some_and(|code| code >= 400), "{refused}");

@@ -13,7 +13,7 @@ use crate::harness::{Asked, Echo, Packets, Process, SECRET, Scratch, System, awa
 /// A text that a course client stores.
 const APPLE: &str = "사과 ¶ 배";
 
-/// Starts a users service of this distributor, which may be a played one.
+/// Starts a users service at this distributor, which may be a played one.
 fn users_at(distributor: &str, scratch: &Scratch, flags: &[&str]) -> Process {
     let database = scratch.file("users.db");
     let joined = ["--listen", "127.0.0.1:0", "--distributor", distributor];
@@ -28,7 +28,7 @@ fn closed_lines(process: &Process, packets: &Packets) -> Vec<String> {
     process.log().into_iter().filter(|line| line.contains(&closed)).collect()
 }
 
-/// Reads to the end of the connection, and returns the one line in which its end is logged.
+/// Reads to the end of the connection. Returns the one log line about its end.
 fn await_closed(process: &Process, packets: &mut Packets) -> String {
     while packets.receive_text().is_some() {}
     let lines = eventually("the end is logged", || {
@@ -48,7 +48,7 @@ fn a_stored_delimiter_of_a_course_service_reaches_the_client() {
     let answer = move |asked: &Asked| {
         let reply = json!({ "key": asked.key(), "errorcode": 0, "results": answered });
         let bytes = format!("{reply}¶").into_bytes();
-        // Cut inside of each delimiter.
+        // The stream is cut inside of each delimiter.
         bytes.split_inclusive(|byte| *byte == 0xC2).for_each(|piece| asked.raw(piece));
     };
     let service = Echo::course(&distributor, "goods", &["GET/goods", "POST/goods"], answer);
@@ -58,7 +58,7 @@ fn a_stored_delimiter_of_a_course_service_reaches_the_client() {
         let list = gateway.http().get("/goods");
         assert_eq!((list.status, list.results()), (200, goods.clone()));
     }
-    assert_eq!(service.connections(), 1, "the link stands");
+    assert_eq!(service.connections(), 1, "the link is up");
 }
 
 #[test]
@@ -126,7 +126,7 @@ fn a_node_of_ours_that_sends_a_raw_delimiter_is_closed_with_one_line_in_the_log(
         packet["deadline_ms"] = json!(5000);
         format!("{packet}¶")
     };
-    // Its first packet shows that it is ours, whether it is this one or one before.
+    // Its first packet shows that it is ours, this time or on an earlier connection.
     let mut first = system.users[0].packets();
     first.send_raw(with_deadline(raw.clone()).as_bytes());
     let mut second = system.users[0].packets();
@@ -139,7 +139,7 @@ fn a_node_of_ours_that_sends_a_raw_delimiter_is_closed_with_one_line_in_the_log(
         assert!(line.contains("not one JSON object: EOF while parsing a string"), "{line}");
         assert!(line.contains("사과"), "{line}");
     }
-    // A registration shows it too.
+    // A registration also shows it.
     let mut node = system.distributor.packets();
     node.register("ours", 9, &[], &json!({ "proto": "pilcrow/1" }));
     node.await_list(|list| list.iter().any(|entry| entry["name"] == "ours"));

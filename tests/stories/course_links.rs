@@ -16,7 +16,7 @@ use crate::harness::{Asked, Echo, Process, Response, await_instances, eventually
 /// The limit of a course service for one packet and for one read.
 const COURSE_MAX_BYTES: usize = 64 * 1024;
 
-/// So many requests of [`text`] fit into 64 KiB.
+/// This many requests of [`text`] fit into 64 KiB.
 const FITTING: usize = 7;
 
 /// 8 KiB of a request.
@@ -34,7 +34,7 @@ fn keeper(distributor: &Process) -> Echo {
     Echo::course(distributor, "goods", &["GET/goods", "POST/goods"], |_| {})
 }
 
-/// A course service that answers late, and the most that was ever sent to it and unanswered.
+/// A course service that answers late, and the maximum of unanswered bytes it had.
 fn late_answerer(distributor: &Process) -> (Echo, Arc<AtomicUsize>) {
     let most = Arc::new(AtomicUsize::new(0));
     let (seen, unanswered) = (most.clone(), Arc::new(Mutex::new(0)));
@@ -59,7 +59,7 @@ fn ask(gateway: &Process, method: &'static str, number: usize) -> JoinHandle<Res
     })
 }
 
-/// Ten requests, one after the other, over one new link. Each is sent, or waits for its turn.
+/// Ten requests, one after the other, over one new link. Each is sent or waits in the queue.
 fn ask_ten(gateway: &Process, method: &'static str) -> Vec<JoinHandle<Response>> {
     (0..10)
         .map(|number| {
@@ -96,7 +96,7 @@ fn ten_requests_of_8_kib_never_have_more_than_64_kib_unanswered_and_keep_their_o
     for answered in 0..10 {
         let expected = (FITTING + answered).min(10);
         let asked = goods.await_asked(expected);
-        assert_eq!(asked.len(), expected, "one answer makes room for one more");
+        assert_eq!(asked.len(), expected, "one answer frees the place for one request");
         let unanswered: usize = asked[answered..].iter().map(size).sum();
         assert!(unanswered <= COURSE_MAX_BYTES, "{unanswered} bytes");
         asked[answered].echo();
@@ -172,7 +172,7 @@ fn when_a_link_is_lost_with_a_burst_on_it_the_next_instance_gets_it_through_its_
         await_instances(&gateway, method, "/goods", 2);
         first.hang_up();
         let answers = join(asking);
-        // A write that was sent may have been carried out. One that still waited for its turn was not.
+        // A sent write may have been executed. A queued write was not.
         assert_eq!((count(&answers, 502), count(&answers, 200)), (lost, 10 - lost), "{method}");
         assert_eq!(other.asked().len(), 10 - lost);
         assert!(most.load(Ordering::SeqCst) <= COURSE_MAX_BYTES, "{most:?}");
@@ -207,7 +207,7 @@ fn a_packet_over_64_kib_is_never_sent_to_a_course_service_and_the_413_names_both
     let post = |length: usize| gateway.http().post("/goods", &json!({ "text": "x".repeat(length) }));
     assert_eq!(post(1).status, 200);
     let rest = size(&goods.asked()[0]) - 1;
-    assert_eq!(post(1).status, 200, "now it is known where the service reads the key");
+    assert_eq!(post(1).status, 200, "the gateway now knows where the service reads the key");
     let known = size(&goods.asked()[1]) - 1;
     assert!(known < rest);
 
@@ -239,9 +239,9 @@ fn a_service_that_answers_with_the_key_of_the_packet_gets_no_other_and_the_clien
     let asked = goods.asked();
     assert_eq!(asked[0].text, r#"{"uri":"/goods","method":"GET","key":1,"params":{"key":2}}"#);
     assert_eq!(asked[1].text, r#"{"uri":"/goods","method":"GET","key":3,"params":{"key":"5"}}"#);
-    // Another service may listen there after it.
+    // Another service may listen on this port later.
     goods.hang_up();
-    eventually("it is asked again", || (gateway.http().get("/goods").status == 200).then_some(()));
+    eventually("it gets another request", || (gateway.http().get("/goods").status == 200).then_some(()));
     assert_eq!(goods.asked().last().unwrap().text, asked[0].text);
 }
 
@@ -307,7 +307,7 @@ fn a_link_that_was_in_use_and_is_lost_is_dialled_again_at_once() {
         eventually("there is a new link", || (times_up() > round).then_some(()));
         waits.push(lost.elapsed());
     }
-    // On a busy machine one of them may take its time. A pause of 3 s would show in all of them.
+    // On a busy machine one of them may be slow. A pause of 3 s would show in all of them.
     assert!(waits.iter().min().unwrap() < &Duration::from_secs(2), "{waits:?}");
 }
 

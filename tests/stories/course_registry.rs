@@ -9,7 +9,7 @@ use crate::harness::{Echo, Packets, Process, await_instances, eventually};
 /// The longest packet that a course node survives, in bytes.
 const COURSE_LIMIT: usize = 64 * 1024;
 
-/// So many routes of 95 bytes each.
+/// This many routes of 95 bytes each.
 fn routes(count: usize) -> Vec<String> {
     (0..count).map(|number| format!("GET/{number:091}")).collect()
 }
@@ -23,7 +23,7 @@ fn register_ours(packets: &mut Packets, name: &str, urls: &[String], key: u64) -
 /// The next list, of a length that a course node survives.
 fn short_list(course_node: &mut Packets) -> Vec<Value> {
     let text = course_node.receive_text().expect("a list");
-    assert!(text.len() + "¶".len() <= COURSE_LIMIT, "a list of {} bytes ends a course node", text.len());
+    assert!(text.len() + "¶".len() <= COURSE_LIMIT, "a list of {} bytes kills a course node", text.len());
     serde_json::from_str::<Value>(&text).unwrap()["params"].as_array().unwrap().clone()
 }
 
@@ -59,7 +59,7 @@ fn without_a_course_node_a_long_list_is_accepted_and_a_course_node_that_comes_la
     assert_eq!(reply["errorcode"], 413, "{reply}");
     distributor.await_log(&["WARN", "members", "course nodes take at most 65536"]);
 
-    // Our own nodes still come and go.
+    // Our own nodes still join and leave.
     let mut other = distributor.packets();
     assert_eq!(register_ours(&mut other, "other", &[], 2)["errorcode"], 0);
     drop(long);

@@ -1,4 +1,4 @@
-//! A service of ours, asked by programs of the course: they number their requests from 0.
+//! A service of ours with clients from the course, which number their requests from 0.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -31,7 +31,7 @@ fn send(packets: &mut Packets, text: &str) {
     packets.send_raw(format!("{text}¶").as_bytes());
 }
 
-/// Asserts that no packet waits: the next one is the reply to a request sent now.
+/// Asserts that no packet is pending: the next one is the reply to a request sent now.
 fn expect_nothing_more(packets: &mut Packets) {
     send(packets, r#"{"uri":"/none","method":"GET","key":1000}"#);
     assert_eq!(packets.receive().unwrap()["key"], 1000);
@@ -192,7 +192,7 @@ fn a_course_service_that_calls_ours_gets_no_reply_over_64_kib() {
     };
     assert_eq!(ask()["errorcode"], 0, "no course node is registered");
     let _course = Echo::course(&distributor, "goods", &["GET/goods"], Asked::echo);
-    let refused = eventually("ours has heard of the course service", || {
+    let refused = eventually("our gateway knows the course service", || {
         Some(ask()).filter(|reply| reply["errorcode"] != 0)
     });
     assert!(refused["errormessage"].as_str().unwrap().contains("ask for less"), "{refused}");

@@ -1,15 +1,15 @@
-//! What `deploy/` and `docs/deployment.md` promise, with the files that are really deployed: the proxy in front of real
-//! gateways, the units, the backup.
+//! The promises of `deploy/` and `docs/deployment.md`, tested with the files that are really deployed: the proxy in
+//! front of real gateways, the units, the backup.
 //!
 //! | file | what it shows |
 //! | --- | --- |
 //! | [`walk`] | the curl walk over TLS, by HTTP/1.1 and HTTP/2; events; two gateways |
-//! | [`doors`] | what is closed: old TLS, plain HTTP, the inner paths, forged addresses, guessing, too many connections |
-//! | [`abuse`] | requests that are none, slow ones and huge ones, while others are served |
+//! | [`doors`] | closed doors: old TLS, plain HTTP, the inner paths, forged addresses, guessing, too many connections |
+//! | [`abuse`] | invalid requests, slow ones and huge ones, while others are served |
 //! | [`units`] | the units of systemd |
 //! | [`backup`] | a backup of a database in use |
 //!
-//! A story whose program (haproxy, curl, openssl, systemd-analyze, sqlite3) is not on this machine says so and is skipped.
+//! A story that needs a missing program (haproxy, curl, openssl, systemd-analyze, sqlite3) says so and is skipped.
 
 #![cfg(unix)]
 
@@ -24,12 +24,12 @@ mod walk;
 
 use std::path::{Path, PathBuf};
 
-/// Where a file of this repository is.
+/// The path of a file of this repository.
 fn deployed(file: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy").join(file)
 }
 
-/// Where this program is. Daemons are where only root looks.
+/// The path of this program. Daemons are in directories that are only on root's PATH.
 fn program(name: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let folders = std::env::split_paths(&path).chain(["/usr/sbin".into(), "/sbin".into()]);
@@ -40,7 +40,7 @@ fn program(name: &str) -> Option<PathBuf> {
     found
 }
 
-/// Whether all of these programs are there.
+/// Whether all of these programs are installed.
 fn have(names: &[&str]) -> bool {
     names.iter().all(|name| program(name).is_some())
 }

@@ -15,7 +15,7 @@ fn list(entries: &Value) -> Value {
     json!({ "uri": "/distributes", "method": "GET", "key": 0, "params": entries })
 }
 
-/// A raw node that has registered and has received a list with itself in it.
+/// A registered raw node that has received a list that contains it.
 fn node(distributor: &Process, name: &str, port: u16) -> Packets {
     let mut node = distributor.packets();
     node.register(name, port, &[], &json!({ "proto": "pilcrow/1" }));
@@ -163,7 +163,7 @@ fn a_request_for_the_list_is_answered_under_its_key() {
         assert_eq!((&reply["key"], &reply["errorcode"]), (&key, &json!(0)));
         assert_eq!(reply["results"][0]["name"], "node");
     }
-    // The book's gateways have the key in their params. Nobody answers a notice.
+    // The book's gateways have the key in their params. A notice gets no reply.
     packets.send(&json!({ "uri": "/distributes", "method": "GET", "key": 0, "params": {} }));
     packets.send(&json!({ "uri": "/distributes", "method": "GET", "params": { "key": 8 } }));
     assert_eq!(packets.receive().unwrap()["key"], 8);
@@ -277,13 +277,13 @@ fn a_node_that_does_not_read_delays_no_other_node() {
         let changed = Instant::now();
         node.register("node", port, &[], &json!({ "proto": "pilcrow/1" }));
         node.await_list(|list| list[0]["port"] == port);
-        // A push takes milliseconds; the rest is room for a busy machine.
+        // A push takes milliseconds. The rest of the limit is for a busy machine.
         let took = changed.elapsed();
         assert!(took < Duration::from_secs(4), "the push took {took:?}");
     }
 }
 
-// ---- what is rejected with a reason
+// ---- rejections with a reason
 
 #[test]
 fn a_bad_registration_is_rejected_with_a_reason_and_the_earlier_one_stays() {
@@ -319,7 +319,7 @@ fn a_bad_registration_is_rejected_with_a_reason_and_the_earlier_one_stays() {
         assert_eq!(reply["errorcode"], 400, "{reply}");
         assert!(words.contains("registration rejected") && words.contains(named), "{named}: {words}");
     }
-    // The earlier registration stays, nothing is pushed, and a good registration is still accepted.
+    // The earlier registration stays, no push follows, and a valid registration is still accepted.
     expect_nothing_pushed(&mut onlooker, 1);
     packets.register("better", 9003, &[], &json!({}));
     assert_eq!(names(&onlooker.await_list(|_| true)), ["onlooker", "better"]);
@@ -363,14 +363,14 @@ fn the_text_of_a_peer_stays_within_one_line_of_the_log() {
     assert!(!log.iter().any(|line| line.contains("forged\u{1b}")), "{log:#?}");
 }
 
-// ---- what closes a connection
+// ---- violations that close a connection
 
 const LIMIT: usize = 1000;
 
-/// A way to break the rules of the wire.
+/// A violation of the wire rules.
 struct Violation {
     bytes: Vec<u8>,
-    /// Whether the sender then ends its half of the connection.
+    /// Whether the sender then shuts down its half of the connection.
     ends: bool,
     /// The words that the log uses for it, and the excerpt of the frame's beginning.
     told: &'static str,
@@ -414,7 +414,7 @@ fn violations() -> Vec<Violation> {
         ),
         of("{\"uri\":\"/users\"}}¶".as_bytes(), no_object, r#"{\"uri\":\"/users\"}}"#, 17),
         ending(b"{\"uri\":\"/us", "ended inside a frame", r#"{\"uri\":\"/us"#, 11),
-        // Somebody's browser.
+        // A web browser.
         ending(
             b"GET / HTTP/1.1\r\nHost: a\r\n\r\n",
             "ended inside a frame",
@@ -432,7 +432,7 @@ fn bystander_beside_users(distributor: &Process) -> Packets {
     bystander
 }
 
-/// Commits this violation against a process. It must cost this connection and one line of the log.
+/// Commits this violation against a process. It must cause one closed connection and one log line.
 fn commit(process: &Process, violation: &Violation) {
     let stream = TcpStream::connect(process.address()).unwrap();
     let me = stream.local_addr().unwrap();
@@ -472,7 +472,7 @@ fn a_bad_packet_closes_its_connection_with_one_log_line_and_disturbs_no_other() 
         assert_eq!(asker.call("GET", "/users", &json!({ "params": "1" }), key)["errorcode"], 404);
         assert_eq!(bystander.call("GET", "/distributes", &json!({}), key)["errorcode"], 0);
     }
-    // A request before the bad packet on the same connection is answered.
+    // An earlier request on the same connection is answered.
     let mut packets = users.packets();
     packets.send_raw("{\"uri\":\"/users\",\"method\":\"GET\",\"key\":1,\"params\":{}}¶[]¶".as_bytes());
     assert_eq!(packets.receive().unwrap()["results"], json!([]));
@@ -540,7 +540,7 @@ fn empty_frames_and_white_space_are_skipped_and_packets_may_arrive_in_any_pieces
         packets.send_raw(&[*byte]);
     }
     assert_eq!(packets.receive().unwrap()["key"], 1);
-    // Many requests in one piece: as many replies, each under its key.
+    // Many requests in one write get as many replies, each with its key.
     let many: Vec<String> =
         (1..=200).map(|key| format!("{{\"uri\":\"/users\",\"method\":\"GET\",\"key\":{key}}}¶")).collect();
     packets.send_raw(many.concat().as_bytes());
@@ -549,7 +549,7 @@ fn empty_frames_and_white_space_are_skipped_and_packets_may_arrive_in_any_pieces
     assert!(keys.into_iter().eq(1..=200));
 }
 
-/// The one story that takes its real 10 s; all that stalls does so in it, side by side.
+/// The only story that waits the real 10 s. All stalling peers stall in it, in parallel.
 #[test]
 fn a_connection_that_stops_within_a_frame_is_closed_and_an_idle_one_is_not() {
     let scratch = Scratch::new();
@@ -619,7 +619,7 @@ fn two_hundred_rounds_of_bad_packets_leave_nothing_behind() {
         for process in both {
             let mut packets = process.packets();
             packets.send_raw(bytes);
-            // Some wait for the end, some leave before it.
+            // Some wait for the end, some close before it.
             if round % 3 == 0 {
                 let _ = packets.stream().shutdown(Shutdown::Write);
                 while packets.receive_text().is_some() {}
@@ -652,7 +652,7 @@ fn a_connection_over_the_limit_is_closed_with_a_line_in_the_log() {
         // The users process has one of the connections at the distributor.
         let room = if uri == "/distributes" { 2 } else { 3 };
         let mut inside: Vec<Packets> =
-            (0..room).map(|_| answered(process.packets()).expect("there is room")).collect();
+            (0..room).map(|_| answered(process.packets()).expect("a connection is accepted")).collect();
         for _ in 0..2 {
             let one_too_many = process.packets();
             let me = one_too_many.stream().local_addr().unwrap();
@@ -660,10 +660,10 @@ fn a_connection_over_the_limit_is_closed_with_a_line_in_the_log() {
             let line = process.await_log(&[&me.to_string(), "turned away"]);
             assert!(line.contains("WARN") && line.contains("3 connections are open"), "{line}");
         }
-        // The open connections stay as they are, and a new connection may replace a closed one.
+        // The open connections remain, and a new connection may replace a closed one.
         assert!(inside.iter_mut().all(is_answered));
         inside.pop();
-        inside.push(eventually("the free place is given away", || answered(process.packets())));
+        inside.push(eventually("the free place is reused", || answered(process.packets())));
         assert!(process.packets().is_closed_within(PATIENCE));
     }
 }

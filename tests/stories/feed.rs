@@ -21,13 +21,13 @@ use serde_json::{Value, json};
 
 use crate::harness::{Events, Http, Packets};
 
-/// Follows the changes through the gateway.
+/// Subscribes to the changes through the gateway.
 fn follow(http: &Http, query: &str) -> Events {
     let path = format!("/users/changes{query}");
     http.events(&path, &[]).unwrap_or_else(|refused| panic!("{path}: {} {}", refused.status, refused.text()))
 }
 
-/// Asks for the changes as a stream, under this key.
+/// Requests the changes as a stream with this key.
 fn subscribe(packets: &mut Packets, key: &Value, after: Option<u64>) {
     let params = after.map_or_else(|| json!({}), |after| json!({ "after": after }));
     packets.send(&json!({ "uri": "/users/changes", "method": "GET", "key": key, "params": params }));
@@ -55,14 +55,14 @@ fn next_change(packets: &mut Packets, key: u64) -> Value {
     }
 }
 
-/// Creates a user through the gateway; the number of the change.
+/// Creates a user through the gateway. Returns the number of the change.
 fn create(http: &Http, name: &str) -> u64 {
     let answer = http.post("/users", &json!({ "email": format!("{name}@example.com"), "name": name }));
     assert_eq!(answer.status, 201, "{}", answer.text());
     answer.reply()["seq"].as_u64().unwrap()
 }
 
-/// Creates a user at this very instance; the number of the change.
+/// Creates a user at exactly this instance. Returns the number of the change.
 fn create_at(packets: &mut Packets, name: &str) -> u64 {
     let params = json!({ "email": format!("{name}@example.com"), "name": name });
     let reply = packets.call("POST", "/users", &params, 1);
@@ -70,7 +70,7 @@ fn create_at(packets: &mut Packets, name: &str) -> u64 {
     reply["seq"].as_u64().unwrap()
 }
 
-/// Creates users 1 to `count` at this very instance.
+/// Creates users 1 to `count` at exactly this instance.
 fn create_many(packets: &mut Packets, count: u64) {
     let user = |id: u64| json!({ "email": format!("{id}@example.com"), "name": id.to_string() });
     let requests: Vec<_> = (1..=count).map(|id| ("POST", "/users", user(id))).collect();

@@ -1,4 +1,4 @@
-//! The invariants of `docs/architecture.md` that a look at the source can check.
+//! The invariants of `docs/architecture.md` that the source can show.
 
 use std::fs;
 use std::path::{Path, PathBuf};

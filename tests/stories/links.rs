@@ -71,7 +71,7 @@ fn a_distributor_restart_under_load_loses_no_request() {
     load.end(system.gateway.http()).assert_all_succeeded();
 }
 
-// ---- coming and going
+// ---- joining and leaving
 
 #[test]
 fn the_three_may_start_in_any_order() {
@@ -135,7 +135,7 @@ fn any_one_of_several_distributors_is_enough() {
     assert_eq!(gateway.http().get("/late").status, 200);
     let _later = Echo::start(&second, "later", &["GET/later"]);
     await_instances(&gateway, "GET", "/later", 1);
-    // No list names this one any more, so its link alone keeps its route.
+    // No list contains this instance any more, so only its link keeps its route.
     drop(early);
     await_instances(&gateway, "GET", "/early", 0);
     assert_eq!(gateway.http().get("/early").status, 503);
@@ -162,7 +162,7 @@ fn an_unlisted_instance_stays_in_use_while_its_link_is_up() {
     let echo = Echo::start(&distributor, "echo", &["GET/echo"]);
     await_instances(&gateway, "GET", "/echo", 1);
     echo.membership.stream().shutdown(std::net::Shutdown::Both).unwrap();
-    // The list that lacks it has been taken in once the one after it has.
+    // Once the gateway has processed the next list, it has also processed the list without the instance.
     let _next = Echo::start(&distributor, "next", &["GET/next"]);
     await_instances(&gateway, "GET", "/next", 1);
     assert_eq!(distributor.packets().await_list(|_| true).len(), 2);
@@ -182,7 +182,7 @@ fn a_second_registration_replaces_the_routes() {
     await_instances(&gateway, "GET", "/new", 1);
     let statuses = ["/old", "/kept", "/new"].map(|path| gateway.http().get(path).status);
     assert_eq!(statuses, [503, 200, 200]);
-    assert_eq!(echo.connections(), 1, "over the link that it had");
+    assert_eq!(echo.connections(), 1, "over the existing link");
 }
 
 // ---- assignment of requests
@@ -234,7 +234,7 @@ fn the_instance_with_the_fewest_requests_in_flight_gets_the_next() {
         })
         .collect();
     assert_eq!(counts(), [3, 3]);
-    // One of them gets everything off its desk: the next three are for it.
+    // One of them answers everything, so it gets the next three.
     keepers[0].asked().iter().for_each(Asked::echo);
     eventually("three are answered", || {
         (waiting.iter().filter(|one| one.is_finished()).count() == 3).then_some(())
@@ -269,12 +269,12 @@ fn an_instance_that_leaves_gets_no_new_request_and_its_pending_one_is_answered()
     await_instances(&gateway, "GET", "/echo", 1);
     (0..6).for_each(|_| assert_eq!(gateway.http().get("/echo").status, 200));
     assert_eq!((leaver.asked().len(), stayer.asked().len()), (1, 6));
-    assert_eq!(leaver.connections(), 1, "its link stands while something is pending");
+    assert_eq!(leaver.connections(), 1, "its link stays up while a request is pending");
     leaver.asked()[0].echo();
     let answer = pending.join().unwrap();
     assert_eq!((answer.status, &answer.results()["params"]["params"]), (200, &json!("pending")));
     eventually("its link is closed", || (leaver.connections() == 0).then_some(()));
-    // It may think better of it.
+    // The instance may rejoin.
     leaver.membership.register(
         "echo",
         leaver.port(),
@@ -380,13 +380,13 @@ fn a_read_whose_link_is_lost_is_retried_and_a_write_is_not() {
     let gateway = Process::gateway(&distributor, &[]);
     let fickle = Echo::answering(&distributor, "echo", &urls, Asked::hang_up);
     await_instances(&gateway, "GET", "/echo", 1);
-    // Nobody else is there.
+    // No other instance exists.
     assert_eq!(gateway.http().get("/echo").status, 502);
     let steady = Echo::start(&distributor, "echo", &urls);
     await_instances(&gateway, "GET", "/echo", 2);
     let ask = |method| gateway.http().request(method, "/echo", &[], b"").status;
     let mut reads = (0..2).map(|_| ask("GET"));
-    assert!(reads.all(|status| status == 200), "whichever of the two was asked first");
+    assert!(reads.all(|status| status == 200), "either of the two may be first");
     assert_eq!((fickle.asked().len(), steady.asked().len()), (2, 2));
     await_instances(&gateway, "POST", "/echo", 2);
     let mut writes: Vec<u16> = (0..2).map(|_| ask("POST")).collect();
@@ -409,7 +409,7 @@ fn a_read_that_is_silent_for_half_of_its_time_is_given_up_and_asked_of_another_i
     assert_eq!((answer.status, &answer.results()["params"]["params"]), (200, &json!("first")));
     assert_eq!((silent.asked().len(), other.asked().len()), (1, 1));
     gateway.await_log(&["no reply yet", "trying"]);
-    // Nobody waits for the first instance any more.
+    // No request waits for the first instance any more.
     first.echo();
     gateway.await_log(&["orphan reply"]);
 }
@@ -471,7 +471,7 @@ fn a_service_that_breaks_the_protocol_loses_its_link_and_gets_a_new_one() {
     assert_eq!(pending.join().unwrap().status, 200);
 }
 
-// ---- the end
+// ---- shutdown
 
 #[test]
 fn a_gateway_that_shuts_down_answers_requests_that_have_begun() {

@@ -1,7 +1,7 @@
-//! Pilcrow's stories: each test starts the real binaries on free ports and tells, in its name, what holds.
+//! Pilcrow's stories. Each test starts the real binaries on free ports; its name states the guarantee.
 //!
-//! One harness ([`harness`]) starts processes, speaks HTTP and packets, and waits for conditions. Every process
-//! is ended by its id when its test ends, however it ends.
+//! One harness ([`harness`]) starts processes, speaks HTTP and packets, and waits for conditions. Every process is
+//! ended by its id when its test ends, even if the test fails.
 
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
 

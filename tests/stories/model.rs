@@ -128,7 +128,7 @@ fn check_written(written: &[Written], truth: &[Value]) {
     let mut numbers: Vec<u64> = written.iter().map(|one| one.seq).collect();
     numbers.sort_unstable();
     numbers.dedup();
-    assert_eq!(numbers.len(), written.len(), "two writes were given one number");
+    assert_eq!(numbers.len(), written.len(), "two writes have one number");
     for one in written {
         let at = usize::try_from(one.seq).unwrap() - 1;
         let change = &truth[at];
@@ -140,13 +140,13 @@ fn check_written(written: &[Written], truth: &[Value]) {
             assert_eq!(
                 before.map(|before| &before["seq"]),
                 Some(&json!(version)),
-                "overwritten unseen: {change}"
+                "silently overwritten: {change}"
             );
         }
     }
 }
 
-/// The state that these changes lead to.
+/// The state after these changes.
 fn replay(changes: &[Value]) -> HashMap<u64, Value> {
     let mut users = HashMap::new();
     for change in changes {

@@ -31,7 +31,7 @@ fn log_in(http: &Http, email: &str, password: &str) -> Response {
     http.post("/users/login", &json!({ "email": email, "password": password }))
 }
 
-/// Creates users 1 to `count`, all asked for at once.
+/// Creates users 1 to `count`, all in parallel.
 fn create_many(packets: &mut Packets, count: u64) {
     for key in 1..=count {
         let params = json!({ "email": format!("{key}@example.com"), "name": "Kim" });
@@ -51,7 +51,7 @@ fn page(http: &Http, path: &str) -> (Vec<u64>, Value) {
     (ids, answer.reply()["next"].clone())
 }
 
-/// Everybody, read page by page from one instance.
+/// All users, read page by page from one instance.
 fn list_all(packets: &mut Packets) -> Vec<Value> {
     let (mut all, mut after) = (Vec::new(), json!(0));
     while after != Value::Null {
@@ -62,12 +62,12 @@ fn list_all(packets: &mut Packets) -> Vec<Value> {
     all
 }
 
-/// Every byte as a percent code.
+/// Every byte in percent-encoding.
 fn encoded(text: &str) -> String {
     text.bytes().fold(String::new(), |codes, byte| codes + &format!("%{byte:02X}"))
 }
 
-/// A date as seconds since 1970, if it is one of RFC 3339 in UTC.
+/// An RFC 3339 date in UTC as seconds since 1970; `None` for other text.
 fn moment(date: &Value) -> i64 {
     let text = date.as_str().unwrap();
     assert!(text.len() >= 20 && text.ends_with('Z') && &text[10..11] == "T", "{text}");

@@ -14,7 +14,7 @@ fn unwritten(batching: Batching) -> (Outbox, TcpStream) {
     (Outbox::new(Arc::new(stream), batching), peer)
 }
 
-/// As [`unwritten`], with a writer thread.
+/// Like [`unwritten`], with a writer thread.
 fn outbox(batching: Batching) -> (Outbox, TcpStream) {
     let (outbox, peer) = unwritten(batching);
     start_writer(&outbox);

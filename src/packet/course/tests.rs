@@ -19,7 +19,7 @@ enum End {
     NotUtf8,
 }
 
-/// A connection that delivers `bytes` in pieces of these lengths, and the rest at once.
+/// A connection that delivers `bytes` in pieces of these lengths, then the rest at once.
 struct Pieces<'a> {
     bytes: &'a [u8],
     lengths: Vec<usize>,
@@ -65,7 +65,7 @@ fn read(from: impl Read, limit: usize) -> (Vec<String>, End) {
     (frames, end)
 }
 
-/// The same for a stream that is here as a whole: a frame ends at the first `¶` outside of its strings.
+/// The same for a complete stream: a frame ends at the first `¶` outside of its strings.
 fn read_plainly(mut rest: &[u8], limit: usize) -> (Vec<String>, End) {
     let mut frames = Vec::new();
     loop {
@@ -167,7 +167,7 @@ proptest! {
             if search.find_end(&bytes[..length]).is_some() {
                 break;
             }
-            // Only a `C2` that may begin a delimiter is looked at again.
+            // The search rescans only a `C2` that may begin a delimiter.
             prop_assert!(search.searched() + 1 >= length);
         }
     }

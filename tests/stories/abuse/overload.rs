@@ -20,7 +20,7 @@ fn keeper(distributor: &Process) -> Echo {
 
 fn assert_told_to_come_again(answer: &Response) {
     assert_eq!(answer.status, 503, "{}", answer.text());
-    let seconds: u32 = answer.header("Retry-After").expect("when to come again").parse().unwrap();
+    let seconds: u32 = answer.header("Retry-After").expect("a `Retry-After`").parse().unwrap();
     assert!(seconds > 0 && answer.message().contains("too many requests are in flight"), "{}", answer.text());
 }
 
@@ -70,7 +70,7 @@ fn requests_above_the_limit_get_503_at_once_and_the_others_are_answered() {
     let (good, told): (Vec<_>, Vec<_>) = answers.iter().partition(|answer| answer.status == 200);
     assert_eq!(good.len(), ROOM);
     told.into_iter().for_each(assert_told_to_come_again);
-    assert_eq!(service.asked().len(), ROOM + 1, "what was refused was never sent");
+    assert_eq!(service.asked().len(), ROOM + 1, "a rejected request is never sent");
 }
 
 #[test]
@@ -81,7 +81,7 @@ fn each_instance_has_its_own_limit_beside_that_of_the_gateway() {
     let node = Node::ours("asker", 9, Vec::new(), "asker");
     let (mesh, _membership) = Mesh::join(&[distributor.address().to_string()], node, limits, None).unwrap();
     let instances = || mesh.routes().first().map_or(0, |row| row.instances.len());
-    eventually("both are there", || (instances() == 2).then_some(()));
+    eventually("both are linked", || (instances() == 2).then_some(()));
     let calls: Vec<_> = (0..7)
         .map(|number| {
             let mesh = mesh.clone();
@@ -91,7 +91,7 @@ fn each_instance_has_its_own_limit_beside_that_of_the_gateway() {
         })
         .collect();
     let refused = || calls.iter().filter(|call| call.is_finished()).count();
-    eventually("three have no room", || (refused() == 3).then_some(()));
+    eventually("three are rejected", || (refused() == 3).then_some(()));
     for service in &services {
         assert_eq!(service.await_asked(2).len(), 2);
         service.asked().iter().for_each(Asked::echo);
@@ -107,7 +107,7 @@ fn each_instance_has_its_own_limit_beside_that_of_the_gateway() {
 fn under_overload_every_request_and_every_health_check_is_answered() {
     let distributor = Process::distributor(&[]);
     let gateway = Process::gateway(&distributor, &["--max-in-flight", "4"]);
-    // It answers one after the other, and takes its time.
+    // It answers one request after the other, slowly.
     let slow = |asked: &Asked| {
         thread::sleep(Duration::from_millis(2)); // work is played by sleeping
         asked.echo();
@@ -136,7 +136,7 @@ fn under_overload_every_request_and_every_health_check_is_answered() {
         })
         .collect();
     let count = |at: usize| counts[at].load(Ordering::SeqCst);
-    eventually("many are answered and many refused", || {
+    eventually("many are answered and many rejected", || {
         assert_healthy(http);
         let hopeless = clients.iter().any(JoinHandle::is_finished);
         (hopeless || (count(0) >= 300 && count(1) >= 1000)).then_some(())

@@ -50,7 +50,8 @@ impl Stage {
         [&self.gateway, &self.users, &self.distributor]
     }
 
-    /// Commits each violation so often against each port, while others ask and must get every answer right.
+    /// Commits each violation this often against each port. Other clients send requests meanwhile and must get correct
+    /// answers.
     fn storm(&mut self, violations: &[Vec<u8>], times: usize) {
         let (began, over, asked) =
             (Instant::now(), AtomicBool::new(false), [const { AtomicUsize::new(0) }; 3]);
@@ -77,11 +78,11 @@ impl Stage {
             // The processes get more requests: no attack left anything hanging.
             let still_asked =
                 || asked.iter().zip(&before).all(|(now, then)| now.load(Ordering::SeqCst) > *then);
-            eventually("everybody is answered", || {
+            eventually("all clients are answered", || {
                 (still_asked() || bystanders.iter().any(thread::ScopedJoinHandle::is_finished)).then_some(())
             });
             over.store(true, Ordering::SeqCst);
-            assert!(attacked, "an attacker could not do what it wanted");
+            assert!(attacked, "an attacker could not finish");
         });
         let took = began.elapsed();
         let answers = asked.map(AtomicUsize::into_inner);
@@ -103,7 +104,7 @@ impl Stage {
             let log = process.log();
             let said = log.iter().filter(|line| kinds.iter().any(|kind| line.contains(kind))).count();
             let most = 3 * windows * u64::from(flood::LINES) + 20;
-            assert!(said as u64 <= most, "{name} has said {said} lines of strangers, more than {most}");
+            assert!(said as u64 <= most, "{name} has logged {said} lines about strangers, more than {most}");
             #[cfg(target_os = "linux")]
             {
                 let peak = process.peak_kib();
@@ -118,7 +119,7 @@ fn ask_over_http(gateway: SocketAddr, over: &AtomicBool, asked: &AtomicUsize) {
     let mut connection = Http::to(gateway).connect();
     while !over.load(Ordering::SeqCst) {
         connection.send_request("GET", "/users/1", &[], b"");
-        let answer = connection.receive().expect("an answer on a connection that did nothing wrong");
+        let answer = connection.receive().expect("an answer on a well-behaved connection");
         assert_eq!((answer.status, &answer.results()["name"]), (200, &json!("Kim")), "{}", answer.text());
         asked.fetch_add(1, Ordering::SeqCst);
     }
@@ -136,7 +137,7 @@ fn ask_users(users: SocketAddr, over: &AtomicBool, asked: &AtomicUsize) {
     }
 }
 
-/// Registered, and so sent every list. No node comes or goes; users only registers again.
+/// A registered node, which gets every list. No node joins or leaves; only users registers again.
 fn ask_distributor(distributor: SocketAddr, over: &AtomicBool, asked: &AtomicUsize) {
     let mut packets = Packets::to(distributor);
     packets.register("bystander", 9, &[], &json!({}));
@@ -153,12 +154,12 @@ fn ask_distributor(distributor: SocketAddr, over: &AtomicBool, asked: &AtomicUsi
     }
 }
 
-/// Sends these bytes and ends its half; mostly waits for the end, sometimes leaves at once.
+/// Sends these bytes and shuts down its half. It usually waits for the end and sometimes closes at once.
 fn violate(port: SocketAddr, bytes: &[u8], round: usize) {
     let mut stream = TcpStream::connect_timeout(&port, PATIENCE).expect("the process accepts connections");
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
     stream.set_write_timeout(Some(PATIENCE)).unwrap();
-    // The other side may have closed already.
+    // The peer may have closed already.
     let _ = stream.write_all(bytes);
     if round % 16 == 7 {
         return;

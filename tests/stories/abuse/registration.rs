@@ -35,7 +35,7 @@ fn a_route_of_another_service_is_rejected_while_its_owner_lives_and_accepted_aft
     let me = thief.membership.stream().local_addr().unwrap().to_string();
     let owner = ports.iter().any(|port| line.contains(&format!("belongs to users at 127.0.0.1:{port}")));
     assert!(owner && line.contains(&me), "{line}");
-    // A request with a key gets the reason, and then the connection is closed.
+    // A request with a key gets the reason. Then the connection is closed.
     let mut asking = system.distributor.packets();
     let (code, words) = claim(&mut asking, "second thief", 9, &json!(["DELETE/users"]), 1);
     assert_eq!(code, 409, "{words}");
@@ -57,7 +57,7 @@ fn a_route_of_another_service_is_rejected_while_its_owner_lives_and_accepted_aft
     system.distributor.await_log(&["gone: users at", &last_address]);
     let accepted = Echo::start(&system.distributor, "thief", &urls);
     await_instances(&system.gateway, "GET", "/thief", 1);
-    eventually("the routes are its own", || (system.http().get("/users").status == 200).then_some(()));
+    eventually("it owns the routes", || (system.http().get("/users").status == 200).then_some(()));
     assert_eq!(accepted.asked()[0].packet["uri"], "/users");
 }
 
@@ -71,7 +71,7 @@ fn our_own_service_retries_a_rejected_registration_and_logs_the_reason_once() {
     users.await_log(&reason);
     let rejections =
         || distributor.log().iter().filter(|line| line.contains("registration rejected")).count();
-    eventually("it tries again", || (rejections() >= 2).then_some(()));
+    eventually("it retries", || (rejections() >= 2).then_some(()));
     assert!(!users.log().iter().any(|line| line.contains("registered as")), "{:#?}", users.log());
     drop(owner);
     users.await_log(&["INFO", "registered as users with distributor"]);
@@ -91,10 +91,10 @@ fn a_course_node_whose_registration_is_rejected_gets_no_packet_and_its_connectio
     distributor.await_log(&["registered: goods"]);
     let mut course_node = distributor.packets();
     course_node.register("wares", 9001, &["GET/goods"], &json!({}));
-    let first = course_node.receive().expect("the list, as for everybody who connects");
+    let first = course_node.receive().expect("the list, which every peer gets");
     assert_eq!((&first["uri"], names(&first["params"])), (&json!("/distributes"), vec!["goods"]));
     assert_eq!(course_node.receive_text(), None);
-    // One of ours gets the reason under key 0.
+    // A node of ours gets the reason with key 0.
     let mut ours = distributor.packets();
     ours.register("wares", 9001, &["GET/goods"], &json!({ "proto": "pilcrow/1" }));
     assert!(ours.receive().is_some_and(|list| list["params"].is_array()));
@@ -232,7 +232,7 @@ fn the_text_of_names_and_routes_forges_no_log_line_and_no_header() {
     let mut forger = distributor.packets();
     let free: Vec<&Value> = urls.as_array().unwrap().iter().skip(1).collect();
     assert_eq!(claim(&mut forger, name, 9001, &json!(free), 2).0, 0);
-    // No request can ask for any of that. The gateway has read the list once it dials the node.
+    // No request can reach any of these routes. The gateway has read the list once it dials the node.
     gateway.await_log(&["127.0.0.1:9001"]);
     let answer = gateway.http().request("POST", "/echo", &[], b"");
     assert_eq!((answer.status, answer.header("Allow"), answer.header("X")), (405, Some("GET, HEAD"), None));

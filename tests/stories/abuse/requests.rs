@@ -15,7 +15,7 @@ const SMUGGLED: &str = "GET /echo/smuggled HTTP/1.1\r\nHost: test\r\n\r\n";
 /// Lengths that every parser reads as five bytes. White space around a value misleads no parser.
 const LENGTHS: [&str; 5] = ["5", "00005", " 5", "5 ", "\t5\t"];
 
-/// Values that some servers take for a length and others do not.
+/// Values that only some servers accept as a length.
 const NO_LENGTHS: [&str; 20] = [
     "5, 5", "5,5", "5,", ",5", "5;5", "+5", "-0", "-5", "0x5", "", "5 5", "5.", "5e0", "5_0", "\"5\"", "'5'",
     "५", "5\u{a0}", "five", "0b101",
@@ -24,7 +24,7 @@ const NO_LENGTHS: [&str; 20] = [
 /// Transfer codings that every parser reads as chunked.
 const CODINGS: [&str; 4] = ["chunked", "CHUNKED", "\tchunked", " \t chunked \t"];
 
-/// Values that some servers take for chunks and others do not.
+/// Values that only some servers accept as chunked.
 const NO_CODINGS: [&str; 17] = [
     "chunked, chunked",
     "chunked,chunked",
@@ -154,7 +154,7 @@ fn a_line_without_cr_lf_hides_no_request() {
         post("Content-Length\r\n", "{}   "),
         post("Content-Length: 5\r\nHost: other\r\n", "{}   "),
         post("Content-Length: 5\r\nHost : test\r\n", "{}   "),
-        // And in chunks.
+        // Line ends in chunks.
         post(coding, "2\n{}\r\n0\r\n\r\n"),
         post(coding, "2\r{}\r\n0\r\n\r\n"),
         post(coding, "2\r\n{}\n0\r\n\r\n"),

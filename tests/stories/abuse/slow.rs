@@ -206,7 +206,7 @@ fn three_thousand_clients_that_write_a_byte_at_a_time_are_closed_and_delay_no_ot
     let took = crowd.outlive(&system, with_normal);
     report("heads", took, &system, normal);
     crowd.step();
-    assert_eq!((crowd.told, crowd.open.len()), (3000, 0), "each was told 408");
+    assert_eq!((crowd.told, crowd.open.len()), (3000, 0), "each got 408");
     assert_whole(&mut system, before);
 }
 
@@ -238,7 +238,7 @@ fn report(what: &str, took: Duration, system: &System, normal: Normal) {
 fn many_long_answers_to_requests_that_came_together_are_all_sent() {
     let system = system_with_long_lists();
     let mut packets = system.users[0].packets();
-    // Together they are more than may wait for a peer that does not read; this one does.
+    // Their sum exceeds the limit for a peer that does not read. This peer reads.
     let request =
         |key| format!(r#"{{"uri":"/users","method":"GET","key":{key},"params":{{"limit":"500"}}}}¶"#);
     packets.send_raw((1..=60).map(request).collect::<Vec<_>>().concat().as_bytes());

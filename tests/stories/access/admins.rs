@@ -36,7 +36,7 @@ fn a_user_that_exists_is_made_an_admin_and_keeps_its_password() {
     let changes = || system.http().get("/users/changes?limit=10").results().as_array().unwrap().len();
     assert_eq!(changes(), 2);
     let (status, again, _) = make_admin(&system.scratch, "kim@example.com", "");
-    assert_eq!((status, again), (Some(0), told), "twice is as good as once");
+    assert_eq!((status, again), (Some(0), told), "a second run has no effect");
     assert_eq!(changes(), 2, "and no further change");
     let nobodys = json!({ "email": "lee@example.com", "name": "Lee" });
     assert_eq!(system.http().post("/users", &nobodys).status, 201);

@@ -61,7 +61,7 @@ fn each_subscriber_gets_only_the_email_addresses_that_it_may_see() {
 /// Panics unless this stream ends because its token did, without any further event.
 #[track_caller]
 fn assert_ends(mut events: Events) {
-    let last = events.event().expect("a last event that says why");
+    let last = events.event().expect("a last event with the reason");
     assert_eq!(last.name.as_deref(), Some("error"), "{last:?}");
     assert!(last.data.contains("401") && last.data.contains("POST /users/login"), "{last:?}");
     assert_eq!(events.piece(), None);

@@ -1,4 +1,4 @@
-//! Guessing passwords: a few tries in a minute, however they are made.
+//! Guessing passwords: a few tries per minute, from any source.
 
 use std::collections::HashMap;
 
@@ -63,7 +63,7 @@ fn after_five_failures_for_one_email_even_the_right_password_is_rejected_for_a_m
         assert_too_many(&log_in(&http, email, password));
     }
     assert_too_many(&log_in(&http, "nobody@example.com", PASSWORD));
-    assert_eq!(log_in(&http, "lee@example.com", PASSWORD).status, 200, "another user is not concerned");
+    assert_eq!(log_in(&http, "lee@example.com", PASSWORD).status, 200, "another user is not affected");
 
     pass_time(&system, 30);
     let answer = log_in(&http, "kim@example.com", PASSWORD);
@@ -72,7 +72,7 @@ fn after_five_failures_for_one_email_even_the_right_password_is_rejected_for_a_m
     pass_time(&system, 31);
     assert_eq!(log_in(&http, "kim@example.com", PASSWORD).status, 200);
     assert_eq!(log_in(&http, "kim@example.com", "wrong once more").status, 401);
-    assert_eq!(kept(&system), 2, "what is older than a minute is forgotten");
+    assert_eq!(kept(&system), 2, "failures older than a minute are forgotten");
 }
 
 #[test]
@@ -87,7 +87,7 @@ fn a_client_that_fails_twenty_times_is_refused_whatever_email_it_tries_and_other
     for (network, other) in [("192.0.2.", "198.51.100.7"), ("2001:db8:1:2::", "2001:db8:1:3::1")] {
         let client = |number: u32| match network {
             "192.0.2." => "192.0.2.7".to_owned(),
-            // Its owner may choose among 2^64 addresses.
+            // The owner of an IPv6 network may choose among 2^64 addresses.
             network => format!("{network}{number:x}"),
         };
         for number in 1..=20 {
@@ -145,7 +145,7 @@ fn guesses_straight_over_packets_are_counted_for_each_email() {
     }
     let codes: Vec<Value> =
         (0..6).map(|number| guess(number % 2, "kim@example.com", "a wrong one")).collect();
-    assert_eq!(codes, [401, 401, 401, 401, 401, 429], "all instances on the database count together");
+    assert_eq!(codes, [401, 401, 401, 401, 401, 429], "all instances on the database share the count");
     assert_eq!(guess(0, "kim@example.com", PASSWORD), json!(429));
 }
 

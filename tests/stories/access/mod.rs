@@ -14,7 +14,7 @@ use crate::harness::{Events, Http, Process, Response, Scratch, System};
 
 const PASSWORD: &str = "correct horse battery staple";
 
-/// A user that is logged in.
+/// A logged-in user.
 struct Person {
     http: Http,
     id: u64,
@@ -29,11 +29,11 @@ impl Person {
         let new = json!({ "email": email, "name": name, "password": PASSWORD });
         let answer = system.http().post("/users", &new);
         assert_eq!(answer.status, 201, "{}", answer.text());
-        assert_eq!(answer.results()["email"], email, "one's own address is shown");
+        assert_eq!(answer.results()["email"], email, "the owner sees the address");
         Self::log_in(system, &email, PASSWORD)
     }
 
-    /// An admin, made by the command.
+    /// An admin, created by the command.
     fn admin(system: &System, name: &str) -> Self {
         let email = format!("{name}@example.com");
         let (status, told, _) = make_admin(&system.scratch, &email, &format!("{PASSWORD}\n"));
@@ -85,7 +85,7 @@ fn ask(http: Http, authorization: &str, method: &str, path: &str, body: &Value) 
     http.request(method, path, &headers, body.to_string().as_bytes())
 }
 
-/// Runs `users --admin` on the database of this story, with this on its stdin: exit status, stdout, stderr.
+/// Runs `users --admin` on this story's database with this stdin. Returns exit status, stdout and stderr.
 fn make_admin(scratch: &Scratch, email: &str, stdin: &str) -> (Option<i32>, String, String) {
     let database = scratch.file("users.db");
     let arguments = ["--admin", email, "--database", database.to_str().unwrap()];

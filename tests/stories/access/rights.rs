@@ -32,14 +32,14 @@ fn only_the_user_can_change_and_delete_its_record() {
     }
     assert_log_in_first(&http.delete(&kim.path()));
     assert_eq!(lee.delete(&kim.path()).status, 403);
-    assert_eq!(lee.delete("/users/99").status, 403, "whether or not there is such a user");
-    assert_eq!(kim.get(&kim.path()).results()["name"], "kim", "nothing of it was done");
+    assert_eq!(lee.delete("/users/99").status, 403, "also if the user does not exist");
+    assert_eq!(kim.get(&kim.path()).results()["name"], "kim", "nothing changed");
     Person::log_in(&system, &kim.email, PASSWORD);
 
     let changed = kim.patch(&kim.path(), &json!({ "name": "Kim ¶ 김", "email": "k@example.com" }));
     assert_eq!((changed.status, &changed.results()["email"]), (200, &json!("k@example.com")));
     assert_eq!(kim.delete(&kim.path()).results()["email"], "k@example.com");
-    assert_eq!(kim.delete(&kim.path()).status, 401, "the token went with its user");
+    assert_eq!(kim.delete(&kim.path()).status, 401, "the token was deleted with its user");
 }
 
 #[test]
@@ -74,7 +74,7 @@ fn an_invalid_token_gets_401_on_every_route_but_login_and_sign_up() {
     assert_eq!(ask(system.http(), &unknown, "POST", "/users/login", &login).status, 200);
     let new = json!({ "email": "lee@example.com", "name": "Lee" });
     assert_eq!(ask(system.http(), &unknown, "POST", "/users", &new).status, 201);
-    // The scheme has no case, as HTTP wants it.
+    // The scheme is case-insensitive, as HTTP requires.
     let lower = kim.authorization.replace("Bearer", "bearer");
     assert_eq!(ask(system.http(), &lower, "GET", "/users/1", &json!({})).results()["email"], kim.email);
 }
@@ -103,7 +103,7 @@ fn only_the_owner_and_admins_see_an_email_address() {
     );
     let public = http.get(&kim.path()).results();
     let fields: Vec<&String> = public.as_object().unwrap().keys().collect();
-    assert_eq!(fields, ["created_at", "id", "name", "updated_at"], "the field is left out, and nothing else");
+    assert_eq!(fields, ["created_at", "id", "name", "updated_at"], "only this field is omitted");
     assert_eq!(lee.get(&kim.path()).results(), public);
     assert_eq!(kim.get(&kim.path()).results()["email"], kim.email);
     assert_eq!(boss.get(&kim.path()).results()["email"], kim.email);
@@ -176,7 +176,7 @@ fn the_two_views_of_a_user_have_different_entity_tags_and_if_match_takes_either(
 fn a_forbidden_write_is_rejected_before_a_password_is_hashed() {
     let system = System::secured(1);
     let (kim, lee) = (Person::new(&system, "kim"), Person::new(&system, "lee"));
-    // The hashing queue has room for 64. If these were hashed before they are refused, most would be 503.
+    // The hashing queue has 64 places. If these requests were hashed before their rejection, most would get 503.
     let asked: Vec<_> = (0..200)
         .map(|number| {
             let mut connection = system.http().connect();

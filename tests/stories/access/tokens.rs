@@ -67,7 +67,7 @@ fn a_token_expires() {
 fn a_token_that_ends_while_its_write_waits_writes_nothing() {
     let system = System::secured(1);
     let kim = Person::new(&system, "kim");
-    // A change of password waits for the hashing threads, whose work these logins are. Meanwhile the token ends.
+    // A password change waits for the hashing threads, which these logins keep busy. The token expires meanwhile.
     let crowd: Vec<_> = (0..40)
         .map(|_| {
             let mut connection = system.http().connect();

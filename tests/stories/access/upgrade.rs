@@ -1,4 +1,4 @@
-//! A database of an older version is brought up to date, with all that is in it.
+//! A database of an older version is upgraded with all its content.
 
 use serde_json::json;
 
@@ -8,7 +8,7 @@ use crate::harness::{Process, Scratch, System};
 #[test]
 fn a_database_of_version_2_keeps_its_users_and_tokens_and_has_no_admin() {
     let scratch = Scratch::new();
-    // The password's hash comes from a process that has just made it.
+    // A current process creates the password's hash.
     let (hash, token) = {
         let other = System::start();
         let kim = Person::new(&other, "kim");
@@ -49,7 +49,7 @@ fn a_database_of_version_2_keeps_its_users_and_tokens_and_has_no_admin() {
     users.await_log(&["schema version 3"]);
     let http = gateway.http();
     let get = |path: &str| http.request("GET", path, &[("Authorization", &token.1)], b"").results();
-    assert_eq!(get("/users/1")["email"], "kim@example.com", "the old token opens");
+    assert_eq!(get("/users/1")["email"], "kim@example.com", "the old token is valid");
     assert_eq!(get("/users/1").get("role"), None);
     assert_eq!(http.get("/users/1").results().get("email"), None);
     assert_eq!(get("/users/changes?limit=5")[0]["user"]["email"], "kim@example.com");

@@ -1,7 +1,7 @@
-//! Chaos: what clients notice when processes are killed, stopped and replaced under their hands.
+//! Chaos: the effects on clients when processes are killed, stopped and replaced.
 //!
-//! Under each story lies the same promise: every request is answered within its time-out and a second, with the
-//! right body; no acknowledged write is lost, and none is carried out twice ([`Load`] checks all of it).
+//! All stories check the same guarantees. Every request gets the right body within its timeout and one second. No
+//! acknowledged write is lost, and none is executed twice. [`Load`] checks all of it.
 
 use std::time::{Duration, Instant};
 
@@ -11,7 +11,7 @@ use crate::harness::{Load, Process, Scratch, System, await_instances, free_port}
 
 const TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Two users instances on ports that they keep, so that each can be started again where it was.
+/// Two users instances on fixed ports, so that each can be restarted at the same address.
 struct Pair {
     system: System,
     flags: [[String; 2]; 2],
@@ -29,7 +29,7 @@ impl Pair {
         Self { system: System { gateway, users, distributor, scratch }, flags }
     }
 
-    /// Starts an instance again, in the place of the one that has ended.
+    /// Restarts an instance at the address of the one that has ended.
     fn run_again(&mut self, number: usize) {
         let flags: Vec<&str> = self.flags[number].iter().map(String::as_str).collect();
         let users = Process::users(&self.system.distributor, &self.system.scratch, &flags);
@@ -71,7 +71,7 @@ fn killing_one_of_two_instances_every_two_seconds_for_a_minute_fails_only_writes
     one_of_two_instances_is_killed_again_and_again(30, Duration::from_secs(2));
 }
 
-/// SIGTERM, wait for the end, start again: each users instance in turn, and the distributor.
+/// Sends SIGTERM, waits for the exit and restarts: each users instance in turn, then the distributor.
 fn everything_but_the_gateway_is_replaced(rounds: usize) {
     let mut pair = Pair::start(&[]);
     let load = pair.load();
@@ -144,14 +144,14 @@ fn the_last_instance_of_a_route_is_called_even_if_it_is_silent() {
     let mut system = System::with(1, &["--timeout", "0.2"]);
     system.create_user("kim@example.com", "Kim");
     system.users[0].signal(Signal::SIGSTOP);
-    // The signal takes effect a moment after it was sent.
-    crate::harness::eventually("it is silent, and set aside", || {
+    // The signal takes effect after a short delay.
+    crate::harness::eventually("it is silent and marked unhealthy", || {
         let silent = system.http().get("/users/1").status == 504;
         (silent && system.gateway.log().iter().any(|line| line.contains("set aside"))).then_some(())
     });
     assert_eq!(system.http().get("/users/1").status, 504, "the only instance was asked, so the gateway waits");
     system.users[0].signal(Signal::SIGCONT);
-    crate::harness::eventually("it answers again, though set aside", || {
+    crate::harness::eventually("it answers again, though marked unhealthy", || {
         (system.http().get("/users/1").status == 200).then_some(())
     });
     assert!(system.users[0].is_alive());

@@ -32,7 +32,7 @@ fn course_services_live_behind_our_distributor_and_our_gateway() {
         assert_eq!((&echo["params"]["params"], &echo["params"]["name"]), (&json!("5"), &json!("ö한🦀")));
         let posted = http.post(&path, &json!({ "deep": { "ö": [1, null, "글"] } })).reply();
         assert_eq!(posted[payload]["params"]["deep"], json!({ "ö": [1, null, "글"] }));
-        // The course's own gateway loses forms.
+        // The course's own gateway loses form bodies.
         let form = [("Content-Type", "application/x-www-form-urlencoded")];
         let posted = http.request("POST", &path, &form, b"name=Kim&colour=red").reply();
         assert_eq!(
@@ -40,7 +40,7 @@ fn course_services_live_behind_our_distributor_and_our_gateway() {
             (&json!("Kim"), &json!("red"))
         );
 
-        // It bears a ¶ that is not raw. (It could not echo it: its own are.)
+        // It accepts a ¶ that is escaped. It cannot echo one, because its own are raw.
         let failed = http.get(&format!("{path}?fail=1&%C2%B6=a%C2%B6b"));
         assert_eq!((failed.status, &failed.reply()[errorcode]), (200, &json!(1)));
         assert_eq!(failed.reply()["errormessage"], json!({ "message": "failed" }));
@@ -113,8 +113,8 @@ fn course_gates_work_in_front_of_our_users() {
         assert_eq!(http.delete(&format!("/users?id={id}")).reply()["errorcode"], 0);
         assert_eq!(http.get(&format!("/users?id={id}")).reply()["errorcode"], 404);
 
-        // It would die of a reply that comes in pieces. Until users has heard of it, it would be sent one.
-        eventually("users has heard of this course gate", || (heard() > before).then_some(()));
+        // A reply in pieces would kill it. Until users knows the gate, it would send one.
+        eventually("users knows this course gate", || (heard() > before).then_some(()));
         let refused = http.get("/users?limit=500").reply();
         assert!(refused["errormessage"].as_str().unwrap().contains("ask for less"), "{refused}");
         assert_eq!(http.get("/users?limit=100").results().as_array().unwrap().len(), 100);
@@ -151,7 +151,7 @@ fn our_gateway_and_users_work_with_a_course_distributor() {
         system.await_instances("GET", "/users", 1);
         assert_eq!(system.http().delete("/users/1").status, 200);
         assert_alive(&mut system.distributor);
-        // Without it, everything goes on.
+        // All other services continue without it.
         let System { gateway, users: _users, distributor, scratch: _scratch } = system;
         distributor.kill();
         gateway.await_log(&["distributor", "trying again"]);

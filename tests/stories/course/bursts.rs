@@ -121,7 +121,7 @@ fn requests_past_their_deadline_make_no_burst() {
         let asked: Vec<_> = (0..20).map(|_| ask(&gateway, "POST", "/template", body.as_bytes())).collect();
         for answer in asked {
             let answer = answer.join().unwrap();
-            // Some of them were never sent.
+            // Some of the requests were never sent.
             assert!([503, 504].contains(&answer.status), "{}", answer.text());
         }
     }
@@ -137,7 +137,7 @@ fn a_packet_over_64_kib_is_413_and_never_reaches_a_course_service() {
     let gateway = Process::gateway(&distributor, &[]);
     let http = gateway.http();
     for (dialect, payload, _) in DIALECTS {
-        // One that bears a packet in pieces would store it.
+        // A service that handles a packet in pieces would store it.
         for merge in [&["--store"][..], &["--store", "--merge"]] {
             let Some(mut service) = start_service(&distributor, dialect, merge) else { return };
             let path = format!("/{dialect}");

@@ -16,7 +16,7 @@ use crate::harness::{Connection, Http, Process, Random, Response, Scratch, await
 
 const CLIENTS: usize = 64;
 
-/// Our gateways answer every request in this time: 5 s, and some more for a busy machine.
+/// The time limit for every answer of our gateways: 5 s, plus some for a busy machine.
 const ANSWER_LIMIT: Duration = Duration::from_secs(8);
 
 /// A client of a course gateway gives up after this time.
@@ -25,21 +25,21 @@ const GATE_LIMIT: Duration = Duration::from_secs(5);
 /// The services that are killed and restarted in turn. Each service has another instance that stays up.
 const VICTIMS: [&str; 3] = ["users", "template", "book"];
 
-/// One distributor, and all that is registered there.
+/// One distributor, and all nodes registered there.
 struct Part {
     distributor: Process,
     scratch: Scratch,
     gateway: Process,
     /// A course gateway of each dialect.
     gates: Vec<Process>,
-    /// Nobody kills these.
+    /// Processes that are never killed.
     services: Vec<Process>,
     /// In the order of [`VICTIMS`].
     victims: Vec<Process>,
     kills: Arc<Kills>,
 }
 
-/// Which service lost an instance, and when.
+/// The service that lost an instance, and the time.
 #[derive(Default)]
 struct Kills(Mutex<Vec<(&'static str, Instant)>>);
 
@@ -94,7 +94,7 @@ impl Part {
         course_js(&[&["service", &distributor], &flags[..]].concat()).unwrap()
     }
 
-    /// Kills an instance and starts it again where it was.
+    /// Kills an instance and restarts it at the same address.
     fn replace(&mut self, number: usize, pause: Duration) {
         let name = VICTIMS[number];
         let victim = self.victims.remove(number);
@@ -114,7 +114,7 @@ impl Part {
 }
 
 impl Kills {
-    /// Whether a kill may be the reason why a course gateway has no answer to a request that was sent at this time.
+    /// Whether a kill may explain a missing answer of a course gateway to a request sent at this time.
     fn explain(&self, service: &str, sent: Instant) -> bool {
         // Friends calls users.
         let service = if service == "friends" { "users" } else { service };
@@ -132,7 +132,7 @@ struct Request {
     body: Value,
     /// The value that the reply has at one of these places: the number of the request, or a name.
     expected: Value,
-    /// With which statuses our gateway may answer.
+    /// The statuses that our gateway may answer.
     statuses: &'static [u16],
 }
 
@@ -179,7 +179,7 @@ impl Client {
         let choices = match self.dialect {
             None => 9,
             Some("template") => 6,
-            // The other services are the template's.
+            // The other services belong to the template.
             Some(_) => 4,
         };
         match self.random.below(choices) {
@@ -202,7 +202,7 @@ impl Client {
             5 if own => get("friends", "/friends?id=2", json!("이영희")),
             5 => {
                 let path = "/friends?id=1";
-                // The call that friends makes may be lost with the killed instance of users, and has no timeout.
+                // The call from friends may be lost with the killed instance of users, and has no timeout.
                 request("friends", "GET", path, Value::Null, json!("김 ¶ 철수"), &[200, 504])
             }
             6 | 7 => get("goods", "/goods", Value::Null),

@@ -6,7 +6,7 @@ use serde_json::json;
 use super::{assert_alive, await_success, course_js, port_of};
 use crate::harness::{Asked, Echo, Process, eventually};
 
-/// More than a course node can take in one read.
+/// More bytes than a course node can handle in one read.
 fn long_text() -> String {
     "x".repeat(300_000)
 }
@@ -19,7 +19,7 @@ fn await_death(node: &mut Process) {
 fn the_played_course_nodes_die_of_what_kills_real_ones() {
     let Some(mut fragile) = course_js(&["distributor", "--fragile"]) else { return };
     drop(fragile.packets());
-    eventually("a visitor without a word has killed it", || (!fragile.is_alive()).then_some(()));
+    eventually("a silent visitor has killed it", || (!fragile.is_alive()).then_some(()));
 
     let ours = Process::distributor(&[]);
     let port = port_of(&ours);
@@ -27,7 +27,7 @@ fn the_played_course_nodes_die_of_what_kills_real_ones() {
         let service = course_js(&[&["service", &port], flags].concat()).unwrap();
         let mut packets = service.packets();
         for (at, piece) in pieces.iter().enumerate() {
-            assert!(at == 0 || packets.receive().is_some(), "it answers what came before");
+            assert!(at == 0 || packets.receive().is_some(), "it answers the earlier requests");
             packets.send_raw(piece);
         }
         (service, packets)
@@ -111,7 +111,7 @@ fn a_course_gate_drops_a_url_with_its_first_instance_and_dials_it_again_only_aft
     assert_eq!(
         [goods[0].connections(), goods[1].connections()],
         [0, 1],
-        "it has another, which it does not ask"
+        "it has another instance, which it does not use"
     );
     let _other = Echo::course(&distributor, "other", &["GET/other"], Asked::echo);
     await_success(&gate, "/goods");

@@ -69,7 +69,7 @@ fn a_raw_delimiter_from_a_course_gate_reaches_our_users() {
             assert_eq!(gate.http().get(&format!("/users?id={id}")).results()["name"], name);
             assert_eq!(system.http().get(&format!("/users/{id}")).results()["name"], name);
         }
-        // Its list has all of them, and it would die of a ¶ there that is raw.
+        // Its list has all of them. A raw ¶ in the list would kill it.
         let listed = gate.http().get("/users?limit=100").results();
         assert!(listed.as_array().unwrap().len() >= NAMES.len());
         assert_alive(&mut gate);

@@ -37,7 +37,7 @@ fn a_course_service_that_calls_ours_with_key_0_is_answered() {
         let flags = ["--dialect", dialect, "--name", dialect, "--urls", &urls, "--calls", "/users"];
         let Some(mut service) = course_js(&[&["service", &port], &flags[..]].concat()) else { return };
         let mut gate = course_js(&["gate", &port, "--dialect", dialect]).unwrap();
-        // The service passes the name on with a raw ¶, of which the course gate would die.
+        // The service forwards the name with a raw ¶, which would kill the course gate.
         for (gateway, id, name) in [(&system.gateway, 1, "김 ¶ 철수"), (&gate, 2, "이영희")] {
             let path = format!("/{dialect}?id={id}");
             // The service makes no calls until it knows users.
@@ -51,7 +51,7 @@ fn a_course_service_that_calls_ours_with_key_0_is_answered() {
             assert_eq!((&called["key"], &called["errorcode"]), (&json!(0), &json!(0)), "{called}");
             assert_eq!(called["results"]["name"], name);
         }
-        // So is a call that fails.
+        // A failed call also has key 0.
         let failed = system.http().get(&format!("/{dialect}?id=99")).reply()[payload].clone();
         assert_eq!((&failed["key"], &failed["errorcode"]), (&json!(0), &json!(404)), "{failed}");
         assert_alive(&mut service);
@@ -84,12 +84,12 @@ fn a_clients_own_key_reaches_a_template_service_once_the_dialect_is_known() {
             assert_eq!((&echo["params"]["params"], &echo["params"]["name"]), (&json!("7"), &json!("Kim")));
             let posted = http.post(&path, &json!({ "key": own, "name": "Kim" })).reply()[payload].clone();
             assert_eq!(posted["params"]["name"], "Kim", "{posted}");
-            // A service of the book has its only key there.
+            // A service of the book has its only key among the params.
             if dialect == "template" {
                 assert_eq!((&echo["params"]["key"], &posted["params"]["key"]), (&json!(own), &json!(own)));
             }
         }
-        // It gets no field that no client has sent.
+        // It gets no field that the client did not send.
         let echo = http.get(&path).reply()[payload].clone();
         if dialect == "template" {
             assert_eq!(echo["params"], json!({}));
@@ -110,7 +110,7 @@ fn a_key_that_comes_back_as_text_belongs_to_its_request() {
             return;
         };
         await_instances(&gateway, "GET", &format!("/{dialect}"), 1);
-        // Many requests at once. With only one pending, any reply could match it.
+        // Many requests at once. With several pending, no reply can be matched to the only one.
         let mut clients: Vec<_> = (0..20).map(|_| gateway.http().connect()).collect();
         for (number, client) in clients.iter_mut().enumerate() {
             client.send_request("GET", &format!("/{dialect}/{number}?textkey=1"), &[], b"");

@@ -1,4 +1,4 @@
-//! Course nodes and the list: one that would be too long for them, and two programs with one name.
+//! Course nodes and the list: a list that would be too long for them, and two programs with one name.
 
 use serde_json::{Value, json};
 

@@ -1,4 +1,4 @@
-//! Nonsense, malice and patience from outside, while others are served.
+//! Invalid, hostile and very slow requests from outside, while others are served.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -63,12 +63,12 @@ impl Guest {
         assert_eq!(
             answer.results()["params"]["params"],
             number,
-            "an answer for somebody else after {meanwhile}"
+            "an answer for another client after {meanwhile}"
         );
     }
 }
 
-/// All that comes on this connection until it ends or is silent: the statuses.
+/// The statuses of all answers on this connection until it ends or is silent.
 fn statuses(connection: &mut Connection) -> Vec<u16> {
     connection.stream().set_read_timeout(Some(Duration::from_secs(1))).unwrap();
     std::iter::from_fn(|| connection.receive()).map(|answer| answer.status).collect()
@@ -134,11 +134,11 @@ fn an_ambiguous_request_smuggles_nothing_past_the_proxy() {
         guest.asks(&what);
     }
     // A second request on one connection is allowed. A request that only the gateway has seen is an attack.
-    eventually("what the service was asked, the proxy has passed on", || {
+    eventually("the proxy has forwarded every request that the service got", || {
         (stage.asked_for("hidden") == stage.logged("/echo/hidden")).then_some(())
     });
     let parted = stage.logged("/echo/hidden");
-    assert!((1..=8).contains(&parted), "the harmless ones are two requests, and few: {parted}");
+    assert!((1..=8).contains(&parted), "only few and harmless inputs are two requests: {parted}");
     assert!(stage.gateway.is_alive());
 }
 
@@ -210,7 +210,7 @@ fn a_flood_of_http_2_frames_closes_only_its_sender() {
     const CONTINUATION: u8 = 9;
     let Some(mut stage) = Stage::start(&[]) else { return };
     let mut guest = Guest::of(&stage);
-    // GET https://test/, by the numbers of HPACK's table; flags: the request ends here, and so does its head.
+    // GET https://test/, by the indices of HPACK's table. The flags end the request and its head.
     let get = b"\x82\x87\x84\x41\x04test";
     let request = |number: u32| frame(HEADERS, 5, 2 * number + 1, get);
     let taken_back =
@@ -234,7 +234,7 @@ fn a_flood_of_http_2_frames_closes_only_its_sender() {
             guest.asks(what);
         }
     }
-    assert!(stage.logged("GET / HTTP/2.0") > 0, "what was sent is HTTP/2");
+    assert!(stage.logged("GET / HTTP/2.0") > 0, "the bytes are valid HTTP/2");
     assert!(stage.gateway.is_alive());
     #[cfg(target_os = "linux")]
     assert!(stage.proxy.peak_kib() < 96 * 1024, "{} KiB", stage.proxy.peak_kib());

@@ -16,12 +16,12 @@ fn tls_versions_before_1_2_are_rejected() {
         let told = handshake(&proxy, &[version, "-verify_return_error"]);
         assert!(told.status.success(), "{version}: {}", String::from_utf8_lossy(&told.stderr));
     }
-    // Level 0, or this machine's own openssl would not even offer it.
+    // Without level 0, this machine's openssl would not even offer it.
     let old = handshake(&proxy, &["-tls1_1", "-cipher", "DEFAULT@SECLEVEL=0"]);
     let why = String::from_utf8_lossy(&old.stderr);
     assert!(!old.status.success() && why.contains("alert protocol version"), "{why}");
     let weak = handshake(&proxy, &["-tls1_2", "-cipher", "AES128-SHA:DHE-RSA-AES128-SHA"]);
-    assert!(!weak.status.success(), "a cipher that keeps nothing secret for long");
+    assert!(!weak.status.success(), "a cipher without forward secrecy");
 }
 
 #[test]
@@ -144,7 +144,7 @@ fn an_address_that_guesses_passwords_is_stopped_before_the_gateway() {
         assert_eq!((answer.status, answer.header("Retry-After")), (429, Some("60")), "{path}");
     }
     assert_eq!(gateway.heads().len(), 4);
-    assert_eq!(guess("/users").status, 200, "all else goes on");
+    assert_eq!(guess("/users").status, 200, "other requests are served");
 }
 
 #[test]

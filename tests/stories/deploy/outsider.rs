@@ -117,7 +117,7 @@ impl Drop for Tunnel {
     }
 }
 
-/// Carries bytes until either side ends, and then ends the other.
+/// Copies bytes until either side ends, then ends the other.
 fn carry(stream: &TcpStream, mut client: Child) {
     let (mut into, mut from) = (client.stdin.take().unwrap(), client.stdout.take().unwrap());
     let mut says = stream.try_clone().unwrap();

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 
-/// It leaves when it is dropped.
+/// It stops when it is dropped.
 pub struct PlayedGateway {
     address: SocketAddr,
     heads: Arc<Mutex<Vec<String>>>,
@@ -35,7 +35,7 @@ impl PlayedGateway {
         self.address
     }
 
-    /// The heads of all requests that came, but for the checks of its health.
+    /// The heads of all requests except health checks.
     pub fn heads(&self) -> Vec<String> {
         self.heads.lock().unwrap().clone()
     }

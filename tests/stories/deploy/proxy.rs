@@ -1,4 +1,4 @@
-//! `HAProxy` with the very file that is deployed, on free ports.
+//! `HAProxy` with the exact deployed file, on free ports.
 
 use std::io::{BufRead, BufReader};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
@@ -16,7 +16,7 @@ pub const NAME: &str = "pilcrow.test";
 /// `HAProxy` in front of gateways. It ends when it is dropped.
 pub struct Proxy {
     child: Child,
-    /// Where it speaks TLS, and where it speaks plain HTTP.
+    /// The address for TLS and the address for plain HTTP.
     pub https: SocketAddr,
     pub http: SocketAddr,
     /// The certificate that clients must trust.
@@ -67,14 +67,14 @@ impl Proxy {
         Some(proxy)
     }
 
-    /// The most memory that it has had resident, in KiB (Linux).
+    /// Its peak resident memory in KiB (Linux).
     pub fn peak_kib(&self) -> u64 {
         let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
         let line = status.lines().find(|line| line.starts_with("VmHWM:")).unwrap();
         line.split_whitespace().nth(1).unwrap().parse().unwrap()
     }
 
-    /// All that it has logged so far.
+    /// Its log so far.
     pub fn log(&self) -> Vec<String> {
         self.log.lock().unwrap().clone()
     }
@@ -90,7 +90,7 @@ impl Drop for Proxy {
     }
 }
 
-/// As in `docs/deployment.md`. All in one file for the proxy; for its clients the certificate alone.
+/// The same commands as in `docs/deployment.md`. The proxy gets all in one file; its clients get only the certificate.
 fn make_certificate(scratch: &Scratch) -> PathBuf {
     let (certificate, key) = (scratch.file("cert.pem"), scratch.file("key.pem"));
     let made = Command::new("openssl")

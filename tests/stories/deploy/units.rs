@@ -1,4 +1,4 @@
-//! The units of systemd. Binaries of this build stand where they will be installed.
+//! The systemd units. Binaries of this build replace the installed ones.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -19,7 +19,7 @@ fn units(scratch: &Scratch) -> Vec<PathBuf> {
             let text = fs::read_to_string(deployed("systemd").join(name)).unwrap();
             assert!(text.contains("\nExecStart=/usr/local/bin/"), "{name}");
             let text = text.replace("=/usr/local/bin", &format!("={}", binaries.display()));
-            // A template is checked with an instance's name.
+            // A template is checked with an instance name.
             let copy = scratch.file(&name.replace('@', "@9020"));
             fs::write(&copy, text).unwrap();
             copy
@@ -41,7 +41,7 @@ fn systemd_finds_nothing_wrong_with_the_units() {
     for unit in all {
         let told = Command::new("systemd-analyze").args(["verify", "--man=no"]).arg(&unit).output().unwrap();
         let told = (told.status.success(), String::from_utf8_lossy(&told.stderr).into_owned());
-        // It also looks at the units of this machine that ours come after.
+        // It also checks the machine's units that ours are ordered after.
         let ours: Vec<&str> = told.1.lines().filter(|line| line.contains("pilcrow")).collect();
         assert!(told.0 && ours.is_empty(), "{}: {}", unit.display(), told.1);
     }
@@ -95,7 +95,7 @@ fn the_command_lines_of_the_units_are_a_system_with_a_secret() {
     }
 }
 
-/// Starts what this unit starts, as this instance, with the files of systemd in `scratch`.
+/// Runs the start command of this unit, as this instance, with the systemd files in `scratch`.
 fn start_unit(scratch: &Scratch, unit: &str, instance: &str, settings: &[(&str, &str)]) -> Process {
     let text = fs::read_to_string(deployed("systemd").join(unit)).unwrap();
     let values = |name: &str| -> Vec<&str> {
@@ -107,7 +107,7 @@ fn start_unit(scratch: &Scratch, unit: &str, instance: &str, settings: &[(&str, 
     for (name, value) in &variables {
         command = command.replace(&format!("${{{name}}}"), value);
     }
-    // The folder of credentials, the folder of states, the instance.
+    // The credentials directory, the state directory, the instance.
     let folder = scratch.path().to_str().unwrap();
     let command = command.replace("%d", folder).replace("%S", folder).replace("%i", instance);
     let mut words = command.split(' ');

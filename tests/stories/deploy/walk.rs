@@ -86,10 +86,10 @@ fn events_pass_one_by_one_as_they_happen() {
         let standing = events.line().unwrap();
         assert!(standing.starts_with(": following"), "{standing}");
         for number in 1..=5 {
-            // The next one is made only once this one has come.
+            // The next change is made only after this event has arrived.
             let user = system.create_user(&format!("{number}{version}@example.com"), "Kim");
-            eventually("its event comes", || {
-                let line = events.line().expect("the stream goes on");
+            eventually("its event arrives", || {
+                let line = events.line().expect("the stream continues");
                 let change: Value = serde_json::from_str(line.strip_prefix("data: ")?).unwrap();
                 (change["kind"] == "created" && change["user_id"] == user["id"]).then_some(())
             });
@@ -114,7 +114,7 @@ fn a_silent_stream_outlives_every_time_limit_of_the_proxy() {
     let tunnel = Tunnel::to(&proxy);
     let mut events = tunnel.http().events("/quiet", &[]).unwrap();
     assert_eq!(events.event().unwrap().id, Some(1));
-    // Two comments, one each 15 s, are more than every limit but the one for streams.
+    // Two comments, 15 s apart, exceed every limit except the one for streams.
     for _ in 0..2 {
         let comment = eventually("a comment comes", || events.piece());
         assert!(matches!(comment, Piece::Comment(_)), "{comment:?}");
@@ -144,7 +144,7 @@ fn one_of_two_gateways_can_stop_without_a_failed_request() {
     assert!(other.stop().success());
     let log = proxy.log();
     for gateway in ["gateways/gateway1 ", "gateways/gateway2 "] {
-        assert!(log.iter().any(|line| line.contains(gateway)), "both had some of it: {log:#?}");
+        assert!(log.iter().any(|line| line.contains(gateway)), "both gateways got requests: {log:#?}");
     }
 }
 
@@ -153,7 +153,7 @@ fn a_gateway_without_a_service_gets_no_request_from_the_proxy() {
     let (system, nobody) = (System::start(), Process::distributor(&[]));
     let lost = Process::gateway(&nobody, &[]);
     let Some(proxy) = Proxy::before(&[lost.address(), system.gateway.address()]) else { return };
-    eventually("the proxy has found out", || {
+    eventually("the proxy knows that the gateway is down", || {
         proxy.log().iter().any(|line| line.contains("Server gateways/gateway1 is DOWN")).then_some(())
     });
     for number in 1..=10 {

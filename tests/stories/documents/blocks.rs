@@ -1,6 +1,6 @@
 //! The blocks of a document, with the directives in the comments before them.
 
-/// A fenced block, or a comment that is an order to the reader.
+/// A fenced block, or a comment that is a directive.
 pub struct Block {
     /// The line of its fence, counted from 1.
     pub line: usize,
@@ -13,7 +13,7 @@ pub struct Block {
 /// The action for a block.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum How {
-    /// Its commands are run in this terminal, and its other lines are expected there.
+    /// Its commands run in this terminal, and its other lines are the expected output.
     Terminal(String),
     /// Its text is typed into this terminal.
     Type(String),
@@ -21,7 +21,7 @@ pub enum How {
     Stop(String),
     /// All programs are stopped, and the database is removed.
     Fresh,
-    /// It is not run, for this reason.
+    /// It does not run, for this reason.
     NotRun(String),
     /// The block shows no command and has no terminal.
     Shown,
@@ -31,7 +31,7 @@ pub enum How {
 pub const FIRST_TERMINAL: &str = "first";
 
 impl Block {
-    /// Whether one of its commands calls this program.
+    /// Whether one of its commands runs this program.
     pub fn runs_program(&self, program: &str) -> bool {
         let runs = matches!(self.how, How::Terminal(_));
         let is_word = |character: char| character.is_alphanumeric() || "-_./".contains(character);
@@ -82,7 +82,7 @@ pub fn blocks_of(markdown: &str) -> Vec<Block> {
     blocks
 }
 
-/// A block in the language of the shell has commands only. It is one command, since it may have loops and functions.
+/// A block in the shell language has only commands. It is one command, since it may have loops and functions.
 fn with_prompts(text: &[String]) -> Vec<String> {
     vec![format!("$ {}", text.join("\n"))]
 }

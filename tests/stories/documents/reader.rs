@@ -49,7 +49,7 @@ impl Reader {
         reader
     }
 
-    /// Types one block after the other.
+    /// Types the blocks one after the other.
     pub fn read(&mut self, document: &str, blocks: &[Block]) {
         for block in blocks {
             let place = format!("{document}:{}", block.line);
@@ -130,7 +130,7 @@ impl Printed {
         }
     }
 
-    /// The lines from this one on, the unfinished one included.
+    /// The lines from this one on, including the incomplete one.
     fn from(&self, first: usize) -> Vec<String> {
         let unfinished = Some(String::from_utf8_lossy(&self.unfinished).into_owned());
         let unfinished = unfinished.filter(|line| !line.is_empty());
@@ -180,7 +180,7 @@ impl Terminal {
         self.keyboard.flush().unwrap();
     }
 
-    /// Runs the commands of a block, each with the lines that the document shows behind it.
+    /// Runs the commands of a block, each with the output that the document shows after it.
     fn run(&mut self, place: &str, block: &Block, may_go_on: bool) {
         let mut shown = block.text.as_slice();
         let commands = block.text.iter().filter(|line| line.starts_with("$ ")).count();
@@ -194,18 +194,18 @@ impl Terminal {
             shown = rest;
             self.compared = self.printed.lock().unwrap().lines.len();
             if may_go_on && number == commands {
-                // Nothing more is typed: a program that goes on would read it.
+                // The reader types nothing more, because a running program would read it.
                 self.type_line(command);
                 self.expect_among(&format!("{place}: {command}"), expected);
             } else {
-                // `printf` begins a new line: not every program ends its last one.
+                // `printf` starts a new line, because not every program ends its last one.
                 self.type_line(&format!("{command}\nprintf '\\n%s\\n' '{DONE}'"));
                 self.expect_exactly(&format!("{place}: {command}"), expected);
             }
         }
     }
 
-    /// Waits until the command has ended, and compares all that it printed.
+    /// Waits until the command has ended, and compares all its output.
     fn expect_exactly(&mut self, place: &str, expected: &[String]) {
         let mut printed = self.wait_for(&format!("{place} has ended"), |lines| {
             let end = lines.iter().position(|line| line == DONE)?;
@@ -224,7 +224,7 @@ impl Terminal {
         assert!(is_same, "{place}\nthe document shows:\n{shown}\nprinted was:\n{printed}");
     }
 
-    /// Waits until the terminal has printed these lines in this order, with others between them.
+    /// Waits until the terminal has printed these lines in this order, possibly with others between them.
     fn expect_among(&mut self, place: &str, expected: &[String]) {
         for shown in expected.iter().filter(|line| !line.is_empty()) {
             let found = self.wait_for(&format!("{place} shows `{shown}`"), |lines| {

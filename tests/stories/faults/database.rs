@@ -16,7 +16,7 @@ use crate::harness::{Event, Http, Process, Response, Scratch, System, await_inst
 
 // ---- locked
 
-/// Another process that writes to the database of this story, and does not come to an end.
+/// Another process that holds a write transaction on this story's database.
 fn lock_database(scratch: &Scratch) -> rusqlite::Connection {
     let other = rusqlite::Connection::open(scratch.file("users.db")).unwrap();
     other.busy_timeout(Duration::from_secs(10)).unwrap();
@@ -77,7 +77,7 @@ fn while_another_process_locks_the_database_writes_wait_and_reads_continue() {
         let reads = reader.join().unwrap();
         let statuses: Vec<u16> = answers.iter().map(|(answer, _)| answer.status).collect();
         println!(
-            "locked for {held:?}: {reads} reads went well meanwhile, the writes ended with {statuses:?}"
+            "locked for {held:?}: {reads} reads succeeded meanwhile, the writes ended with {statuses:?}"
         );
         assert!(reads > 0);
         created.extend(
@@ -118,7 +118,7 @@ fn refused_while_locked(timeout: &str, limit: Duration) {
         assert!(answer.message().contains("the database is busy"), "{}", answer.text());
         assert!(took < limit, "{took:?}");
     }
-    assert_eq!(times_said(&system.users[0].log(), "writes are refused"), 1);
+    assert_eq!(times_said(&system.users[0].log(), "writes are rejected"), 1);
     other.execute_batch("COMMIT").unwrap();
     assert_eq!(create(&system.http(), "next@example.com").status, 201);
     ended.store(true, Ordering::SeqCst);
@@ -150,7 +150,7 @@ fn with_own_mounts() -> Option<Vec<&'static str>> {
     way
 }
 
-/// The command that starts users where this script has made a disk of the directory `$0`.
+/// The command that starts users after this script has mounted a disk at the directory `$0`.
 fn on_own_disk(
     distributor: &Process,
     scratch: &Scratch,
@@ -171,7 +171,7 @@ fn on_own_disk(
 }
 
 impl OwnDisk {
-    /// Starts users on a disk that this script makes of the directory `$0`.
+    /// Starts users on a disk that this script mounts at the directory `$0`.
     fn start(distributor: &Process, script: &str) -> Option<Self> {
         let scratch = Scratch::new();
         let (program, arguments) = on_own_disk(distributor, &scratch, script)?;
@@ -249,13 +249,13 @@ fn on_a_full_disk_writes_are_rejected_and_reads_continue() {
     assert_eq!(
         times_said(&disk.users.log(), "writes are refused: the disk is full"),
         3,
-        "once for each time"
+        "once per fault"
     );
     assert_eq!(times_said(&disk.users.log(), "writes are accepted again"), 3);
     let told: Vec<String> = written.iter().map(|_| email_in(&events.event().unwrap())).collect();
     let there = emails(&http);
-    assert_eq!(told, there, "the feed tells what is there, in this order");
-    assert_eq!(sorted(there), sorted(written), "what was acknowledged, and nothing else");
+    assert_eq!(told, there, "the feed has the users in this order");
+    assert_eq!(sorted(there), sorted(written), "exactly the acknowledged writes");
 }
 
 #[test]
@@ -312,7 +312,7 @@ fn on_a_read_only_disk_writes_are_rejected_and_reads_continue() {
         );
     }
     assert!(system.users[0].is_alive());
-    assert_eq!(times_said(&system.users[0].log(), "writes are refused"), 1);
+    assert_eq!(times_said(&system.users[0].log(), "writes are rejected"), 1);
     drop(frozen);
     assert_eq!(create(&http, "after@example.com").status, 201, "without a restart");
     ended.store(true, Ordering::SeqCst);
@@ -320,7 +320,7 @@ fn on_a_read_only_disk_writes_are_rejected_and_reads_continue() {
     assert_eq!(emails(&http), ["before@example.com", "after@example.com"]);
 }
 
-/// The files of a database that can be read and, even by the process that has them open, not written.
+/// Database files that can be read but not written, even by the process that has them open.
 struct Frozen(Vec<PathBuf>);
 
 impl Frozen {

@@ -9,7 +9,7 @@ use serde_json::json;
 
 use crate::harness::{Echo, Packets, Process, await_instances};
 
-/// A service that takes connections and never reads from one.
+/// A service that accepts connections and never reads from them.
 struct Deaf {
     _membership: Packets,
     _open: Arc<Mutex<Vec<TcpStream>>>,

@@ -1,4 +1,4 @@
-//! Idle connections use up all descriptors that a process may have.
+//! Idle connections use up all descriptors of a process.
 
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
@@ -18,7 +18,7 @@ fn crowd(process: &Process) -> Vec<TcpStream> {
     crowd
 }
 
-/// Ends the idle connections, and waits until this newcomer is served again.
+/// Closes the idle connections, and waits until this newcomer is served again.
 fn disperse<T>(crowd: Vec<TcpStream>, what: &str, newcomer: impl FnMut() -> Option<T>) -> T {
     drop(crowd);
     let began = Instant::now();
@@ -79,14 +79,14 @@ fn users_without_a_free_descriptor_still_reads_writes_and_streams() {
     let mut events = gateway.http().events("/users/changes?after=0", &[]).unwrap();
     let mut inside: Vec<Packets> = (0..8).map(|_| users.packets()).collect();
     for packets in &mut inside {
-        assert_eq!(packets.call("POST", "/users", &json!({}), 1)["errorcode"], 400, "it has been let in");
+        assert_eq!(packets.call("POST", "/users", &json!({}), 1)["errorcode"], 400, "it has been accepted");
     }
     let idle = crowd(&users);
     for round in 0..3 {
         assert_eq!(create(&gateway.http(), &format!("{round}@example.com")).status, 201);
         assert_eq!(events.event().unwrap().id, Some(round + 1));
     }
-    // More than one at a time: each needs a connection to the database.
+    // Several at a time, because each needs a connection to the database.
     std::thread::scope(|scope| {
         for packets in &mut inside {
             scope.spawn(|| read_often(packets));
@@ -103,7 +103,7 @@ fn users_without_a_free_descriptor_still_reads_writes_and_streams() {
     assert_eq!(users.stop().code(), Some(0));
 }
 
-/// Reads many times over one connection; every read must go well.
+/// Reads many times over one connection; every read must succeed.
 fn read_often(packets: &mut Packets) {
     let list = ("GET", "/users", json!({ "limit": 500 }));
     for reply in packets.call_all(&vec![list; 300]) {
@@ -122,7 +122,7 @@ fn a_gateway_without_a_free_descriptor_keeps_its_links_and_makes_new_ones_when_o
     let mut inside = gateway.http().connect();
     let mut ask = |path: &str| {
         inside.send_request("GET", path, &[], b"");
-        inside.receive().expect("who is in is served").status
+        inside.receive().expect("an existing connection is served").status
     };
     assert_eq!(ask("/echo"), 200);
     let idle = crowd(&gateway);
@@ -133,7 +133,7 @@ fn a_gateway_without_a_free_descriptor_keeps_its_links_and_makes_new_ones_when_o
     disperse(idle, "a newcomer is served", || {
         http.try_request("GET", "/echo", &[], b"").filter(|answer| answer.status == 200)
     });
-    // Links are tried every three seconds.
+    // Links are retried every three seconds.
     await_instances(&gateway, "GET", "/new", 1);
     assert_eq!(http.get("/new").status, 200);
     assert_said_once(&gateway);

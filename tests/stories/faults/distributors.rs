@@ -1,4 +1,4 @@
-//! Distributors that are gone for a while, and several of them.
+//! Distributors that are down for a while, and several of them.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -34,7 +34,7 @@ fn without_a_distributor_for(time: Duration) {
     await_instances(&system.gateway, "GET", "/users", 2);
     let took = back.elapsed();
     println!("gone for {away:.1?}; the new service had joined {took:.1?} after the return");
-    // Each of the two, the newcomer and the gateway, tries every three seconds.
+    // The newcomer and the gateway each retry every three seconds.
     assert!(took < Duration::from_secs(5), "{took:?}");
     load.await_more(100);
     load.end(system.gateway.http()).assert_all_succeeded();
@@ -60,7 +60,7 @@ fn two_distributors_can_be_replaced_in_turn_without_a_failed_request() {
     let scratch = Scratch::in_memory();
     let users = users_at(&both, &scratch.file("users.db"));
     let gateway = Process::gateway_at(&both, &[]);
-    // Listed by both, it is one instance.
+    // Both distributors list it, but it counts as one instance.
     for distributor in &distributors {
         distributor.await_log(&["registered: users at"]);
     }

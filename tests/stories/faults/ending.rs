@@ -45,8 +45,8 @@ fn a_request_on_an_open_connection_is_answered_when_a_gateway_shuts_down() {
         assert_eq!(answer.results()["params"]["params"], number.to_string());
         assert!(connection.is_closed_within(PATIENCE));
     }
-    assert_eq!(echo.asked().len(), 200, "each was asked once");
-    assert!(http.try_connect().is_none(), "the port has been given back");
+    assert_eq!(echo.asked().len(), 200, "each request was sent once");
+    assert!(http.try_connect().is_none(), "the port is free again");
     assert_eq!(gateway.stop().code(), Some(0));
 }
 
@@ -135,7 +135,7 @@ fn a_request_on_an_open_connection_is_answered_when_users_or_a_distributor_shut_
             };
             assert_eq!(reply["errorcode"], 0, "{reply}");
         }
-        assert!(Packets::try_to(process.address()).is_none(), "{uri}: the port has been given back");
+        assert!(Packets::try_to(process.address()).is_none(), "{uri}: the port is free again");
         assert_eq!(process.stop().code(), Some(0));
     }
 }

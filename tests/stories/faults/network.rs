@@ -9,7 +9,7 @@ use crate::harness::{Http, Process, SECRET, Scratch, await_instances, eventually
 /// The time limit for the detection of a dead link.
 const NOTICED: Duration = Duration::from_secs(15);
 
-/// A second machine, as far as the network knows: a namespace, and a cable to it.
+/// A simulated second machine: a network namespace, and a cable to it.
 struct FarSide {
     name: String,
     cable: String,
@@ -23,11 +23,11 @@ fn ip(arguments: &str) -> bool {
 }
 
 impl FarSide {
-    /// Nothing where that is not permitted.
+    /// `None` where that is not permitted.
     fn build() -> Option<Self> {
         let number = std::process::id();
         let (name, cable) = (format!("pilcrow-{number}"), format!("pc{number}"));
-        // From the range that is set aside for measurements.
+        // Addresses from the range reserved for benchmarks.
         let network = format!("198.18.{}", number % 250);
         let side = Self { name, cable, near: format!("{network}.1"), far: format!("{network}.2") };
         let Self { name, cable, near, far } = &side;
@@ -47,7 +47,7 @@ impl FarSide {
         None
     }
 
-    /// From now on every packet, in both directions, goes to a machine that is not there.
+    /// From now on every packet, in both directions, goes to a machine that does not exist.
     fn cut(&self) {
         let Self { name, cable, near, far } = self;
         assert!(ip(&format!("neigh replace {far} lladdr 02:00:00:00:00:99 dev {cable} nud permanent")));
@@ -115,7 +115,7 @@ impl Apart {
     fn await_mended(&self) {
         let mended = Instant::now();
         self.side.mend();
-        eventually("users is reached again", || {
+        eventually("users is reachable again", || {
             (self.gateway.http().get("/users").status == 200).then_some(())
         });
         println!("reached again {:.1?} after the network was back", mended.elapsed());
@@ -134,11 +134,11 @@ fn ask(http: Http) -> u16 {
 #[ignore = "slow: waits until a silent network is noticed, twice"]
 fn a_dead_link_is_noticed_and_replaced_when_the_network_works_again() {
     let Some(apart) = Apart::start() else { return };
-    // Nobody asks anything: the kernel does.
+    // No process sends requests; only the kernel probes.
     apart.side.cut();
     apart.await_noticed(Instant::now());
     apart.await_mended();
-    // Somebody asks all the time.
+    // A client sends requests all the time.
     apart.side.cut();
     let cut = Instant::now();
     let mut statuses = Vec::new();

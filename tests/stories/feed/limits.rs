@@ -1,4 +1,4 @@
-//! Clients that go away, clients that do not read, and one too many. Nobody else notices any of them.
+//! Clients that disconnect, clients that do not read, and one client too many. No other client notices them.
 
 use std::thread::{self, JoinHandle};
 use std::time::Instant;
@@ -41,7 +41,7 @@ fn a_stream_above_the_limit_is_rejected_until_another_ends() {
     create(&http, "kim");
     assert_eq!(first.change()["seq"], 1);
     drop(second);
-    // It is noticed at the next event.
+    // The process notices it at the next event.
     create(&http, "lee");
     let mut third = eventually("a place is free", || http.events("/users/changes?after=1", &[]).ok());
     assert_eq!((&first.change()["seq"], &third.change()["seq"]), (&json!(2), &json!(2)));
@@ -51,7 +51,7 @@ fn a_stream_above_the_limit_is_rejected_until_another_ends() {
 fn a_rejected_request_for_events_takes_no_slot() {
     let system = System::with(1, &["--max-streams", "1"]);
     let http = system.http();
-    // Its place is given back a moment after its answer.
+    // Its place becomes free shortly after its answer.
     let ask = |path: &str, status: u16| {
         eventually(&format!("{path} is answered {status}"), || {
             http.events(path, &[]).err().filter(|answer| answer.status == status)
@@ -122,7 +122,7 @@ fn clients_that_do_not_read_10_000_changes_disturb_no_other_and_can_resume() {
     // The gateway closes the other client for good. That client can still resume.
     system.gateway.await_log(&["connection lost: the peer does not read"]);
     let had = read_everything(&mut stalled, &http, LAST);
-    assert!(had < LAST, "a client that was ended has not been sent everything");
+    assert!(had < LAST, "a closed client cannot have all changes");
 }
 
 /// Reads the rest of the stream, then resumes after it. All changes must be in order and without gaps. Returns the
@@ -162,7 +162,7 @@ fn only_the_subscriber_that_does_not_read_is_ended_with_a_reason() {
     // The log is not used here: under this load lines may be dropped.
     let ended = || users.metrics().value("pilcrow_streams_open", &[]) < 2.0;
     while !ended() {
-        assert!(last < 50_000, "a subscriber that reads nothing is never ended");
+        assert!(last < 50_000, "a subscriber that does not read must be closed");
         rename_often(&mut users.packets(), 250);
         last = create_at(&mut users.packets(), &last.to_string());
     }
@@ -187,7 +187,7 @@ fn only_the_subscriber_that_does_not_read_is_ended_with_a_reason() {
             None => break drop(users.await_log(&["writing to", "failed"])),
         }
     }
-    assert!(seen < last, "it was ended though it had read everything");
+    assert!(seen < last, "it was closed although it had read all changes");
     let mut resumed = users.packets();
     subscribe(&mut resumed, &json!(77), Some(seen));
     (seen + 1..=last).for_each(|seq| assert_eq!(next_change(&mut resumed, 77)["seq"], seq));
@@ -256,14 +256,14 @@ fn while_a_course_gateway_is_registered_unknown_peers_get_at_most_64_kib() {
     let mut gate = system.distributor.packets();
     gate.register("gate", 8001, &[], &json!({}));
     let page =
-        eventually("the gateway of the course is known", || Some(ask(None)).filter(|one| !streams(one)));
+        eventually("the course gateway is known", || Some(ask(None)).filter(|one| !streams(one)));
     assert_eq!(seqs(page["results"].as_array().unwrap()), [2, 3]);
     assert_eq!((&page["key"], &page["errorcode"], &page["seq"]), (&json!(5), &json!(0), &json!(3)));
-    assert!(streams(&ask(Some(5000))), "our own gateway says until when it waits");
+    assert!(streams(&ask(Some(5000))), "our own gateway sends its deadline");
     assert_eq!(seqs(&follow(&system.http(), "?after=1").changes(2)), [2, 3]);
 
     drop(gate);
-    eventually("it is gone", || streams(&ask(None)).then_some(()));
+    eventually("it has left", || streams(&ask(None)).then_some(()));
 }
 
 #[test]

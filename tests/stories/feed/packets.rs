@@ -22,7 +22,7 @@ fn every_reply_of_a_stream_has_the_key_of_its_request_and_more() {
     let mut packets = system.users[0].packets();
     subscribe(&mut packets, &json!(7), None);
     let standing = json!({ "key": 7, "errorcode": 0, "errormessage": "success", "seq": 0, "more": true });
-    assert_eq!(packets.receive().unwrap(), standing, "it says at once that it stands");
+    assert_eq!(packets.receive().unwrap(), standing, "it confirms the stream at once");
     for seq in 1..=3 {
         create(&system.http(), &seq.to_string());
         let reply = packets.receive().unwrap();

@@ -36,7 +36,7 @@ fn a_write_through_another_process_reaches_the_subscribers_of_the_first() {
     }
     // A process without notification polls every 5 s. No process had to poll.
     assert!(began.elapsed() < Duration::from_secs(30), "40 changes took {:?}", began.elapsed());
-    // Processes that have ended are forgotten at the next writes.
+    // The next writes remove the records of processes that have ended.
     let mut further = 0;
     let mut bells = || {
         further += 1;
@@ -62,7 +62,7 @@ fn users_may_be_killed_and_restarted_and_a_client_sees_every_change_once_over_on
         for number in 0..10 {
             last = create_at(&mut system.users[0].packets(), &format!("{round}-{number}"));
         }
-        // Some of these the client has read, some are on their way, when the process ends.
+        // When the process ends, the client has read some of these; others are in flight.
         assert_eq!(seqs(&events.changes(5)), (last - 9..last - 4).collect::<Vec<_>>());
         system.users.remove(0).kill();
         system.users.push(users_at(&system, port));
@@ -72,7 +72,7 @@ fn users_may_be_killed_and_restarted_and_a_client_sees_every_change_once_over_on
     assert_eq!(seqs(&events.changes(1)), [last + 1]);
 }
 
-/// Which of the users processes the gateway has its stream from.
+/// The users process from which the gateway has its stream.
 fn streaming(system: &System) -> usize {
     let streams = |users: &Process| {
         let told = |words: &str| users.log().iter().filter(|line| line.contains(words)).count();
@@ -81,7 +81,7 @@ fn streaming(system: &System) -> usize {
     eventually("an instance streams", || system.users.iter().position(streams))
 }
 
-/// Two instances; whichever streams is ended by `end`, again and again, and a new one takes its place.
+/// Two instances. `end` repeatedly ends the one that streams, and a new one replaces it.
 fn move_the_stream(end: impl Fn(Process)) {
     let mut system = System::with(2, &[]);
     let mut events = follow(&system.http(), "");
@@ -146,14 +146,14 @@ fn a_gateway_that_shuts_down_ends_its_streams_without_waiting() {
     assert!(ended.status.success());
     println!("with 3 streams open the gateway ended {:?} after SIGTERM", ended.took);
     for events in &mut all {
-        let end = events.event().expect("an event that says so");
+        let end = events.event().expect("an event with the error");
         let told: Value = serde_json::from_str(&end.data).unwrap();
         assert_eq!((end.name.as_deref(), end.id), (Some("error"), None));
         assert_eq!(told["errorcode"], 503, "{told}");
         assert_eq!(events.piece(), None);
     }
     let cancelled = |line: &&String| line.contains("CANCEL /users/changes");
-    eventually("the streams are ended at their source", || {
+    eventually("the streams are closed at their source", || {
         (users[0].log().iter().filter(cancelled).count() == 3).then_some(())
     });
 }
@@ -182,7 +182,7 @@ fn a_request_for_events_without_an_instance_gets_a_reason() {
     for path in ["/users/changes", "/users/changes?after=0", "/users/1"] {
         let answer = system.http().events(path, &[]).err().unwrap();
         assert_eq!(answer.status, 503, "{path}: {}", answer.text());
-        assert!(answer.header("Retry-After").is_some(), "{path}: when is it to be tried again?");
+        assert!(answer.header("Retry-After").is_some(), "{path}: no `Retry-After`");
         assert!(answer.message().contains("no connection"), "{path}: {}", answer.text());
     }
 }

@@ -25,7 +25,7 @@ fn patch(http: &Http, headers: &[(&str, &str)], name: &str) -> Response {
 fn every_answer_has_the_seq_of_its_change() {
     let system = System::start();
     let http = system.http();
-    assert_eq!(http.get("/users").reply()["seq"], 0, "nothing has happened yet");
+    assert_eq!(http.get("/users").reply()["seq"], 0, "there is no change yet");
     assert_eq!((create(&http, "kim"), create(&http, "lee")), (1, 2));
     assert_eq!(http.patch("/users/1", &json!({ "name": "Max" })).reply()["seq"], 3);
     for path in ["/users/1", "/users/2", "/users", "/users?limit=1", "/users?email=kim@example.com"] {
@@ -51,7 +51,7 @@ fn a_list_and_its_seq_are_from_one_moment() {
     while seq < WRITES {
         let page = reading.call("GET", "/users", &json!({ "limit": 500 }), 1);
         seq = page["seq"].as_u64().unwrap();
-        // Every change so far has made one user.
+        // Every change so far has created one user.
         assert_eq!(page["results"].as_array().unwrap().len() as u64, seq);
     }
     writer.join().unwrap();
@@ -102,7 +102,7 @@ fn a_read_waits_for_the_change_that_it_must_contain() {
     at_least(&mut packets, &json!({ "id": 2, "at_least": 2 }), 3, 60_000);
     // Waiting requests delay no other request.
     assert_eq!(packets.call("GET", "/users", &json!({ "id": 1 }), 4)["seq"], 1);
-    // The change is made through the other process.
+    // The other process makes the change.
     create_at(&mut system.users[1].packets(), "lee");
     let mut two: Vec<Value> = (0..2).map(|_| packets.receive().unwrap()).collect();
     two.sort_by_key(|reply| reply["key"].as_u64());
@@ -147,7 +147,7 @@ fn many_readers_can_wait_for_different_changes() {
     for seq in 1..=READERS {
         assert_eq!(create_at(&mut writer, &seq.to_string()), seq);
         let reply = packets.receive().unwrap();
-        assert_eq!((&reply["key"], &reply["seq"]), (&json!(seq), &json!(seq)), "each as soon as it may");
+        assert_eq!((&reply["key"], &reply["seq"]), (&json!(seq), &json!(seq)), "each as soon as possible");
     }
 }
 
@@ -163,7 +163,7 @@ fn reads_and_writes_of_a_user_have_an_entity_tag_that_changes_with_the_user() {
     assert_eq!(etag(&http.get("/users/1")), first);
     assert_eq!(etag(&http.request("HEAD", "/users/1", &[], b"")), first);
     create(&http, "lee");
-    assert_eq!(etag(&http.get("/users/1")), first, "the change of another user changes nothing here");
+    assert_eq!(etag(&http.get("/users/1")), first, "another user's change does not affect this tag");
     let second = etag(&http.patch("/users/1", &json!({ "name": "Max" })));
     assert_ne!(second, first);
     assert_eq!(etag(&http.get("/users/1")), second);

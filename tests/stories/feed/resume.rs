@@ -61,7 +61,7 @@ fn a_subscriber_that_joins_during_writes_gets_each_change_once() {
     let total = WRITERS * WRITES;
     let subscribers: Vec<JoinHandle<(u64, Vec<Value>)>> = (0..SUBSCRIBERS)
         .map(|number| {
-            // They come one after the other, spread over the time in which the others write.
+            // The readers start one after the other while the writers run.
             let last = await_written(&written, number * total / SUBSCRIBERS);
             let after = random.below(last + 1);
             let users = &system.users[random.index(2)];

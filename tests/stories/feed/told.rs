@@ -19,7 +19,7 @@ fn each_create_update_and_delete_is_an_event_with_its_seq() {
         (3, "deleted", Value::Null, deleted),
     ];
     for (seq, kind, user, answer) in expected {
-        assert_eq!(answer.reply()["seq"], seq, "the answer to a write tells its number");
+        assert_eq!(answer.reply()["seq"], seq, "the answer to a write has its number");
         let event = events.event().unwrap();
         let change: Value = serde_json::from_str(&event.data).unwrap();
         assert_eq!((event.name, event.id), (None, Some(seq)));
@@ -81,14 +81,14 @@ fn without_after_only_new_changes_come_after_a_first_comment() {
     let mut old = follow(&http, "?after=0");
     assert!(
         matches!(old.piece(), Some(Piece::Comment(_))),
-        "what has nothing to tell yet says that it stands"
+        "a stream without changes confirms that it is open"
     );
     create(&http, "kim");
     create(&http, "lee");
     assert_eq!(seqs(&old.changes(2)), [1, 2]);
     let mut new = follow(&http, "");
     let Some(Piece::Comment(comment)) = new.piece() else { panic!("no comment") };
-    assert!(comment.contains('2'), "the comment tells after which change it goes on: {comment}");
+    assert!(comment.contains('2'), "the comment names the change after which it continues: {comment}");
     create(&http, "max");
     assert_eq!(seqs(&new.changes(1)), [3]);
 }
@@ -200,7 +200,7 @@ fn expired_changes_get_410_with_the_oldest_seq() {
         subscribe(&mut packets, &json!(1), Some(after));
         let reply = packets.receive().unwrap();
         assert_eq!((&reply["errorcode"], &reply["oldest"]), (&json!(410), &json!(16)), "{reply}");
-        assert_eq!(reply.get("more"), None, "a refusal ends the stream: {reply}");
+        assert_eq!(reply.get("more"), None, "a rejection ends the stream: {reply}");
     }
     assert_eq!(seqs(&follow(&http, "?after=15").changes(10)), (16..=25).collect::<Vec<_>>());
     let last = http.get("/users/changes?limit=5&after=20");
@@ -213,7 +213,7 @@ fn a_subscriber_is_notified_when_changes_expire_before_it_reads_them() {
     let mut subscriber = system.users[0].packets();
     let after = subscribe_from_now_on(&mut subscriber, 1);
     let mut writer = system.users[0].packets();
-    // Sent in one piece: they are committed together, and the older ones are forgotten in the same transaction.
+    // All are sent in one write, so they share a transaction. The same transaction removes the older changes.
     let write = |key: u64| {
         let params = json!({ "email": format!("{key}@example.com"), "name": "Kim" });
         format!("{}¶", json!({ "uri": "/users", "method": "POST", "key": key, "params": params }))

@@ -14,7 +14,7 @@ use super::{Frames, PATIENCE, Packets, Process, eventually};
 /// The callback for each request. It runs on the thread of the connection.
 type OnRequest = dyn Fn(&Asked) + Send + Sync;
 
-/// A played service. It leaves when it is dropped.
+/// A played service. It leaves the cluster when it is dropped.
 pub struct Echo {
     /// Its connection to the distributor. The story sends all further packets on it.
     pub membership: Packets,
@@ -22,7 +22,7 @@ pub struct Echo {
     shared: Arc<Shared>,
 }
 
-/// One request that came, and where its answer goes. A story may keep it and answer late.
+/// One received request and the connection for its answer. A story may keep it and answer late.
 #[derive(Clone)]
 pub struct Asked {
     /// The packet as received, without its `¶`.
@@ -45,7 +45,7 @@ impl Echo {
         Self::answering(distributor, name, urls, Asked::echo)
     }
 
-    /// A service of ours with these routes that does this with each request.
+    /// A service of ours with these routes. It calls this for each request.
     pub fn answering(
         distributor: &Process,
         name: &str,
@@ -55,7 +55,7 @@ impl Echo {
         Self::registered(distributor, name, urls, &json!({ "proto": "pilcrow/1" }), on_request)
     }
 
-    /// A service of the course (no `proto`) with these routes that does this with each request.
+    /// A service of the course (no `proto`) with these routes. It calls this for each request.
     pub fn course(
         distributor: &Process,
         name: &str,
@@ -65,7 +65,7 @@ impl Echo {
         Self::registered(distributor, name, urls, &json!({}), on_request)
     }
 
-    /// A service whose registration has these further fields.
+    /// A service with these further fields in its registration.
     pub fn registered(
         distributor: &Process,
         name: &str,
@@ -92,14 +92,14 @@ impl Echo {
         self.port
     }
 
-    /// All that it has been asked so far.
+    /// All requests so far.
     pub fn asked(&self) -> Vec<Asked> {
         self.shared.asked.lock().unwrap().clone()
     }
 
-    /// Waits until it has been asked so often, and returns all that it was asked.
+    /// Waits until it has this many requests. Returns all of them.
     pub fn await_asked(&self, count: usize) -> Vec<Asked> {
-        eventually(&format!("the played service has been asked {count} times"), || {
+        eventually(&format!("the played service has {count} requests"), || {
             Some(self.asked()).filter(|asked| asked.len() >= count)
         })
     }
@@ -109,7 +109,7 @@ impl Echo {
         self.shared.open.lock().unwrap().len()
     }
 
-    /// Cuts all its connections but the one to the distributor.
+    /// Closes all its connections except the one to the distributor.
     pub fn hang_up(&self) {
         for stream in self.shared.open.lock().unwrap().iter() {
             let _ = stream.shutdown(Shutdown::Both);
@@ -121,7 +121,7 @@ impl Drop for Echo {
     fn drop(&mut self) {
         self.shared.ended.store(true, Ordering::SeqCst);
         self.hang_up();
-        // Wakes the thread that waits in `accept`, which then gives the port back.
+        // Wakes the thread that waits in `accept`, which then frees the port.
         let _ = TcpStream::connect((Ipv4Addr::LOCALHOST, self.port));
     }
 }
@@ -158,7 +158,7 @@ impl Shared {
 }
 
 impl Asked {
-    /// The key under which an answer is waited for.
+    /// The key of the pending request.
     pub fn key(&self) -> &Value {
         &self.packet["key"]
     }
@@ -174,19 +174,19 @@ impl Asked {
         self.reply(&json!({ "errorcode": 0, "errormessage": "success", "results": results }));
     }
 
-    /// Answers with these fields, under the key of the request.
+    /// Answers with these fields and the key of the request.
     pub fn reply(&self, fields: &Value) {
         let mut packet = json!({ "key": self.key() });
         packet.as_object_mut().unwrap().extend(fields.as_object().cloned().unwrap_or_default());
         self.raw(format!("{}¶", packet.to_string().replace('¶', "\\u00b6")).as_bytes());
     }
 
-    /// Sends these bytes as they are.
+    /// Sends these bytes unchanged.
     pub fn raw(&self, bytes: &[u8]) {
         let _ = (&*self.stream).write_all(bytes);
     }
 
-    /// Ends the connection over which the request came.
+    /// Closes the request's connection.
     pub fn hang_up(&self) {
         let _ = self.stream.shutdown(Shutdown::Both);
     }

@@ -14,7 +14,7 @@ pub struct Http {
     address: SocketAddr,
 }
 
-/// One held connection.
+/// One open connection.
 pub struct Connection {
     stream: TcpStream,
     buffer: Vec<u8>,
@@ -73,7 +73,7 @@ impl Http {
         connection.receive_for(method)
     }
 
-    /// Sends these bytes as they are and reads one answer; `None` if the connection ends without.
+    /// Sends these bytes unchanged and reads one answer. `None` if the connection ends without one.
     pub fn raw(&self, bytes: &[u8]) -> Option<Response> {
         let mut connection = self.connect();
         connection.send(bytes);
@@ -102,7 +102,7 @@ impl Connection {
         Self { stream, buffer: Vec::new() }
     }
 
-    /// Sends bytes; that the other side may have closed already shows when its answer is read.
+    /// Sends bytes. If the peer has closed already, the read of the answer shows it.
     pub fn send(&mut self, bytes: &[u8]) {
         secrets::learn_from_request(bytes);
         let _ = self.stream.write_all(bytes);
@@ -153,8 +153,7 @@ impl Connection {
         Some(response)
     }
 
-    /// The next line, without its end, of an answer that goes on after its head; `None` at the end of the
-    /// connection.
+    /// The next line, without its end, of an answer that continues after its head. `None` at the end of the connection.
     pub fn receive_line(&mut self) -> Option<String> {
         let mut searched = 0;
         let end = loop {

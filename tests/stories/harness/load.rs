@@ -31,7 +31,7 @@ pub struct Seen {
     pub writes: usize,
     pub failed_reads: Vec<String>,
     pub failed_writes: Vec<String>,
-    /// The longest that a request took.
+    /// The duration of the slowest request.
     pub longest: Duration,
     /// By name: whether the write of it was acknowledged.
     names: HashMap<String, bool>,
@@ -48,7 +48,7 @@ struct Client {
 }
 
 impl Load {
-    /// So many clients of the gateway, whose `--timeout` is this.
+    /// Starts this many clients of the gateway, whose `--timeout` is this.
     pub fn start(gateway: Http, clients: usize, timeout: Duration) -> Self {
         let shared = Arc::new(Shared { ended: AtomicBool::new(false), answered: AtomicUsize::new(0) });
         let start = |number| {
@@ -166,9 +166,9 @@ impl Client {
         match answer {
             Some(answer) if answer.status == 200 => {
                 let user = answer.results();
-                assert_eq!(user["id"], self.user, "somebody else's answer: {}", answer.text());
+                assert_eq!(user["id"], self.user, "another client's answer: {}", answer.text());
                 let name = user["name"].as_str().unwrap();
-                assert!(self.possible.iter().any(|one| one == name), "{name} is none of {:?}", self.possible);
+                assert!(self.possible.iter().any(|one| one == name), "{name} is not one of {:?}", self.possible);
             }
             answer => self.seen.failed_reads.push(told(answer.as_ref())),
         }
@@ -183,7 +183,7 @@ impl Client {
         let answer = connection.receive_for(method)?;
         let took = began.elapsed();
         assert!(took <= timeout + GRACE, "{method} was answered after {took:?}: {}", answer.text());
-        assert_eq!(answer.header("X-Request-Id"), Some(id.as_str()), "somebody else's answer");
+        assert_eq!(answer.header("X-Request-Id"), Some(id.as_str()), "another client's answer");
         self.seen.longest = self.seen.longest.max(took);
         self.connection = (answer.header("Connection") != Some("close")).then_some(connection);
         Some(answer)

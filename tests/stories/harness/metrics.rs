@@ -1,4 +1,4 @@
-//! Metrics as Prometheus reads them.
+//! Parses metrics as Prometheus does.
 
 use super::Http;
 
@@ -12,7 +12,7 @@ pub struct Metrics {
 #[derive(Debug, Clone)]
 struct Sample {
     name: String,
-    /// `name="value"`, in the order in which they stand.
+    /// `name="value"`, in their original order.
     labels: Vec<String>,
     value: f64,
 }
@@ -33,7 +33,7 @@ impl Metrics {
         (!found.is_empty()).then(|| found.iter().sum())
     }
 
-    /// The same, where there must be one.
+    /// The same, for a sample that must exist.
     pub fn value(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
         self.find(name, labels).unwrap_or_else(|| panic!("no {name} {labels:?} in\n{}", self.text))
     }
@@ -59,7 +59,7 @@ fn sample(line: &str) -> Sample {
     let value = value.parse().unwrap_or_else(|_| panic!("no number: {line}"));
     let (name, labels) = series.split_once('{').unwrap_or((series, "}"));
     let labels = labels.strip_suffix('}').unwrap_or_else(|| panic!("no end of labels: {line}"));
-    // No value of ours has a comma behind a quotation mark.
+    // No label value of ours has a comma after a quotation mark.
     let labels = labels.split_inclusive("\",").map(|label| label.trim_end_matches(',').to_owned());
     Sample { name: name.to_owned(), labels: labels.collect(), value }
 }

@@ -32,7 +32,7 @@ pub use sse::{Event, Events, Piece};
 /// The time after which a story fails. It is far more than any step needs, because the machine may be busy.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
-/// The cluster secret of the stories that have one.
+/// The cluster secret of secured stories.
 pub const SECRET: &str = "the stories' own secret, 3f9c1d";
 
 /// Polls until there is an answer.
@@ -123,7 +123,7 @@ impl Drop for Scratch {
 
 /// A distributor, some users instances on one database, and a gateway, all serving and linked.
 ///
-/// Fields are dropped in the order in which they stand: front to back.
+/// Fields are dropped in their declaration order: front to back.
 pub struct System {
     pub gateway: Process,
     pub users: Vec<Process>,
@@ -165,7 +165,7 @@ impl System {
         Self::build(Scratch::new(), distributor, users_flags, gateway_flags, &variables)
     }
 
-    /// A users instance for each of these lists of flags, and further flags for the gateway.
+    /// One users instance for each list of flags, and further flags for the gateway.
     pub fn of(users_flags: &[&[&str]], gateway_flags: &[&str]) -> Self {
         Self::build(Scratch::new(), Process::distributor(&[]), users_flags, gateway_flags, &[])
     }

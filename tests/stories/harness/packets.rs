@@ -1,4 +1,4 @@
-//! A raw packet connection, and the cutting of frames, independent of the library's own.
+//! A raw packet connection with its own frame parser, independent of the library's.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -17,7 +17,7 @@ pub struct Packets {
     frames: Frames,
 }
 
-/// Bytes that came, cut into frames.
+/// Received bytes, split into frames.
 #[derive(Default)]
 pub struct Frames(Vec<u8>);
 
@@ -43,7 +43,7 @@ impl Packets {
         TcpStream::connect_timeout(&address, PATIENCE).ok().map(Self::on)
     }
 
-    /// A connection on which this secret has been proven, by both sides.
+    /// A connection on which both sides have proven this secret.
     pub fn proven(address: SocketAddr, secret: &str) -> Self {
         let secret = Secret::new(secret.as_bytes()).unwrap();
         let mut packets = Self::to(address);
@@ -68,7 +68,7 @@ impl Packets {
         self.send_raw(&[packet.to_string().replace('¶', "\\u00b6").as_bytes(), END].concat());
     }
 
-    /// Sends bytes; that the other side may have closed already shows when something is read.
+    /// Sends bytes. If the peer has closed already, the next read shows it.
     pub fn send_raw(&mut self, bytes: &[u8]) {
         let _ = self.stream.write_all(bytes);
     }

@@ -23,7 +23,7 @@ pub struct Process {
     further_lines: Receiver<String>,
 }
 
-/// A program that prints line after line, until it is dropped.
+/// A program that prints lines until it is dropped.
 pub struct Watched {
     child: Expected,
     log: Arc<Mutex<Vec<String>>>,
@@ -37,7 +37,7 @@ pub struct Ended {
     pub took: Duration,
     /// The output on stdout after the ready line.
     pub further_lines: Vec<String>,
-    /// All that it has logged.
+    /// Its whole log.
     pub log: Vec<String>,
 }
 
@@ -88,7 +88,7 @@ impl Process {
         Self::start(env!("CARGO_BIN_EXE_gateway"), &all, variables)
     }
 
-    /// Starts any program that prints `<name> listening on <address>` when it is ready, and waits for that.
+    /// Starts any program that prints `<name> listening on <address>` when it is ready, and waits for that line.
     pub fn start(program: &str, arguments: &[String], variables: &[(&str, &str)]) -> Self {
         Self::await_ready(spawn(program, arguments, variables), program, arguments)
     }
@@ -131,10 +131,10 @@ impl Process {
         Self::start("/bin/sh", &all, &[])
     }
 
-    /// A gateway that inherits this listening socket, as systemd passes it on.
+    /// A gateway that inherits this listening socket, as from systemd.
     #[cfg(unix)]
     pub fn gateway_on(socket: &TcpListener, distributor: &Process) -> Self {
-        // The shell moves the socket to the descriptor that the protocol wants, and becomes the program.
+        // The shell moves the socket to the descriptor that the protocol requires, and becomes the program.
         let script = "exec 3<&0 </dev/null; LISTEN_FDS=1 LISTEN_PID=$$ exec \"$0\" \"$@\"";
         let joined = distributor.address().to_string();
         let all = ["-c", script, env!("CARGO_BIN_EXE_gateway"), "--distributor", &joined].map(str::to_owned);
@@ -171,7 +171,7 @@ impl Process {
         let arguments: Vec<String> = arguments.iter().map(ToString::to_string).collect();
         let directory = Path::new(env!("CARGO_TARGET_TMPDIR"));
         let mut child = spawn_reading(Stdio::piped(), directory, program, &arguments, &[]);
-        // It may end without reading.
+        // It may exit without reading.
         let _ = child.stdin.take().unwrap().write_all(stdin.as_bytes());
         Self::await_output(child)
     }
@@ -182,7 +182,7 @@ impl Process {
         let out = lines(child.0.stdout.take().unwrap());
         let status = await_exit(&mut child.0);
         let out: Vec<String> = out.iter().collect();
-        // The pipe may be read a moment after its writer has ended.
+        // The pipe's reader may finish a moment after its writer has ended.
         eventually("stderr is closed", || (Arc::strong_count(&log) == 1).then_some(()));
         let log = log.lock().unwrap();
         secrets::assert_untold("a process that has ended", &log);
@@ -198,7 +198,7 @@ impl Process {
         self.address.port()
     }
 
-    /// The one line that it printed on stdout.
+    /// Its one line on stdout.
     pub fn ready_line(&self) -> &str {
         &self.ready_line
     }
@@ -207,22 +207,22 @@ impl Process {
         self.child.id()
     }
 
-    /// A client that speaks HTTP to it.
+    /// An HTTP client for it.
     pub fn http(&self) -> Http {
         Http::to(self.address)
     }
 
-    /// A connection that speaks packets with it.
+    /// A packet connection to it.
     pub fn packets(&self) -> Packets {
         Packets::to(self.address)
     }
 
-    /// All that it has logged so far.
+    /// Its log so far.
     pub fn log(&self) -> Vec<String> {
         self.log.lock().unwrap().clone()
     }
 
-    /// Waits until a line of its log has all of these words in it, and returns that line.
+    /// Waits until a log line contains all of these words, and returns that line.
     pub fn await_log(&self, words: &[&str]) -> String {
         eventually(&format!("the log says {words:?}; it says {:#?}", self.log()), || {
             self.log().into_iter().find(|line| words.iter().all(|word| line.contains(word)))
@@ -248,7 +248,7 @@ impl Process {
         nix::sys::signal::kill(id, signal).unwrap();
     }
 
-    /// Asks it to end, and waits until it has.
+    /// Sends a signal to end, and waits for the exit.
     #[cfg(unix)]
     pub fn stop(mut self) -> ExitStatus {
         self.signal(nix::sys::signal::Signal::SIGTERM);
@@ -262,7 +262,7 @@ impl Process {
         self.signal(signal);
         let status = await_exit(&mut self.child);
         let took = began.elapsed();
-        // Both pipes may be read a moment after their writer has ended.
+        // The readers of both pipes may finish a moment after their writer has ended.
         eventually("stderr is closed", || (Arc::strong_count(&self.log) == 1).then_some(()));
         Ended { status, took, further_lines: self.further_lines.iter().collect(), log: self.log() }
     }
@@ -272,7 +272,7 @@ impl Process {
         self.child.try_wait().unwrap().is_none()
     }
 
-    /// The most memory that it has had resident, in KiB (Linux).
+    /// Its peak resident memory in KiB (Linux).
     pub fn peak_kib(&self) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
         let line = status.lines().find(|line| line.starts_with("VmHWM:")).unwrap();
@@ -288,7 +288,7 @@ impl Drop for Process {
         let _ = self.child.kill();
         let _ = self.child.wait();
         if !thread::panicking() {
-            // The pipe may be read a moment after its writer has ended.
+            // The pipe's reader may finish a moment after its writer has ended.
             eventually("stderr is closed", || (Arc::strong_count(&self.log) == 1).then_some(()));
             secrets::assert_untold(&self.ready_line, &self.log());
         }
@@ -304,7 +304,7 @@ impl Watched {
         Self { child, log, lines }
     }
 
-    /// The next line that it prints; `None` when it has ended.
+    /// Its next line; `None` when it has ended.
     pub fn line(&mut self) -> Option<String> {
         match self.lines.recv_timeout(PATIENCE) {
             Ok(line) => Some(line),
@@ -313,7 +313,7 @@ impl Watched {
         }
     }
 
-    /// The next line, if it has printed one already.
+    /// Its next line, if there is one already.
     pub fn try_line(&mut self) -> Option<String> {
         self.lines.try_recv().ok()
     }

@@ -1,6 +1,6 @@
-//! Chance that can be repeated.
+//! Reproducible randomness.
 
-/// Numbers that look random and follow from a seed (splitmix64).
+/// Pseudo-random numbers from a seed (splitmix64).
 #[derive(Debug, Clone)]
 pub struct Random(u64);
 
@@ -26,12 +26,12 @@ impl Random {
         mixed ^ (mixed >> 31)
     }
 
-    /// A number from 0 up, below `limit`.
+    /// A number from 0 to below `limit`.
     pub fn below(&mut self, limit: u64) -> u64 {
         self.next() % limit
     }
 
-    /// An index into something of this length.
+    /// An index into a collection of this length.
     pub fn index(&mut self, length: usize) -> usize {
         usize::try_from(self.below(length as u64)).unwrap()
     }

@@ -66,7 +66,7 @@ pub fn learn_from_reply(json: &[u8]) {
     }
 }
 
-/// Remembers the cluster secret that a process is started with.
+/// Remembers the cluster secret among a process's settings.
 pub fn learn_from_settings(arguments: &[String], variables: &[(&str, &str)]) {
     for (name, value) in variables {
         if *name == "PILCROW_SECRET" {

@@ -11,8 +11,8 @@ pub fn skip(program: &str, reason: &str) {
     let thread = thread::current();
     let line = format!("{}: {reason} ({program})\n", thread.name().unwrap_or("a test"));
     let file = Path::new(env!("CARGO_TARGET_TMPDIR")).join("skipped");
-    // One write for one line: tests run at the same time.
+    // One write per line, because tests run in parallel.
     let written =
         OpenOptions::new().create(true).append(true).open(file).map(|mut file| file.write(line.as_bytes()));
-    assert!(matches!(written, Ok(Ok(count)) if count == line.len()), "cannot note that a test is skipped");
+    assert!(matches!(written, Ok(Ok(count)) if count == line.len()), "cannot record a skipped test");
 }

@@ -37,7 +37,7 @@ impl Http {
 }
 
 impl Events {
-    /// Asks for events on this connection; `None` if it ends without an answer.
+    /// Requests events on this connection; `None` if it ends without an answer.
     pub fn on(
         mut connection: Connection,
         path: &str,

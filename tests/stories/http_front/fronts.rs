@@ -1,4 +1,4 @@
-//! Both fronts run the same handler: the walk with `curl` from the README passes on either.
+//! Both fronts run the same handler. The `curl` walk of the README passes on either.
 
 use serde_json::{Value, json};
 

@@ -20,7 +20,7 @@ use serde_json::Value;
 
 use crate::harness::{Asked, Connection, Echo, Http, PATIENCE, Process, Response, await_instances};
 
-/// The routes of the service that is played behind the gateway.
+/// The routes of the played service behind the gateway.
 const ROUTES: [&str; 9] = [
     "GET/echo",
     "POST/echo",
@@ -67,7 +67,7 @@ impl Stage {
         self.gateway.http()
     }
 
-    /// The `params` that a request with this target and body reaches its service with.
+    /// The `params` at the service for a request with this target and body.
     fn params(&self, method: &str, target: &str, headers: &[(&str, &str)], body: &[u8]) -> Value {
         let answer = self.http().request(method, target, headers, body);
         assert_eq!(answer.status, 200, "{method} {target}: {}", answer.text());
@@ -94,7 +94,7 @@ fn play(asked: &Asked) {
     }
 }
 
-/// Panics unless this is a failure of the gateway's own, as every client can read it.
+/// Panics unless this is a failure of the gateway itself, in its documented form.
 pub fn assert_failure(answer: &Response, status: u16, what: &str) {
     assert_eq!(answer.status, status, "{what}: {}", answer.text());
     assert_eq!(answer.header("Content-Type"), Some("application/json"), "{what}");
@@ -105,7 +105,7 @@ pub fn assert_failure(answer: &Response, status: u16, what: &str) {
     assert_complete(answer, what);
 }
 
-/// Panics unless this answer has what every answer has.
+/// Panics unless this answer has the common parts of all answers.
 pub fn assert_complete(answer: &Response, what: &str) {
     assert!(answer.header("X-Request-Id").is_some_and(|id| !id.is_empty()), "{what}: no X-Request-Id");
     assert_eq!(answer.header("Content-Length"), Some(answer.body.len().to_string().as_str()), "{what}");

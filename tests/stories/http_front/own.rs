@@ -91,7 +91,7 @@ fn the_root_shows_routes_and_own_paths_until_a_service_registers_it() {
     assert_failure(&refused, 405, "nobody takes POST /");
     assert_eq!(refused.header("Allow"), Some("GET, HEAD"));
 
-    // Another method of the same path leaves GET to the gateway.
+    // A service with another method on the same path leaves GET to the gateway.
     let _posts = Echo::start(&stage.distributor, "posts", &["POST/"]);
     await_instances(&stage.gateway, "POST", "/", 1);
     assert_eq!(http.request("POST", "/", &[], b"").results()["uri"], "/");
@@ -106,7 +106,7 @@ fn the_root_shows_routes_and_own_paths_until_a_service_registers_it() {
 #[test]
 fn connections_above_the_limit_get_503_and_are_closed() {
     let mut stage = Stage::with(&["--max-connections", "4"]);
-    // Those of the harness may be counted until their end has been seen.
+    // The harness's connections may count until the gateway has seen their end.
     let mut open: Vec<Connection> = (0..4).map(|_| admitted(&stage)).collect();
     for what in ["one that asks", "another that asks"] {
         let mut beyond = stage.http().connect();
@@ -118,7 +118,7 @@ fn connections_above_the_limit_get_503_and_are_closed() {
     assert!(line.contains("127.0.0.1:"), "{line}");
     for connection in &mut open {
         connection.send_request("GET", "/echo/1", &[], b"");
-        assert_eq!(connection.receive().expect("those inside stay").status, 200);
+        assert_eq!(connection.receive().expect("existing connections stay").status, 200);
     }
     open.pop();
     open.push(admitted(&stage));
@@ -130,7 +130,7 @@ fn connections_above_the_limit_get_503_and_are_closed() {
     assert!(stage.gateway.is_alive());
 }
 
-/// A connection on which a request has been answered, once there is room for it.
+/// A connection with one answered request, once a place is free.
 fn admitted(stage: &Stage) -> Connection {
     eventually("there is room for one more connection", || {
         let mut connection = stage.http().connect();

@@ -85,12 +85,12 @@ fn head_is_answered_like_get_but_without_the_body() {
         assert_eq!(head.status, get.status, "{target}");
         assert!(head.body.is_empty());
         if target != "/nowhere" {
-            // This one names the method in its words.
+            // This failure names the method in its text.
             assert_eq!(head.header("Content-Length"), get.header("Content-Length"), "{target}");
         }
     }
     let of_service: Vec<_> = stage.echo.asked().iter().map(|asked| asked.packet["method"].clone()).collect();
-    assert_eq!(of_service, [json!("GET"), json!("GET")], "a service knows only GET");
+    assert_eq!(of_service, [json!("GET"), json!("GET")], "a service has only GET");
 }
 
 #[test]
@@ -105,11 +105,11 @@ fn expect_100_continue_is_answered_before_the_body_is_sent() {
         connection.send(b"{\"n\":1}");
         assert_eq!(connection.receive().unwrap().results()["params"], json!({ "n": 1 }));
     }
-    // A client need not wait; a body that is there already needs no permission.
+    // A client need not wait. A body that has already arrived needs no permission.
     let whole = "POST /echo HTTP/1.1\r\nExpect: 100-continue\r\nContent-Length: 7\r\n\r\n{\"n\":2}";
     connection.send(whole.as_bytes());
     assert_eq!(connection.receive().unwrap().results()["params"], json!({ "n": 2 }));
-    // HTTP/1.0 knows no interim answers.
+    // HTTP/1.0 has no interim answers.
     connection.send(b"POST /echo HTTP/1.0\r\nExpect: 100-continue\r\nContent-Length: 7\r\n\r\n");
     connection.send(b"{\"n\":3}");
     assert_eq!(connection.receive().unwrap().results()["params"], json!({ "n": 3 }));
@@ -194,7 +194,7 @@ fn chunks_that_are_not_in_order_are_refused() {
     for body in bad {
         let request = format!("POST /echo HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n{body}");
         assert_refused(stage.http(), request.as_bytes(), 400, body);
-        // Where a byte stands must not matter, nor when it comes.
+        // The result must not depend on the position or the arrival time of a byte.
         let mut connection = stage.http().connect();
         for byte in request.as_bytes() {
             connection.send(&[*byte]);
@@ -210,7 +210,7 @@ fn chunks_that_are_not_in_order_are_refused() {
 fn a_body_over_one_mebibyte_is_refused_before_it_is_read() {
     let mut stage = Stage::start();
     let head = format!("POST /echo HTTP/1.1\r\nContent-Length: {}\r\n\r\n", MIB + 1);
-    // Nothing of the body is sent, and the answer comes.
+    // The client sends none of the body and gets the answer.
     assert_refused(stage.http(), head.as_bytes(), 413, "the head alone");
     let whole = [head.as_bytes(), &vec![b'x'; MIB + 1]].concat();
     let mut connection = stage.http().connect();
@@ -235,7 +235,7 @@ fn a_body_of_one_mebibyte_is_read_and_rejected_if_no_packet_can_hold_it() {
     };
     connection.send_request("POST", "/length", &[], body(MIB - 1024).as_bytes());
     assert_eq!(connection.receive().unwrap().results(), MIB - 1024 - 11);
-    // Read to its end: the connection goes on. As a packet it would be longer than a frame may be.
+    // The gateway reads the body to its end, so the connection continues. As a packet it would exceed the frame limit.
     connection.send_request("POST", "/length", &[], body(MIB).as_bytes());
     let answer = connection.receive().unwrap();
     assert_failure(&answer, 413, "exactly 1 MiB");
@@ -246,7 +246,7 @@ fn a_body_of_one_mebibyte_is_read_and_rejected_if_no_packet_can_hold_it() {
     assert_failure(&connection.receive().unwrap(), 413, "400,000 ¶");
     connection.send_request("GET", "/echo/after", &[], b"");
     assert_eq!(connection.receive().unwrap().results()["params"]["params"], "after");
-    assert_eq!(stage.echo.connections(), 1, "the link has lived through it");
+    assert_eq!(stage.echo.connections(), 1, "the link is still up");
     stage.assert_unharmed();
 }
 
@@ -344,7 +344,7 @@ fn targets_that_are_not_paths_are_bad_requests() {
     assert_eq!(
         answer.results()["routes"],
         stage.http().get("/routes").results(),
-        "without a path it means /"
+        "an empty path means /"
     );
 }
 

@@ -22,7 +22,7 @@ fn the_status_is_status_else_a_fitting_errorcode_else_200() {
         (json!({ "errorcode": 500 }), 500),
         (json!({ "errorcode": 503 }), 503),
         (json!({ "errorcode": 599 }), 599),
-        // Error codes of the course's own.
+        // The course's own error codes.
         (json!({ "errorcode": 1 }), 200),
         (json!({ "errorcode": -1 }), 200),
         (json!({ "errorcode": 399 }), 200),
@@ -75,7 +75,7 @@ fn every_body_ends_with_one_newline_which_content_length_counts() {
     }
     let refused = stage.http().raw(b"GET / HTTP/1.1\n\n").unwrap();
     assert_failure(&refused, 400, "a line end without CR");
-    // A service that ends its packet with a newline already gets no second one.
+    // If a service's packet already ends with a newline, the gateway adds none.
     let _service = Echo::answering(&stage.distributor, "lines", &["GET/lines"], |asked| {
         asked.raw(format!("{{\"key\":{},\"errorcode\":0}}\n¶", asked.key()).as_bytes());
     });
@@ -252,7 +252,7 @@ fn a_request_without_a_reply_gets_504_and_a_late_reply_is_dropped() {
         assert!(matches!(answer.status, 200 | 504), "{}", answer.text());
         (answer.status == 200).then(|| assert_eq!(answer.results()["params"]["params"], "3"))
     });
-    assert_eq!(stage.echo.connections(), 1, "the link has lived through it");
+    assert_eq!(stage.echo.connections(), 1, "the link is still up");
     assert!(stage.gateway.is_alive());
 }
 
@@ -264,7 +264,7 @@ fn replies_in_any_order_reach_their_callers() {
         connection.send_request("GET", &format!("/silence/{number}"), &[], b"");
     }
     let asked = stage.echo.await_asked(20);
-    // Twice each, the second an orphan.
+    // Twice each; the second reply is an orphan.
     asked.iter().rev().chain(&asked).for_each(Asked::echo);
     for (number, connection) in connections.iter_mut().enumerate() {
         assert_eq!(connection.receive().unwrap().results()["params"]["params"], number.to_string());
@@ -287,7 +287,7 @@ fn requests_above_the_in_flight_limit_get_503() {
     asked[0].echo();
     assert_eq!(first.receive().unwrap().status, 200);
     stage.assert_unharmed();
-    assert_eq!(stage.echo.asked().len(), 2, "what was refused has not been sent");
+    assert_eq!(stage.echo.asked().len(), 2, "rejected requests were not sent");
 }
 
 #[test]
@@ -351,7 +351,7 @@ fn every_answer_carries_a_request_id_and_a_sane_one_is_the_clients() {
     let count = ours.len();
     ours.sort();
     ours.dedup();
-    assert_eq!(ours.len(), count, "no two of ours are the same");
+    assert_eq!(ours.len(), count, "generated ids are unique");
 }
 
 #[test]

@@ -125,7 +125,7 @@ fn a_json_body_keeps_its_types_and_wins_over_the_query() {
     assert_eq!(params, json!({ "params": "7", "a": 1 }), "the path wins over both");
     assert_eq!(stage.params("PUT", "/echo", &[JSON], b"{}"), json!({}));
     assert_eq!(stage.params("DELETE", "/echo/1", &[JSON], br#"{"a":1}"#), json!({ "params": "1", "a": 1 }));
-    assert_eq!(stage.params("POST", "/echo?a=1", &[JSON], b""), json!({ "a": "1" }), "no body is no body");
+    assert_eq!(stage.params("POST", "/echo?a=1", &[JSON], b""), json!({ "a": "1" }), "an empty body counts as none");
 }
 
 #[test]
@@ -228,7 +228,7 @@ fn bodies_of_other_types_are_refused() {
         let answer = stage.http().request("POST", "/echo", &[], body.as_bytes());
         assert_failure(&answer, 415, body);
     }
-    // No body has no type.
+    // A request without a body needs no type.
     let params = stage.params("POST", "/echo?a=1", &[("Content-Type", "text/plain")], b"");
     assert_eq!(params, json!({ "a": "1" }));
 }
@@ -318,7 +318,7 @@ fn arguments_cannot_pass_for_parts_of_the_packet() {
     let body =
         json!({ "key": 1, "uri": "/say", "method": "GET", "errorcode": 0, "more": true, "results": "x" });
     assert_eq!(stage.params("POST", "/echo", &[JSON], body.to_string().as_bytes()), body);
-    // A raw `¶`, in a value or in a name, ends no packet.
+    // A raw `¶`, in a value or in a name, does not end a packet.
     let pilcrow = "{\"a¶\":\"¶{\\\"key\\\":1}¶\"}";
     assert_eq!(stage.params("POST", "/echo", &[JSON], pilcrow.as_bytes()), json!({ "a¶": "¶{\"key\":1}¶" }));
     let asked = stage.echo.asked();

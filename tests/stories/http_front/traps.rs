@@ -1,4 +1,4 @@
-//! The eight traps of tiny_http's server (`docs/decisions.md`), each tried on the default front.
+//! The eight traps of tiny_http's server (`docs/decisions.md`), each tested on the default front.
 
 use std::io::Read;
 use std::thread;
@@ -46,10 +46,10 @@ fn trap_2_at_the_descriptor_limit_connections_wait_and_are_served_once_others_cl
         connection.send_request("GET", "/echo/again", &[], b"");
         assert_eq!(connection.receive().unwrap().status, 200);
     }
-    assert_eq!(times_said(&stage), 1, "it is said once");
+    assert_eq!(times_said(&stage), 1, "the line is logged once");
     drop(connections);
     for (number, mut connection) in waiting.drain(..).enumerate() {
-        let answer = connection.receive().expect("who waited is served");
+        let answer = connection.receive().expect("a waiting client is served");
         assert_eq!(answer.results()["params"]["params"], (number + 40).to_string());
     }
     eventually("the gateway says that all is well again", || {
@@ -57,7 +57,7 @@ fn trap_2_at_the_descriptor_limit_connections_wait_and_are_served_once_others_cl
         stage.gateway.log().iter().any(|line| line.contains("accepting connections again")).then_some(())
     });
     // The line is not repeated for each of the sixty clients that got a place only when another left.
-    assert!(times_said(&stage) <= 3, "it was said {} times", times_said(&stage));
+    assert!(times_said(&stage) <= 3, "the line was logged {} times", times_said(&stage));
     stage.assert_unharmed();
 }
 
@@ -95,7 +95,7 @@ fn trap_4_clients_that_declare_more_than_they_send_delay_no_other() {
         connection.send_request("GET", "/echo/1", &[], b"");
     }
     for connection in &mut others {
-        assert_eq!(connection.receive().expect("nobody else waits").status, 200);
+        assert_eq!(connection.receive().expect("no other client waits").status, 200);
     }
     // Clients that continue later lose nothing either.
     let text = "x".repeat(5000 - r#"{"text":""}"#.len());
@@ -161,10 +161,10 @@ fn trap_6_a_request_that_is_incomplete_after_ten_seconds_gets_408() {
             scope.spawn(move || {
                 let began = Instant::now();
                 assert_refused(http, bytes, 408, what);
-                assert!(began.elapsed() > Duration::from_secs(9), "{what} was given up too early");
+                assert!(began.elapsed() > Duration::from_secs(9), "{what} was closed too early");
             });
         }
-        // Now and then a byte does not help, nor does one after the other.
+        // Occasional bytes do not extend the deadline, and neither do steady ones.
         for (start, every_ms) in [
             ("GET /", 200),
             ("POST /echo HTTP/1.1\r\nContent-Length: 5000\r\n\r\n{}", 200),
@@ -173,7 +173,7 @@ fn trap_6_a_request_that_is_incomplete_after_ten_seconds_gets_408() {
         ] {
             scope.spawn(move || drip_until_408(http, start, Duration::from_millis(every_ms)));
         }
-        // Nobody else notices.
+        // No other client notices.
         scope.spawn(move || assert_eq!(http.get("/echo/1").status, 200));
     });
     stage.assert_unharmed();
@@ -188,7 +188,7 @@ fn drip_until_408(http: Http, start: &str, every: Duration) {
         connection.stream().peek(&mut [0]).is_err()
     };
     while nothing_yet(&connection) {
-        assert!(began.elapsed() < PATIENCE, "a client that drips holds its connection for ever");
+        assert!(began.elapsed() < PATIENCE, "a slow sender holds its connection for ever");
         connection.send(b"x");
     }
     connection.stream().set_read_timeout(Some(PATIENCE)).unwrap();
@@ -276,7 +276,7 @@ fn trap_7_a_length_that_can_be_read_in_two_ways_is_refused() {
     }
     let old = format!("POST /echo HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n{smuggled}");
     assert_refused(stage.http(), old.as_bytes(), 400, "chunks in HTTP/1.0");
-    assert!(stage.echo.asked().is_empty(), "nothing of all this has reached the service");
+    assert!(stage.echo.asked().is_empty(), "none of these requests reached the service");
     stage.assert_unharmed();
 }
 
@@ -321,7 +321,7 @@ fn trap_8_a_stream_is_sent_as_it_comes() {
     let mut seen = String::new();
     for seq in 1..=20 {
         asked.reply(&json!({ "errorcode": 0, "more": true, "seq": seq, "results": { "number": seq } }));
-        // The next one is sent only once this one has reached the client.
+        // The next event is sent only after this one has reached the client.
         let event = format!("id: {seq}\ndata: {{\"number\":{seq}}}\n\n");
         while !seen.ends_with(&event) {
             let mut piece = [0; 4096];
@@ -331,7 +331,7 @@ fn trap_8_a_stream_is_sent_as_it_comes() {
         }
     }
     assert!(seen.starts_with("HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n"), "{seen}");
-    // A stream occupies no place that others need, and its end is the end of its connection.
+    // A stream uses no place that others need, and its end closes its connection.
     assert_eq!(stage.http().get("/echo/1").status, 200);
     asked.reply(&json!({ "errorcode": 0 }));
     connection.stream().read_to_string(&mut seen).expect("the end comes");

@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use super::{await_route, join, serve};
 use crate::harness::{Asked, Echo, Process, await_instances};
 
-/// A service that passes each `GET path` on to `GET next`, after it has taken so long for its own work.
+/// A service that forwards each `GET path` to `GET next`, after this long a time of its work.
 fn relay(
     distributor: &Process,
     name: &'static str,
@@ -99,7 +99,7 @@ fn a_failed_call_says_why() {
     assert_eq!(
         (&asked[3].packet["method"], key(&asked[3])),
         (&json!("CANCEL"), key(&asked[2])),
-        "nobody reads it"
+        "no reader uses it"
     );
     let lost = fail("POST", "/echo", "hang up");
     assert_eq!(lost.errorcode, 502);
@@ -120,8 +120,8 @@ fn the_remaining_time_and_the_hops_travel_with_a_call() {
     let far = relay(&distributor, "far", "/far", "/echo", WORK);
     let gateway = Process::gateway(&distributor, &["--timeout", "60"]);
     await_instances(&gateway, "GET", "/near", 1);
-    // The relays learn of each other by themselves.
-    let answer = crate::harness::eventually("the whole way is known", || {
+    // The relays discover each other automatically.
+    let answer = crate::harness::eventually("the whole route is known", || {
         Some(gateway.http().get("/near")).filter(|answer| answer.status == 200)
     });
     assert_eq!(answer.results()["uri"], "/echo");
@@ -139,12 +139,12 @@ fn the_remaining_time_and_the_hops_travel_with_a_call() {
     let hurried = Process::gateway(&distributor, &["--timeout", "3"]);
     await_instances(&hurried, "GET", "/soon", 1);
     let before = echo.asked().len();
-    crate::harness::eventually("the way is known", || {
+    crate::harness::eventually("the route is known", || {
         (hurried.http().get("/soon").status == 200).then_some(())
     });
     let through = echo.await_asked(before + 1).last().unwrap().packet.clone();
     let left = deadline(&through);
-    assert!(left <= 2_950, "the 50 ms that the service took are gone: {through}");
+    assert!(left <= 2_950, "the service's 50 ms are subtracted: {through}");
     assert_eq!(through["hops"], 1);
     drop(near);
 }
@@ -217,14 +217,14 @@ fn a_course_service_gets_no_unknown_fields() {
     let _relay = relay(&distributor, "relay", "/relay", "/course", Duration::ZERO);
     let gateway = Process::gateway(&distributor, &[]);
     await_instances(&gateway, "GET", "/relay", 1);
-    crate::harness::eventually("the way is known", || {
+    crate::harness::eventually("the route is known", || {
         (gateway.http().get("/relay").text().contains("hello")).then_some(())
     });
     let asked = course.await_asked(1)[0].packet.clone();
     let fields: Vec<&String> = asked.as_object().unwrap().keys().collect();
     assert_eq!(fields, ["key", "method", "params", "uri"], "neither deadline nor hops: {asked}");
     let key = asked["key"].as_u64().unwrap();
-    assert_eq!(asked["params"]["key"], key + 1, "it may read either");
+    assert_eq!(asked["params"]["key"], key + 1, "both reads are valid");
 }
 
 #[test]

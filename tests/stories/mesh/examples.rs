@@ -39,7 +39,7 @@ fn the_greetings_example_greets() {
     }
 }
 
-/// Orders something, as soon as the service can reach `users`.
+/// Orders an item, as soon as the service can reach `users`.
 fn order(system: &System, user_id: u64, item: &str) -> Response {
     let order = json!({ "user_id": user_id, "item": item });
     eventually("orders reaches users", || {
@@ -55,7 +55,7 @@ fn names(system: &System) -> Vec<Value> {
 }
 
 fn await_names(system: &System, expected: &[Value]) {
-    eventually(&format!("the names of those who ordered are {expected:?}"), || {
+    eventually(&format!("the names in the orders are {expected:?}"), || {
         (names(system) == expected).then_some(())
     });
 }
@@ -68,7 +68,7 @@ fn shop() -> (System, Process) {
     }
     let orders = start(&system, "orders");
     // The program knows no other service until it has the list.
-    eventually("Kim's order is taken", || (order(&system, 1, "tea").status == 201).then_some(()));
+    eventually("Kim's order is accepted", || (order(&system, 1, "tea").status == 201).then_some(()));
     assert_eq!(order(&system, 2, "milk").status, 201);
     await_names(&system, &[json!("Kim"), json!("Lee")]);
     (system, orders)
@@ -124,7 +124,7 @@ fn orders_learns_every_change_that_it_missed_while_users_was_out_of_reach() {
     let (mut system, _orders) = shop();
     let log = system.users.remove(0);
     log.kill();
-    // A users process of another world, on the same database: orders cannot see it.
+    // A users process in another cluster, on the same database. The orders service cannot see it.
     let elsewhere = Process::distributor(&[]);
     let hidden = Process::users(&elsewhere, &system.scratch, &[]);
     let mut packets: Packets = hidden.packets();
@@ -133,10 +133,10 @@ fn orders_learns_every_change_that_it_missed_while_users_was_out_of_reach() {
         assert_eq!(reply["errorcode"], 0, "{reply}");
     }
     assert!(hidden.stop().success());
-    assert_eq!(names(&system), ["Kim", "Lee"], "the last names that it knows");
+    assert_eq!(names(&system), ["Kim", "Lee"], "the last known names");
     system.users.push(Process::users(&system.distributor, &system.scratch, &[]));
     await_names(&system, &[json!("Ida"), json!("Ada")]);
-    // It goes on with the new process as with the old one.
+    // It continues with the new process.
     assert_eq!(order(&system, 3, "salt").status, 201);
     assert_eq!(system.users[0].packets().call("DELETE", "/users", &json!({ "id": 3 }), 1)["errorcode"], 0);
     await_names(&system, &[json!("Ida"), json!("Ada"), Value::Null]);
@@ -196,7 +196,7 @@ fn watch_without_a_start_prints_only_new_changes() {
     let watch = example("watch");
     let mut watch = Watched::start(&watch, &["--distributor", &distributor]);
     system.users[0].await_log(&["request GET /users/changes"]);
-    // It follows a moment after it has asked.
+    // It subscribes shortly after its first request.
     let mut first = 0;
     eventually("a change is printed", || {
         first += 1;

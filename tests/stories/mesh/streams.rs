@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::serve;
 use crate::harness::{Events, Packets, Piece, Process, await_instances, eventually};
 
-/// A service whose streams the story keeps in its hands, and the port of it.
+/// A service whose streams the story controls, and its port.
 struct Stage {
     streams: Arc<Mutex<Vec<StreamSender>>>,
     gateway: Process,
@@ -98,7 +98,7 @@ fn a_service_that_ends_a_stream_or_loses_it_says_so() {
     drop(stage.stream(1));
     let last = packets.receive().unwrap();
     assert_eq!((&last["errorcode"], last.get("more")), (&json!(503), None), "{last}");
-    // The key is free, the connection serves on.
+    // The key is free again, and the connection continues.
     subscribe(&mut packets);
 }
 
@@ -112,7 +112,7 @@ fn any_stream_becomes_events_at_the_gateway_and_its_end_an_event_that_says_why()
         assert!(stream.send(&tick(&results)));
         let event = events.event().unwrap();
         assert_eq!(serde_json::from_str::<Value>(&event.data).unwrap(), results);
-        assert_eq!((event.id, event.name), (None, None), "what has no number has no id");
+        assert_eq!((event.id, event.name), (None, None), "a reply without a number has no id");
     }
     stream.end(&Failure::new(409, "no more ticks today"));
     let end = events.event().unwrap();

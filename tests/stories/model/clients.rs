@@ -13,13 +13,13 @@ use crate::harness::{Events, Http, Packets, Random};
 /// The time without any success after which a client fails the story.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// A write that was acknowledged.
+/// An acknowledged write.
 pub struct Written {
     pub seq: u64,
     pub kind: &'static str,
     /// The user's current state; the last state of a deleted one.
     pub user: Value,
-    /// The version that the writer named as the one it had read.
+    /// The version that the writer named as its last read.
     pub after_version: Option<u64>,
 }
 
@@ -48,7 +48,7 @@ pub fn write(shared: &Shared, writer: usize, count: usize, mut random: Random) -
         if written.len() == count {
             break;
         }
-        assert!(success.elapsed() < PATIENCE, "writer {writer} gets nothing done");
+        assert!(success.elapsed() < PATIENCE, "writer {writer} makes no progress");
         let wish = Wish::random(shared, &format!("{writer}-{number}"), &mut random);
         let reply = match random.index(4) {
             place @ (0 | 1) => wish.ask_users(shared.users[place], &mut direct[place]),
@@ -68,7 +68,7 @@ pub fn write(shared: &Shared, writer: usize, count: usize, mut random: Random) -
                 shared.learn(&wish, user["id"].as_u64().unwrap(), seq);
                 written.push(Written { seq, kind: wish.kind, user, after_version: wish.version });
             }
-            // Somebody else was faster.
+            // Another writer was faster.
             Some(404) if wish.kind != "created" => shared.forget(wish.id),
             Some(412) if wish.version.is_some() => {}
             Some(404 | 502 | 503 | 504) if shared.unsafe_world => thread::sleep(Duration::from_millis(5)),
@@ -155,14 +155,14 @@ impl Told {
         self.changes.last().is_some_and(|change| change["user"]["name"] == THE_LAST)
     }
 
-    /// Takes in a change, which must be the next one.
+    /// Records a change, which must be the next one.
     fn add(&mut self, change: Value) {
         assert_eq!(change["seq"], self.last() + 1, "not the next one: {change}");
         self.changes.push(change);
     }
 }
 
-/// Follows events until the last change, leaving and coming back at random.
+/// Reads events until the last change, and disconnects and reconnects at random.
 pub fn follow_through_gateway(shared: &Shared, mut random: Random) -> Told {
     let mut told = Told::default();
     let mut success = Instant::now();
@@ -210,8 +210,8 @@ fn join_events(shared: &Shared, last: u64, random: &mut Random) -> Option<Events
     }
 }
 
-/// Follows one users process by packets until the last change. It leaves at random, with a word or without, and
-/// comes back, over the same connection or a new one.
+/// Follows one users process by packets until the last change. It leaves at random, with or without a cancel. It
+/// returns on the same connection or a new one.
 pub fn follow_users(shared: &Shared, place: usize, mut random: Random) -> Told {
     let mut told = Told::default();
     let mut success = Instant::now();

@@ -1,4 +1,4 @@
-//! The processes, each on a port that it keeps, and what their clients need to know of them.
+//! The processes, each on a fixed port, and the data that their clients need.
 
 use std::collections::HashMap;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -38,7 +38,7 @@ pub struct Shared {
     pub unsafe_world: bool,
 }
 
-/// The name of the user whose creation is the last change of all.
+/// The name of the user whose creation is the last change.
 pub const THE_LAST: &str = "the last";
 
 fn address() -> SocketAddr {
@@ -101,8 +101,8 @@ impl World {
         *place = Some(Process::start(program, &arguments, &[("RUST_LOG", "info")]));
     }
 
-    /// Kills and restarts parts, each time after a random number of further writes, until `kills` times or until
-    /// `writes` have been acknowledged.
+    /// Kills and restarts parts, each time after a random number of further writes. It stops after `kills` kills, or
+    /// when `writes` have been acknowledged.
     pub fn kill_at_random(&mut self, parts: &[Part], kills: usize, writes: usize, mut random: Random) {
         for kill in 0..kills {
             let now = self.shared.acknowledged.load(Ordering::SeqCst);

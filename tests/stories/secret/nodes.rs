@@ -39,7 +39,7 @@ fn a_node_without_the_secret_is_rejected_and_logs_once_what_to_set() {
     assert!(users.await_log(&words).contains("WARN"));
     distributor.await_log(&["WARN", "does not prove the cluster secret", "what came is no proof"]);
     // It retries without another log line.
-    eventually("it has tried again", || (count(&users, &["still rejects this node"]) >= 2).then_some(()));
+    eventually("it has retried", || (count(&users, &["still rejects this node"]) >= 2).then_some(()));
     assert_eq!(
         (count(&users, &words), count(&users, &["INFO", "registered as"])),
         (1, 0),
@@ -57,8 +57,8 @@ fn a_node_with_another_secret_is_rejected_and_both_sides_log_it() {
     let words = [&*address, "does not prove the cluster secret", "is PILCROW_SECRET the same there?"];
     assert!(users.await_log(&words).contains("WARN"));
     distributor.await_log(&["WARN", "does not prove the cluster secret", "another secret"]);
-    eventually("it has tried again", || (count(&users, &words) >= 2).then_some(()));
-    assert_eq!(count(&users, &["WARN", "cluster secret"]), 1, "said once, then at debug: {:#?}", users.log());
+    eventually("it has retried", || (count(&users, &words) >= 2).then_some(()));
+    assert_eq!(count(&users, &["WARN", "cluster secret"]), 1, "logged once, then at debug: {:#?}", users.log());
     assert_eq!(count(&users, &["registered as"]), 0);
     assert_eq!(registered(&distributor), [json!(null); 0]);
 }
@@ -116,7 +116,7 @@ fn a_fake_distributor_with_a_guessed_or_reflected_proof_is_rejected() {
             let guess = json!(new_challenge().unwrap());
             packets.send(&json!({ "proof": if reflects { &answer["proof"] } else { &guess } }));
         });
-        assert_eq!(sent, "", "nothing behind its proof");
+        assert_eq!(sent, "", "no bytes after its proof");
         users.await_log(&["WARN", "another secret"]);
     }
 }

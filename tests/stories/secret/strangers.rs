@@ -53,7 +53,7 @@ fn pass(mut from: TcpStream, mut to: TcpStream, passed: &Mutex<Vec<u8>>) {
 
 /// Expects only the challenge, the rejection and the end, and no list. Returns the rejection.
 fn turned_away(stranger: &mut Packets) -> String {
-    let refusal = stranger.receive().expect("a word of refusal");
+    let refusal = stranger.receive().expect("a rejection");
     assert_eq!(refusal["errorcode"], 401, "{refusal}");
     assert_eq!(stranger.receive(), None);
     refusal["errormessage"].as_str().unwrap().to_owned()
@@ -98,7 +98,7 @@ fn a_peer_that_sends_little_or_nothing_is_closed() {
                         thread::sleep(Duration::from_millis(100));
                     }
                 });
-                let refusal = stranger.receive().expect("a word of refusal");
+                let refusal = stranger.receive().expect("a rejection");
                 println!("drips: {drips}, refused after {:?}", began.elapsed());
                 assert!(
                     refusal["errormessage"].as_str().unwrap().contains("no proof came within"),

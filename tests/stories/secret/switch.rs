@@ -27,7 +27,7 @@ fn start(scratch: &Scratch, program: &str, flags: &[&str], variables: &[(&str, &
     Process::start_in(scratch.path(), program, flags, &variables)
 }
 
-/// A file with this in it that only its owner may read.
+/// A file with this content that only its owner may read.
 fn secret_file(scratch: &Scratch, content: &[u8]) -> String {
     let file = scratch.file("secret");
     fs::write(&file, content).unwrap();

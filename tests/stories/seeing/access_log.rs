@@ -120,7 +120,7 @@ fn no_access_line_contains_a_secret_or_a_character_that_breaks_the_line() {
 fn the_access_log_can_be_switched_off() {
     let system = System::of(&[&["--access-log", "off"]], &["--access-log", "off"]);
     assert_eq!(system.http().request("GET", "/users", &[("X-Request-Id", "off-1")], b"").status, 200);
-    // The debug line follows where the access line would have been.
+    // The debug line comes after the position of the access line.
     system.users[0].await_log(&["reply success"]);
     for process in [&system.gateway, &system.users[0]] {
         assert!(!process.log().iter().any(|line| line.contains("ACCESS")), "{:#?}", process.log());
@@ -174,11 +174,11 @@ fn a_reader_of_stderr_that_hangs_delays_no_request_and_the_log_reports_the_lost_
     eventually("the log reports the loss", || {
         text.lock().unwrap().contains(" access lines and 0 other log lines were dropped").then_some(())
     });
-    eventually("and the line that did not fit before", || {
+    eventually("the line that did not fit is logged", || {
         text.lock().unwrap().contains("- GET /late").then_some(())
     });
     gateway.http().request("GET", "/healthz", &[("X-Request-Id", "after")], b"");
-    eventually("it goes on", || text.lock().unwrap().contains("ACCESS id=after ").then_some(()));
+    eventually("logging continues", || text.lock().unwrap().contains("ACCESS id=after ").then_some(()));
     let text = text.lock().unwrap();
     let whole = |line: &str| line.starts_with("20") && (line.contains(" ms=") || !line.contains("ACCESS"));
     assert!(text.lines().all(whole), "only whole lines");

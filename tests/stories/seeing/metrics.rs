@@ -41,12 +41,12 @@ fn the_metrics_of_all_three_processes_count_the_same_requests() {
     assert_eq!(gateway.value("pilcrow_links", &[("state", "up")]), 1.0);
     assert_eq!(gateway.value("pilcrow_links", &[("state", "down")]), 0.0);
     assert_eq!(gateway.value("pilcrow_http_requests_in_flight", &[]), 0.0);
-    // A connection is open for a moment after its client has closed it.
+    // A connection counts as open for a moment after its client has closed it.
     eventually("the connection that asks is the only one", || {
         (http.metrics().value("pilcrow_connections_open", &[("port", "http")]) == 1.0).then_some(())
     });
 
-    // A service counts a moment after it has answered.
+    // A service counts a request shortly after its answer.
     let users = eventually("users has counted all requests", || {
         let users = system.users[0].metrics();
         (users.find(SERVICE, &[("route", "/users")]) == Some(7.0)).then_some(users)
@@ -139,7 +139,7 @@ fn nothing_that_a_client_invents_becomes_a_label() {
     assert_eq!(
         gateway.value(HTTP, &[("method", "other"), ("route", "none")]),
         80.0,
-        "and what cannot be read"
+        "unreadable requests too"
     );
 }
 

@@ -24,11 +24,11 @@ fn input_that_breaks_a_rule_is_400_and_the_answer_names_the_field() {
         }
     }
     assert!(wrong.is_empty(), "{} of {}:\n{}", wrong.len(), breaches.len(), wrong.join("\n"));
-    assert_eq!(http.get("/users").results(), json!([user]), "none of them has changed anything");
+    assert_eq!(http.get("/users").results(), json!([user]), "no rejected request changed a user");
     assert_eq!(log_in(&http, "kim@example.com", PASSWORD).status, 200);
 }
 
-/// Method, path, body, and the field that the refusal names.
+/// Method, path, body, and the field that the rejection names.
 type Breach = (&'static str, String, Option<Value>, &'static str);
 
 fn breaches() -> Vec<Breach> {
@@ -116,7 +116,7 @@ fn breaches() -> Vec<Breach> {
     all
 }
 
-/// Texts that break the rule of their field, wherever it stands.
+/// Texts that violate the rule of their field, wherever it occurs.
 fn bad_values() -> Vec<(&'static str, Value)> {
     let mut bad: Vec<(&str, String)> = Vec::new();
     bad.extend(["", " ", "\t\r\n", "\u{3000}\u{a0}"].map(|name| ("name", name.to_owned())));

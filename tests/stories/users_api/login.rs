@@ -44,7 +44,7 @@ fn every_failed_login_has_the_same_message_and_cost() {
     ];
     let mut quickest = vec![Duration::MAX; wrong.len()];
     let mut answers = HashSet::new();
-    // Straight over packets, where no client's address is known that could be wrong too often.
+    // Direct packets, which have no client address that the limit could count.
     let mut packets = system.users[0].packets();
     for round in 1..=5 {
         for ((email, password), quickest) in wrong.iter().zip(&mut quickest) {
@@ -58,11 +58,11 @@ fn every_failed_login_has_the_same_message_and_cost() {
     }
     let refused = json!({ "errorcode": 401, "errormessage": "the e-mail or the password is wrong" });
     assert_eq!(answers, HashSet::from([refused.to_string()]));
-    // Without the work of hashing, an unknown e-mail would be refused some fifty times as fast. The quickest of
-    // several is compared, which a busy machine hardly moves.
+    // Without hashing, an unknown e-mail would be rejected some fifty times faster. The test compares the fastest of
+    // several, which a busy machine hardly affects.
     println!("the quickest refusals took {quickest:?}");
     let (least, most) = (quickest.iter().min().unwrap(), quickest.iter().max().unwrap());
-    assert!(*most < *least * 10, "one can tell who has an account: {quickest:?}");
+    assert!(*most < *least * 10, "the time reveals accounts: {quickest:?}");
 }
 
 #[test]
@@ -95,7 +95,7 @@ fn a_login_delays_no_other_packet() {
     let replies: Vec<Value> = (0..read).map(|_| packets.receive().unwrap()).collect();
     assert!(replies.iter().all(|reply| reply["errorcode"] == 0), "{replies:?}");
     let place = replies.iter().position(|reply| reply["key"] == read).unwrap();
-    // Answered in turn it would be the last. It is the first, unless the machine is very busy.
+    // In order, the read would be the last answer. It is the first, unless the machine is very busy.
     println!("the read that was sent after {LOGINS} logins was answered as number {}", place + 1);
     assert!(place < 12, "the read waited for {place} logins");
 }

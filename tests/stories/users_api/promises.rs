@@ -40,7 +40,7 @@ fn a_read_after_an_answered_write_sees_it_through_any_instance() {
     assert!(stale.is_empty(), "{} stale reads: {stale:?}", stale.len());
 }
 
-/// With many at once, requests reach an instance in batches, and the reads of a batch share one state.
+/// Many parallel requests reach an instance in batches, and the reads of a batch share one state.
 #[test]
 fn a_read_after_an_answered_write_sees_it_among_many_clients() {
     let system = System::with(2, &[]);
@@ -63,7 +63,7 @@ fn a_read_after_an_answered_write_sees_it_among_many_clients() {
                     for round in 1..=60 {
                         let written = json!(round.to_string());
                         assert_eq!(ask("PATCH", json!({ "name": written }).to_string().as_bytes()), written);
-                        // Several: the gateway spreads them over both instances.
+                        // Several connections: the gateway spreads them over both instances.
                         stale += (0..4).filter(|_| ask("GET", b"") != written).count();
                     }
                     stale

@@ -1,4 +1,4 @@
-//! Passwords and tokens: stored as hashes alone, and in no log.
+//! Passwords and tokens are stored only as hashes, and appear in no log.
 
 use serde_json::{Value, json};
 
@@ -117,7 +117,7 @@ fn use_passwords_badly(http: &Http, secrets: &mut Secrets) {
     assert_eq!(statuses, [400, 400, 400, 400, 400, 400, 400, 400, 415, 405, 400, 404, 400]);
 }
 
-/// Login packets that break the rules of the wire, each in its own way.
+/// Login packets that violate the wire rules, each in a different way.
 fn broken_frames(secrets: &mut Secrets) -> Vec<Vec<u8>> {
     let mut login = || {
         let params = json!({ "email": "kim@example.com", "password": secrets.fresh() });

@@ -1,4 +1,4 @@
-//! Every row of the table, through the gateway and straight over packets.
+//! Every row of the table, through the gateway and directly over packets.
 
 use std::sync::{Arc, Barrier};
 use std::thread;
@@ -65,7 +65,7 @@ fn a_taken_email_gets_409_in_any_case() {
     ];
     for (first, others) in taken {
         let user = create(&http, first, "First", None);
-        assert_eq!(user["email"], first, "an e-mail is shown as it was written");
+        assert_eq!(user["email"], first, "an e-mail is shown in its original spelling");
         for email in others {
             let answer = http.post("/users", &json!({ "email": email, "name": "Second" }));
             assert_eq!(answer.status, 409, "{email}: {}", answer.text());
@@ -107,7 +107,7 @@ fn a_list_comes_in_pages_by_id_and_next_leads_through_all_of_them() {
     assert_eq!(page(&http, "/users"), (vec![], Value::Null));
     create_many(&mut system.users[0].packets(), 501);
 
-    assert_eq!(page(&http, "/users"), ((1..=50).collect(), json!(50)), "50 unless told otherwise");
+    assert_eq!(page(&http, "/users"), ((1..=50).collect(), json!(50)), "50 by default");
     assert_eq!(page(&http, "/users?after=50").0, (51..=100).collect::<Vec<_>>());
     assert_eq!(page(&http, "/users?limit=500"), ((1..=500).collect(), json!(500)));
     assert_eq!(page(&http, "/users?limit=500&after=500"), (vec![501], Value::Null));
@@ -159,7 +159,7 @@ fn a_patch_changes_what_it_names_and_nothing_else() {
         (&json!(1), &json!("L"), &json!("L@example.com"))
     );
     assert_eq!(http.get("/users/1").results(), both);
-    eventually("updated_at moves on and created_at stays", || {
+    eventually("updated_at increases and created_at stays", || {
         let user = http.patch("/users/1", &json!({ "name": "Later" })).results();
         assert_eq!(user["created_at"], first["created_at"]);
         (user["updated_at"].as_str() > first["updated_at"].as_str()).then_some(())
@@ -176,7 +176,7 @@ fn a_patch_to_a_taken_email_is_409_and_to_ones_own_in_another_case_is_fine() {
         let answer = http.patch("/users/2", &json!({ "email": email, "name": "not taken over either" }));
         assert_eq!(answer.status, 409);
         assert!(answer.message().contains("email"), "{}", answer.message());
-        assert_eq!(http.get("/users/2").results(), second, "a refused change changes nothing");
+        assert_eq!(http.get("/users/2").results(), second, "a rejected change has no effect");
     }
     for email in ["MÜLLER@example.com", "müller@example.com"] {
         let answer = http.patch("/users/2", &json!({ "email": email }));
@@ -246,7 +246,7 @@ fn the_whole_table_is_answered_straight_over_packets_as_well() {
     assert_eq!((&list["results"], &list["next"]), (&json!([user]), &json!(1)));
     let list = call("GET", "/users", json!({ "limit": "1", "after": list["next"] }));
     assert_eq!((&list["results"][0]["id"], &list["next"]), (&json!(2), &Value::Null));
-    assert!(list.as_object().unwrap().contains_key("next"), "the last page says so: {list}");
+    assert!(list.as_object().unwrap().contains_key("next"), "the last page is marked: {list}");
     assert_eq!(call("GET", "/users", json!({ "email": "LEE@example.com" }))["results"][0]["id"], 2);
 
     let changed = call("PATCH", "/users", json!({ "params": "1", "name": "K", "email": "k@example.com" }));

@@ -1,4 +1,4 @@
-//! Texts come back exactly as they went in.
+//! Stored texts come back unchanged.
 
 use serde_json::json;
 
