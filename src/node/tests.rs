@@ -34,7 +34,7 @@ fn a_registration_of_a_course_node_is_accepted() {
     let course = node(&json!({ "port": "9010", "name": "members", "urls": ["POST/members", "GET/members"] }));
     assert_eq!((course.port, course.name.as_str(), course.urls.len()), (9010, "members", 2));
     assert_eq!((course.dialect(), course.id(), course.advertise()), (Dialect::Course, None, None));
-    assert_eq!(to_value(&course).unwrap()["port"], 9010, "a port is sent on as a number");
+    assert_eq!(to_value(&course).unwrap()["port"], 9010, "a port is forwarded as a number");
     let nameless = node(&json!({ "port": 9010, "urls": [] }));
     assert_eq!((nameless.name.as_str(), nameless.urls.len()), ("", 0));
 }

@@ -403,11 +403,11 @@ fn a_packet_is_one_json_object_and_nothing_else() {
         "\u{feff}{}",
     ];
     for text in no_packets {
-        assert!(Head::parse(text).is_err(), "{text} was taken");
+        assert!(Head::parse(text).is_err(), "{text} was accepted");
     }
     let deep = format!("{{\"params\":{}1{}}}", "[".repeat(5000), "]".repeat(5000));
     for text in ["{}", " { } ", "{\"key\":null}", "{\"uri\":5,\"method\":null,\"errorcode\":{}}", &deep] {
-        assert!(Head::parse(text).is_ok(), "{text} was refused");
+        assert!(Head::parse(text).is_ok(), "{text} was rejected");
     }
 }
 
@@ -613,7 +613,7 @@ fn the_reply_of_a_course_node_shows_which_key_it_has_read() {
     {
         assert_eq!(read(reply), None, "{reply}");
     }
-    assert_eq!(read(r#"{"key":0}"#).map(|(key, _)| key), Some(0), "under which nobody waits");
+    assert_eq!(read(r#"{"key":0}"#).map(|(key, _)| key), Some(0), "a key without a pending request");
 }
 
 #[test]

@@ -113,7 +113,7 @@ fn registrations_of_one_host_and_port_are_one_instance_until_the_last_is_gone() 
     registry.register(1, run("old", 9020), ip(HERE)).unwrap();
     registry.register(2, run("between", 9021), ip(HERE)).unwrap();
     registry.register(3, run("new", 9020), ip("::ffff:127.0.0.1")).unwrap();
-    assert_eq!(ids(&registry), ["between", "new"], "the newest describes it");
+    assert_eq!(ids(&registry), ["between", "new"], "the newest entry describes it");
     assert_eq!(registry.remove(3).as_ref().and_then(Node::id), Some("new"));
     assert_eq!(ids(&registry), ["old", "between"]);
     registry.register(4, run("newer", 9020), ip(HERE)).unwrap();
@@ -140,7 +140,7 @@ fn a_connection_that_never_registered_changes_nothing_when_it_ends() {
     assert_eq!(registry.remove(2), None);
     assert_eq!(list(&registry), before);
     assert!(registry.remove(1).is_some());
-    assert_eq!(registry.remove(1), None, "nobody leaves twice");
+    assert_eq!(registry.remove(1), None, "no node leaves twice");
 }
 
 // ---- the owner of a route
@@ -255,7 +255,7 @@ fn a_connection_that_changes_its_name_gives_up_the_routes_of_the_old_one() {
     register_with_routes(&mut registry, 2, "new", &["GET/a"]).unwrap();
     assert!(
         register_with_routes(&mut registry, 2, "newer", &["GET/a"]).is_err(),
-        "the other one still has it"
+        "the other node still has it"
     );
     registry.remove(1);
     register_with_routes(&mut registry, 2, "newer", &["GET/a"]).unwrap();
@@ -308,7 +308,7 @@ fn a_list_for_course_nodes_has_at_most_64_kib() {
     assert_eq!((limit, readers), (65_536, Dialect::Course));
     assert!(bytes > 68_000 && refused.to_string().contains(&bytes.to_string()), "{refused}");
     registry.register(3, ours_with("b", 9003, 20_000), ip(HERE)).unwrap();
-    assert!(registry.register(2, ours_with("a", 9002, 60_000), ip(HERE)).is_err(), "one that grows");
+    assert!(registry.register(2, ours_with("a", 9002, 60_000), ip(HERE)).is_err(), "a node that grows");
     registry.remove(1);
     registry.register(2, ours_with("a", 9002, 60_000), ip(HERE)).unwrap();
     let late = registry.register(1, named("course", 9001), ip(HERE)).unwrap_err();
@@ -325,7 +325,7 @@ fn instances_of_one_name_with_different_routes_are_in_conflict() {
     let routes = ["GET/users", "GET/extra"];
     register_with_routes(&mut registry, 1, "users", &routes).unwrap();
     register_with_routes(&mut registry, 2, "users", &["GET/extra", "GET/users", "GET/users"]).unwrap();
-    assert_eq!(registry.conflicts(2), [], "the order of routes means nothing");
+    assert_eq!(registry.conflicts(2), [], "the order of routes has no meaning");
     register_with_routes(&mut registry, 3, "users", &["GET/users", "POST/users"]).unwrap();
     let told: Vec<String> = registry.conflicts(3).iter().map(ToString::to_string).collect();
     assert_eq!(told.len(), 2);
@@ -336,9 +336,9 @@ fn instances_of_one_name_with_different_routes_are_in_conflict() {
          need two names"
     );
     register_with_routes(&mut registry, 4, "users", &[]).unwrap();
-    assert_eq!(registry.conflicts(4), [], "one without routes is asked for nothing");
+    assert_eq!(registry.conflicts(4), [], "a node without routes gets no requests");
     registry.register(3, with_routes("users", 9003, &["POST/users"]).as_leaving(), ip(HERE)).unwrap();
-    assert_eq!((registry.conflicts(3), registry.conflicts(1)), (vec![], vec![]), "one that leaves");
+    assert_eq!((registry.conflicts(3), registry.conflicts(1)), (vec![], vec![]), "a node that leaves");
     let many: Vec<String> = (0..30).map(|number| format!("GET/{number}")).collect();
     let many: Vec<&str> = many.iter().map(String::as_str).collect();
     register_with_routes(&mut registry, 5, "users", &many).unwrap();

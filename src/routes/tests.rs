@@ -185,7 +185,7 @@ fn the_rows_of_a_service_whose_instances_differ_show_the_conflict() {
     };
     let told = "users at a serves GET /users/changes, users at b does not; this is normal during an upgrade";
     assert_eq!(conflicts(&routes, ""), [None, Some(told.to_owned()), Some(told.to_owned())]);
-    assert_eq!(conflicts(&routes, "b"), [None, None, None], "only one of them lives");
+    assert_eq!(conflicts(&routes, "b"), [None, None, None], "only one of them is alive");
     assert_eq!(conflicts(&routes, "a"), [None, None, None]);
     let row = serde_json::to_value(&routes.rows(|_| true)[0]).unwrap();
     assert!(row.get("conflict").is_none(), "{row}");

@@ -206,7 +206,7 @@ fn a_whole_answer_is_read_whatever_number_it_has() {
     for params in [json!({}), json!({ "after": 3 }), json!({ "after": 99 }), json!({ "after": "x" })] {
         let mut feed = follow(&mesh, &params);
         assert_eq!(next(&mut feed), Ok(3));
-        assert_eq!(next(&mut feed), Err(410), "after it there is nothing more");
+        assert_eq!(next(&mut feed), Err(410), "no further change follows");
     }
 }
 

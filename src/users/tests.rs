@@ -148,7 +148,7 @@ fn a_write_that_fails_or_panics_undoes_nothing_of_those_that_go_with_it() {
     release();
     assert_eq!(first.recv_timeout(PATIENCE).unwrap().unwrap().email.unwrap(), "first@example.com");
     assert!(matches!(fails.recv_timeout(PATIENCE).unwrap(), Err(StoreError::Taken)));
-    assert!(panics.recv_timeout(PATIENCE).is_err(), "its report is dropped, and with it the responder");
+    assert!(panics.recv_timeout(PATIENCE).is_err(), "its report is dropped with the responder");
     assert_eq!(last.recv_timeout(PATIENCE).unwrap().unwrap().email.unwrap(), "last@example.com");
     assert_eq!(scratch.emails(), ["first@example.com", "last@example.com"]);
 }

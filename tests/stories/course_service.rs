@@ -110,7 +110,7 @@ fn requests_with_key_0_stand_in_the_access_log_and_in_the_metrics() {
         users.metrics().find("pilcrow_service_requests_total", &labels)
     };
     eventually("all of them are counted", || (counted("404") == Some(4.0)).then_some(()));
-    let lines = eventually("all of them have a line", || {
+    let lines = eventually("all of them are in the log", || {
         let lines = users
             .log()
             .into_iter()

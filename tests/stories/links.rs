@@ -483,7 +483,7 @@ fn a_gateway_that_shuts_down_answers_requests_that_have_begun() {
     let pending: Vec<_> = (0..3).map(|_| ask(&gateway, "/kept")).collect();
     let asked = keeper.await_asked(3);
     gateway.signal(nix::sys::signal::Signal::SIGTERM);
-    eventually("it takes no further connection", || std::net::TcpStream::connect(address).err());
+    eventually("it accepts no further connection", || std::net::TcpStream::connect(address).err());
     asked.iter().for_each(Asked::echo);
     for pending in pending {
         assert_eq!(pending.join().unwrap().status, 200);

@@ -10,7 +10,7 @@ fn a_client_is_gone_only_when_it_has_closed() {
     let (served, _) = listener.accept().unwrap();
     assert!(!is_gone(&served).unwrap());
     Write::write_all(&mut &client, b"more").unwrap();
-    assert!(!is_gone(&served).unwrap(), "a client that still sends is there");
+    assert!(!is_gone(&served).unwrap(), "a client that still sends is connected");
     // The check consumes no bytes, and a read still waits.
     served.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
     let mut sent = [0; 4];

@@ -61,7 +61,7 @@ fn posted_frames_wake_the_writer_thread_once_and_leave_in_one_write() {
     let [first, second, third] = ["1¶", "2¶", "3¶"].map(|frame| outbox.post(frame.as_bytes()).unwrap());
     assert!(has_news());
     drop(second);
-    assert!(!has_news(), "the others have nothing to tell");
+    assert!(!has_news(), "the others have nothing to report");
     drop((first, third));
     start_writer(&outbox);
     let mut bytes = [0; 20];

@@ -26,7 +26,7 @@ fn register_reader(table: &PendingTable) -> (u64, ReplyStream) {
 fn each_caller_gets_the_reply_under_its_own_key_in_whatever_order_they_come() {
     let table = PendingTable::default();
     let ((first, mut one), (second, mut two)) = (register_caller(&table), register_caller(&table));
-    assert_eq!((first, second), (1, 2), "keys are given out from 1 up");
+    assert_eq!((first, second), (1, 2), "keys start at 1");
     assert_eq!(table.deliver(second, reply(r#""seq":2"#)), Delivery::Delivered);
     assert_eq!(table.deliver(first, reply(r#""seq":1"#)), Delivery::Delivered);
     assert_eq!(one.receive(Instant::now()).unwrap().seq, Some(1));
@@ -50,7 +50,7 @@ fn no_more_wait_than_the_limit_allows() {
     let one_more = || table.register(Waiter::Caller(mailbox().0), LIMIT);
     assert_eq!(one_more(), Err(Refusal::Busy));
     table.remove(waiting[0].0);
-    assert_eq!(one_more(), Ok(4), "no key is given out twice");
+    assert_eq!(one_more(), Ok(4), "no key is used twice");
 }
 
 #[test]

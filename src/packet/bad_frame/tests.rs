@@ -40,7 +40,7 @@ fn a_long_frame_without_an_end_shows_its_last_characters() {
     assert_eq!(bad.ends.as_deref(), Some(r#"xxxxxxx\",\"b\":\"한글\n끝\"}"#));
     assert!(FrameError::Stalled(bad).to_string().ends_with(r#"…, ends: xxxxxxx\",\"b\":\"한글\n끝\"})"#));
     assert_eq!(unfinished("{\"a\":1").ends, None, "the beginning shows all of it");
-    assert_eq!(BadFrame::of(long.as_bytes(), 10).ends, None, "its delimiter has come");
+    assert_eq!(BadFrame::of(long.as_bytes(), 10).ends, None, "its delimiter has arrived");
 }
 
 #[test]

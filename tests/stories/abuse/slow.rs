@@ -136,7 +136,7 @@ impl Crowd {
         let began = Instant::now();
         while threads(system) > threads_before + 4 {
             let held = threads(system) - threads_before;
-            assert!(began.elapsed() < Duration::from_secs(120), "{held} are still held");
+            assert!(began.elapsed() < Duration::from_secs(120), "{held} threads are still busy");
             self.step();
             thread::sleep(Duration::from_secs(1)); // clients are slow by sleeping
         }

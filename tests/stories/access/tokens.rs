@@ -77,7 +77,7 @@ fn a_token_that_ends_while_its_write_waits_writes_nothing() {
             connection
         })
         .collect();
-    eventually("the crowd is at work", || (logins_so_far(&system) >= 2).then_some(()));
+    eventually("the logins keep the threads busy", || (logins_so_far(&system) >= 2).then_some(()));
     let mut waiting = system.http().connect();
     let headers = [("Content-Type", "application/json"), ("Authorization", kim.authorization.as_str())];
     let body = json!({ "password": "mallory's own" }).to_string();

@@ -142,7 +142,7 @@ struct Client {
     random: Random,
     http: Http,
     is_behind_course_gate: bool,
-    /// The dialect of its course gateway. That gateway can ask only services of its own dialect, and ours.
+    /// The dialect of its course gateway. That gateway can ask only services of the same dialect, and ours.
     dialect: Option<&'static str>,
     connection: Option<Connection>,
     kills: Arc<Kills>,

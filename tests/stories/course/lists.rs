@@ -30,7 +30,7 @@ fn start_nodes(distributor: &Process) -> Option<[Process; 4]> {
 fn a_registration_that_would_kill_all_course_nodes_is_413() {
     let distributor = Process::distributor(&[]);
     let Some(mut nodes) = start_nodes(&distributor) else { return };
-    // A course gateway can ask only services of its own dialect.
+    // A course gateway can ask only services of the same dialect.
     await_success(&nodes[2], "/template");
     await_success(&nodes[3], "/book");
     let reply = register_long(&mut distributor.packets());
@@ -58,7 +58,7 @@ fn a_course_node_that_comes_while_the_list_is_too_long_lives_and_is_refused_with
         distributor.await_log(&["WARN", name, "65536"]);
     }
     let listed = long.call("GET", "/distributes", &json!({}), 2)["results"].clone();
-    assert_eq!(listed.as_array().unwrap().len(), 1, "only the long one");
+    assert_eq!(listed.as_array().unwrap().len(), 1, "only the long list");
     nodes.iter_mut().for_each(assert_alive);
 }
 

@@ -138,7 +138,7 @@ fn an_ambiguous_request_smuggles_nothing_past_the_proxy() {
         (stage.asked_for("hidden") == stage.logged("/echo/hidden")).then_some(())
     });
     let parted = stage.logged("/echo/hidden");
-    assert!((1..=8).contains(&parted), "only few and harmless inputs are two requests: {parted}");
+    assert!((1..=8).contains(&parted), "only a few harmless inputs are two requests: {parted}");
     assert!(stage.gateway.is_alive());
 }
 

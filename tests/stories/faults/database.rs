@@ -118,7 +118,7 @@ fn refused_while_locked(timeout: &str, limit: Duration) {
         assert!(answer.message().contains("the database is busy"), "{}", answer.text());
         assert!(took < limit, "{took:?}");
     }
-    assert_eq!(times_said(&system.users[0].log(), "writes are rejected"), 1);
+    assert_eq!(times_said(&system.users[0].log(), "writes are refused"), 1);
     other.execute_batch("COMMIT").unwrap();
     assert_eq!(create(&system.http(), "next@example.com").status, 201);
     ended.store(true, Ordering::SeqCst);
@@ -312,7 +312,7 @@ fn on_a_read_only_disk_writes_are_rejected_and_reads_continue() {
         );
     }
     assert!(system.users[0].is_alive());
-    assert_eq!(times_said(&system.users[0].log(), "writes are rejected"), 1);
+    assert_eq!(times_said(&system.users[0].log(), "writes are refused"), 1);
     drop(frozen);
     assert_eq!(create(&http, "after@example.com").status, 201, "without a restart");
     ended.store(true, Ordering::SeqCst);

@@ -43,7 +43,7 @@ fn a_stream_above_the_limit_is_rejected_until_another_ends() {
     drop(second);
     // The process notices it at the next event.
     create(&http, "lee");
-    let mut third = eventually("a place is free", || http.events("/users/changes?after=1", &[]).ok());
+    let mut third = eventually("a place is free again", || http.events("/users/changes?after=1", &[]).ok());
     assert_eq!((&first.change()["seq"], &third.change()["seq"]), (&json!(2), &json!(2)));
 }
 

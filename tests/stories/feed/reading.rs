@@ -25,7 +25,7 @@ fn patch(http: &Http, headers: &[(&str, &str)], name: &str) -> Response {
 fn every_answer_has_the_seq_of_its_change() {
     let system = System::start();
     let http = system.http();
-    assert_eq!(http.get("/users").reply()["seq"], 0, "there is no change yet");
+    assert_eq!(http.get("/users").reply()["seq"], 0, "no change happened yet");
     assert_eq!((create(&http, "kim"), create(&http, "lee")), (1, 2));
     assert_eq!(http.patch("/users/1", &json!({ "name": "Max" })).reply()["seq"], 3);
     for path in ["/users/1", "/users/2", "/users", "/users?limit=1", "/users?email=kim@example.com"] {

@@ -88,7 +88,7 @@ fn the_root_shows_routes_and_own_paths_until_a_service_registers_it() {
     assert_eq!(own.as_array().unwrap().len(), 4, "{own}");
     assert_eq!(http.request("HEAD", "/", &[], b"").status, 200);
     let refused = http.request("POST", "/", &[], b"");
-    assert_failure(&refused, 405, "nobody takes POST /");
+    assert_failure(&refused, 405, "no service accepts POST /");
     assert_eq!(refused.header("Allow"), Some("GET, HEAD"));
 
     // A service with another method on the same path leaves GET to the gateway.

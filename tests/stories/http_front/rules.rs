@@ -123,7 +123,7 @@ fn expectations_that_cannot_be_met_are_refused_without_reading_the_body() {
         assert_refused(stage.http(), head.as_bytes(), 417, &head);
     }
     let head = "POST /echo HTTP/1.1\r\nExpect: 100-continue\r\nContent-Length: 1048577\r\n\r\n";
-    assert_refused(stage.http(), head.as_bytes(), 413, "no 100 for what is not wanted");
+    assert_refused(stage.http(), head.as_bytes(), 413, "no 100 for a rejected body");
 }
 
 #[test]

@@ -122,7 +122,7 @@ fn a_client_that_accepts_events_gets_the_plain_answer_when_there_is_no_stream() 
         assert_complete(&answer, &target);
     }
     let answer = stage.http().request("GET", "/other", &events, b"");
-    assert_failure(&answer, 503, "nobody serves it");
+    assert_failure(&answer, 503, "no service has it");
     assert!(answer.header("Retry-After").is_some());
     assert_failure(&stage.http().request("GET", "/nowhere", &events, b""), 404, "no such route");
     assert_failure(&stage.http().request("GET", "/say", &events, b""), 405, "no such method");
@@ -214,7 +214,7 @@ fn a_route_without_an_instance_is_503_until_there_is_one_again() {
 fn a_link_lost_before_the_reply_is_502_and_comes_back() {
     let mut stage = Stage::start();
     let answer = stage.http().request("POST", "/hang-up", &[], b"");
-    assert_failure(&answer, 502, "the service hung up");
+    assert_failure(&answer, 502, "the service closed the link");
     assert!(answer.message().contains("may or may not"), "{}", answer.message());
     // All requests on the same link lose it at once.
     await_instances(&stage.gateway, "GET", "/echo", 1);
@@ -246,7 +246,7 @@ fn a_request_without_a_reply_gets_504_and_a_late_reply_is_dropped() {
     assert_failure(&connection.receive().unwrap(), 504, "the second");
     asked[1].echo();
     stage.gateway.await_log(&["orphan reply", &format!("key {}", asked[1].key())]);
-    eventually("a reply comes in time, however busy the machine", || {
+    eventually("a reply arrives in time", || {
         connection.send_request("GET", "/echo/3", &[], b"");
         let answer = connection.receive().unwrap();
         assert!(matches!(answer.status, 200 | 504), "{}", answer.text());

@@ -52,7 +52,7 @@ fn trap_2_at_the_descriptor_limit_connections_wait_and_are_served_once_others_cl
         let answer = connection.receive().expect("a waiting client is served");
         assert_eq!(answer.results()["params"]["params"], (number + 40).to_string());
     }
-    eventually("the gateway says that all is well again", || {
+    eventually("the gateway logs that it accepts again", || {
         assert_eq!(stage.http().get("/echo/1").status, 200);
         stage.gateway.log().iter().any(|line| line.contains("accepting connections again")).then_some(())
     });
@@ -325,7 +325,7 @@ fn trap_8_a_stream_is_sent_as_it_comes() {
         let event = format!("id: {seq}\ndata: {{\"number\":{seq}}}\n\n");
         while !seen.ends_with(&event) {
             let mut piece = [0; 4096];
-            let count = connection.stream().read(&mut piece).expect("the event comes");
+            let count = connection.stream().read(&mut piece).expect("the event arrives");
             assert!(count > 0, "the stream ended after {seen}");
             seen.push_str(std::str::from_utf8(&piece[..count]).unwrap());
         }
@@ -334,7 +334,7 @@ fn trap_8_a_stream_is_sent_as_it_comes() {
     // A stream uses no place that others need, and its end closes its connection.
     assert_eq!(stage.http().get("/echo/1").status, 200);
     asked.reply(&json!({ "errorcode": 0 }));
-    connection.stream().read_to_string(&mut seen).expect("the end comes");
+    connection.stream().read_to_string(&mut seen).expect("the end arrives");
 }
 
 #[test]

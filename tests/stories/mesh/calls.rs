@@ -99,7 +99,7 @@ fn a_failed_call_says_why() {
     assert_eq!(
         (&asked[3].packet["method"], key(&asked[3])),
         (&json!("CANCEL"), key(&asked[2])),
-        "no reader uses it"
+        "an unused stream is cancelled"
     );
     let lost = fail("POST", "/echo", "hang up");
     assert_eq!(lost.errorcode, 502);
@@ -224,7 +224,7 @@ fn a_course_service_gets_no_unknown_fields() {
     let fields: Vec<&String> = asked.as_object().unwrap().keys().collect();
     assert_eq!(fields, ["key", "method", "params", "uri"], "neither deadline nor hops: {asked}");
     let key = asked["key"].as_u64().unwrap();
-    assert_eq!(asked["params"]["key"], key + 1, "both reads are valid");
+    assert_eq!(asked["params"]["key"], key + 1, "the service may read either key");
 }
 
 #[test]

@@ -196,7 +196,7 @@ fn watch_without_a_start_prints_only_new_changes() {
     let watch = example("watch");
     let mut watch = Watched::start(&watch, &["--distributor", &distributor]);
     system.users[0].await_log(&["request GET /users/changes"]);
-    // It subscribes shortly after its first request.
+    // The stream starts shortly after the request.
     let mut first = 0;
     eventually("a change is printed", || {
         first += 1;
@@ -331,7 +331,7 @@ fn assert_registers_again_with_a_new_distributor(foreign: &Foreign) {
     });
     distributor.kill();
     let distributor = Process::distributor(&["--listen", &address]);
-    eventually("it is registered again", || {
+    eventually("it has registered again", || {
         let list = distributor.packets().receive()?["params"].as_array()?.clone();
         (entries(&list) == 1).then_some(())
     });

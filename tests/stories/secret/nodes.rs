@@ -129,7 +129,7 @@ fn a_program_that_embeds_the_library_joins_with_the_secret() {
     let node = Node::ours("story", 9, Vec::new(), "story");
     let (mesh, _membership): (Arc<Mesh>, _) =
         Mesh::join(&distributors, node, LinkLimits::default(), Some(&secret)).unwrap();
-    eventually("its mesh has a link to users", || {
+    eventually("its mesh is linked to users", || {
         mesh.call(&Context::default(), "GET", "/users", &json!({}))
             .ok()
             .filter(|reply| reply["results"] == json!([]))
