@@ -3,7 +3,7 @@
 //! `node/course.js` plays them too, and crashes on the same inputs as the real ones. Without `node`, these stories are
 //! skipped:
 //!
-//! | file | what it shows |
+//! | file | tests |
 //! | --- | --- |
 //! | [`deaths`] | inputs that kill the played nodes, and the 404 answers of their gateway |
 //! | [`beside`] | services, gateways and a distributor of the course beside ours |
@@ -358,7 +358,7 @@ fn a_list_is_recognised_by_its_shape() {
     let ports = services.each_ref().map(Echo::port);
     let played = PlayedDistributor::new();
     let gateway = Process::gateway_at(&played.address(), &[]);
-    // It registers first. Some copies of the course service crash when a peer connects and disconnects without a
+    // The gateway registers first. Some course distributors crash when a peer connects and disconnects without a
     // packet.
     let (mut packets, first) = played.await_joined();
     assert_eq!(

@@ -1,7 +1,7 @@
 //! The promises of `deploy/` and `docs/deployment.md`, tested with the files that are really deployed: the proxy in
 //! front of real gateways, the units, the backup.
 //!
-//! | file | what it shows |
+//! | file | tests |
 //! | --- | --- |
 //! | [`walk`] | the curl walk over TLS, by HTTP/1.1 and HTTP/2; events; two gateways |
 //! | [`doors`] | closed doors: old TLS, plain HTTP, the inner paths, forged addresses, guessing, too many connections |

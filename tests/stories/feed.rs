@@ -1,13 +1,13 @@
 //! The change feed of `users`: its content, its readers, and the guarantee that each reader gets all changes once and
 //! in order.
 //!
-//! | file | what it shows |
+//! | file | tests |
 //! | --- | --- |
 //! | [`told`] | the form of a change as an event, in a page and in a packet; rejected requests |
-//! | [`resume`] | going on after a number, without a gap and without anything twice |
+//! | [`resume`] | resuming after a number, without gaps or duplicates |
 //! | [`packets`] | streams by raw packets |
 //! | [`processes`] | several users processes on one database, and the end of any process |
-//! | [`limits`] | clients that go away, that do not read, and one too many |
+//! | [`limits`] | clients that disconnect, that do not read, and one too many |
 //! | [`reading`] | reads that know which change they reflect; entity tags |
 
 mod limits;

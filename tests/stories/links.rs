@@ -234,7 +234,7 @@ fn the_instance_with_the_fewest_requests_in_flight_gets_the_next() {
         })
         .collect();
     assert_eq!(counts(), [3, 3]);
-    // One of them answers everything, so it gets the next three.
+    // One of them answers all its requests, so it gets the next three.
     keepers[0].asked().iter().for_each(Asked::echo);
     eventually("three are answered", || {
         (waiting.iter().filter(|one| one.is_finished()).count() == 3).then_some(())

@@ -1,6 +1,6 @@
 //! Services that call and follow each other directly, without gateway or distributor between them.
 //!
-//! | file | what it shows |
+//! | file | tests |
 //! | --- | --- |
 //! | [`calls`] | calls from service to service: the fields that travel with them, their failures, rings |
 //! | [`origin`] | the HTTP client's data that a service gets |

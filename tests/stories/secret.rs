@@ -1,9 +1,9 @@
-//! The cluster secret: who may join, and what a process does without one.
+//! The cluster secret: access control for nodes, and the behaviour of a process without one.
 //!
-//! | file | what it shows |
+//! | file | tests |
 //! | --- | --- |
-//! | [`switch`] | the setting: where it comes from, what is refused, and what it permits |
-//! | [`nodes`] | nodes that have another secret, or none, or meet a false distributor |
+//! | [`switch`] | the setting: its sources, the rejected values, and its effect |
+//! | [`nodes`] | nodes with another secret, without one, or with a false distributor |
 //! | [`strangers`] | peers that connect and do not know the secret |
 
 mod nodes;

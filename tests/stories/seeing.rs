@@ -1,6 +1,6 @@
 //! The logs and metrics that operators see.
 //!
-//! | file | what it shows |
+//! | file | tests |
 //! | --- | --- |
 //! | [`metrics`] | the metrics count, and count correctly |
 //! | [`page`] | `--metrics-listen` |

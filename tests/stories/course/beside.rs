@@ -113,7 +113,7 @@ fn course_gates_work_in_front_of_our_users() {
         assert_eq!(http.delete(&format!("/users?id={id}")).reply()["errorcode"], 0);
         assert_eq!(http.get(&format!("/users?id={id}")).reply()["errorcode"], 404);
 
-        // A reply in pieces would kill it. Until users knows the gate, it would send one.
+        // A reply in pieces would kill it. Until users knows the gate, users would send one.
         eventually("users knows this course gate", || (heard() > before).then_some(()));
         let refused = http.get("/users?limit=500").reply();
         assert!(refused["errormessage"].as_str().unwrap().contains("ask for less"), "{refused}");

@@ -19,7 +19,7 @@ fn gateway_and_echo() -> (Process, Echo, Process) {
     (gateway, echo, distributor)
 }
 
-/// Stops the process and lets `meanwhile` act unseen. Then sends the signal to end and resumes the process.
+/// Suspends the process and lets `meanwhile` act unseen. Then sends the signal to end and resumes the process.
 fn at_the_moment_of_the_end<T>(process: &Process, meanwhile: impl FnOnce() -> T) -> T {
     process.signal(Signal::SIGSTOP);
     let done = meanwhile();

@@ -1,10 +1,10 @@
 //! The gateway's HTTP side through real processes.
 //!
-//! | file | what it shows |
+//! | file | tests |
 //! | --- | --- |
-//! | [`traps`] | the eight traps of tiny_http's server, none of which the default front has |
-//! | [`rules`] | HTTP itself: where a request ends, what may not be one, keep-alive, pipelining |
-//! | [`translation`] | what reaches a service as `params` |
+//! | [`traps`] | the eight traps of tiny_http's server, which the default front avoids |
+//! | [`rules`] | HTTP itself: the end of a request, invalid requests, keep-alive, pipelining |
+//! | [`translation`] | the `params` that a service gets |
 //! | [`status`] | the status that a client gets, and the common parts of all answers |
 //! | [`own`] | the gateway's own routes and its limit of connections |
 //! | [`fronts`] | both fronts side by side |
