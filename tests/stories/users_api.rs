@@ -67,7 +67,7 @@ fn encoded(text: &str) -> String {
     text.bytes().fold(String::new(), |codes, byte| codes + &format!("%{byte:02X}"))
 }
 
-/// An RFC 3339 date in UTC as seconds since 1970; `None` for other text.
+/// Seconds since 1970 of an RFC 3339 date in UTC. Panics if it is another text.
 fn moment(date: &Value) -> i64 {
     let text = date.as_str().unwrap();
     assert!(text.len() >= 20 && text.ends_with('Z') && &text[10..11] == "T", "{text}");

@@ -1,8 +1,8 @@
 //! Secrets that no log may contain: every password, token and cluster secret that any story has used.
 //!
 //! The clients of this harness learn the secrets from the bytes that they send and receive. Processes learn them from
-//! their start arguments. Whenever a process of any story ends, its whole log is searched for all secrets. So the whole
-//! run of the stories is one test that no secret is logged.
+//! their settings at the start. Whenever a process of any story ends, its whole log is searched for all secrets. So the
+//! whole run of the stories is one test that no secret is logged.
 
 use std::collections::HashSet;
 use std::path::Path;
