@@ -149,7 +149,11 @@ fn the_last_instance_of_a_route_is_called_even_if_it_is_silent() {
         let silent = system.http().get("/users/1").status == 504;
         (silent && system.gateway.log().iter().any(|line| line.contains("set aside"))).then_some(())
     });
-    assert_eq!(system.http().get("/users/1").status, 504, "the only instance was asked, so the gateway waits");
+    assert_eq!(
+        system.http().get("/users/1").status,
+        504,
+        "the only instance was asked, so the gateway waits"
+    );
     system.users[0].signal(Signal::SIGCONT);
     crate::harness::eventually("it answers again, though marked unhealthy", || {
         (system.http().get("/users/1").status == 200).then_some(())

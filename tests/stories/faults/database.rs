@@ -246,11 +246,7 @@ fn on_a_full_disk_writes_are_rejected_and_reads_continue() {
         ended.store(true, Ordering::SeqCst);
         assert!(reader.join().unwrap() > 0);
     }
-    assert_eq!(
-        times_said(&disk.users.log(), "writes are refused: the disk is full"),
-        3,
-        "once per fault"
-    );
+    assert_eq!(times_said(&disk.users.log(), "writes are refused: the disk is full"), 3, "once per fault");
     assert_eq!(times_said(&disk.users.log(), "writes are accepted again"), 3);
     let told: Vec<String> = written.iter().map(|_| email_in(&events.event().unwrap())).collect();
     let there = emails(&http);

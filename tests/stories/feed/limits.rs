@@ -255,8 +255,7 @@ fn while_a_course_gateway_is_registered_unknown_peers_get_at_most_64_kib() {
 
     let mut gate = system.distributor.packets();
     gate.register("gate", 8001, &[], &json!({}));
-    let page =
-        eventually("the course gateway is known", || Some(ask(None)).filter(|one| !streams(one)));
+    let page = eventually("the course gateway is known", || Some(ask(None)).filter(|one| !streams(one)));
     assert_eq!(seqs(page["results"].as_array().unwrap()), [2, 3]);
     assert_eq!((&page["key"], &page["errorcode"], &page["seq"]), (&json!(5), &json!(0), &json!(3)));
     assert!(streams(&ask(Some(5000))), "our own gateway sends its deadline");

@@ -168,7 +168,11 @@ impl Client {
                 let user = answer.results();
                 assert_eq!(user["id"], self.user, "another client's answer: {}", answer.text());
                 let name = user["name"].as_str().unwrap();
-                assert!(self.possible.iter().any(|one| one == name), "{name} is not one of {:?}", self.possible);
+                assert!(
+                    self.possible.iter().any(|one| one == name),
+                    "{name} is not one of {:?}",
+                    self.possible
+                );
             }
             answer => self.seen.failed_reads.push(told(answer.as_ref())),
         }

@@ -341,11 +341,7 @@ fn targets_that_are_not_paths_are_bad_requests() {
         assert_failure(&answer, 400, request);
     }
     let answer = stage.http().raw(b"GET http://example.com HTTP/1.1\r\n\r\n").unwrap();
-    assert_eq!(
-        answer.results()["routes"],
-        stage.http().get("/routes").results(),
-        "an empty path means /"
-    );
+    assert_eq!(answer.results()["routes"], stage.http().get("/routes").results(), "an empty path means /");
 }
 
 #[test]

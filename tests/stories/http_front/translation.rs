@@ -125,7 +125,11 @@ fn a_json_body_keeps_its_types_and_wins_over_the_query() {
     assert_eq!(params, json!({ "params": "7", "a": 1 }), "the path wins over both");
     assert_eq!(stage.params("PUT", "/echo", &[JSON], b"{}"), json!({}));
     assert_eq!(stage.params("DELETE", "/echo/1", &[JSON], br#"{"a":1}"#), json!({ "params": "1", "a": 1 }));
-    assert_eq!(stage.params("POST", "/echo?a=1", &[JSON], b""), json!({ "a": "1" }), "an empty body counts as none");
+    assert_eq!(
+        stage.params("POST", "/echo?a=1", &[JSON], b""),
+        json!({ "a": "1" }),
+        "an empty body counts as none"
+    );
 }
 
 #[test]

@@ -58,7 +58,12 @@ fn a_node_with_another_secret_is_rejected_and_both_sides_log_it() {
     assert!(users.await_log(&words).contains("WARN"));
     distributor.await_log(&["WARN", "does not prove the cluster secret", "another secret"]);
     eventually("it has retried", || (count(&users, &words) >= 2).then_some(()));
-    assert_eq!(count(&users, &["WARN", "cluster secret"]), 1, "logged once, then at debug: {:#?}", users.log());
+    assert_eq!(
+        count(&users, &["WARN", "cluster secret"]),
+        1,
+        "logged once, then at debug: {:#?}",
+        users.log()
+    );
     assert_eq!(count(&users, &["registered as"]), 0);
     assert_eq!(registered(&distributor), [json!(null); 0]);
 }

@@ -134,7 +134,10 @@ fn fill_the_log(gateway: &Process) -> usize {
     for round in 1..200 {
         for _ in 0..100 {
             connection.send_request("GET", &long_path, &[("X-Request-Id", &long_id)], b"");
-            assert_eq!(connection.receive().expect("an answer, even without a reader of the log").status, 404);
+            assert_eq!(
+                connection.receive().expect("an answer, even without a reader of the log").status,
+                404
+            );
         }
         connection.send_request("GET", "/metrics", &[], b"");
         let metrics = Metrics::parse(&connection.receive().unwrap().text());

@@ -21,7 +21,10 @@ fn a_login_gives_the_user_and_a_new_opaque_token_that_expires() {
         assert_eq!(results["user"], user);
         assert!(moment(&results["expires_at"]) > now() + 60, "{results}");
         let token = results["token"].as_str().unwrap().to_owned();
-        assert!(token.len() >= 43 && token.bytes().all(|byte| byte.is_ascii_graphic()), "a token has 256 bits: {token}");
+        assert!(
+            token.len() >= 43 && token.bytes().all(|byte| byte.is_ascii_graphic()),
+            "a token has 256 bits: {token}"
+        );
         assert!(tokens.insert(token), "each login has its own token");
     }
 }
