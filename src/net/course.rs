@@ -1,6 +1,6 @@
 //! Links to services of the Node.js course. Links to our own nodes need none of this.
 //!
-//! - A course service dies if one read of its socket returns more than 64 KiB. So a [`SendWindow`] limits the bytes
+//! - A course service dies if one read of its socket returns more than 64 KiB. So a `SendWindow` limits the bytes
 //!   that are sent and unanswered. A request that does not fit waits for its turn, in order, until its deadline.
 //! - The service reads the key in one of two places. Its first reply shows the place; later requests use only that one.
 //! - Its replies may have no key.

@@ -110,7 +110,7 @@ impl Answer<'_> {
     /// The answer as a whole frame, delimiter included.
     ///
     /// # Errors
-    /// Same as [`encode`]. A [`Reply`] or a [`Failure`] never causes one.
+    /// Same as [`encode`](super::encode). A [`Reply`] or a [`Failure`] never causes one.
     pub fn encode(&self) -> serde_json::Result<Vec<u8>> {
         let members = self.outcome.as_ref().map_or(0, |reply| reply.members.len());
         let mut frame = Vec::with_capacity(members + USUAL_MEMBERS_BYTES);

@@ -4,8 +4,8 @@
 //! | --- | --- |
 //! | this file | opening the file, migrations |
 //! | `connection` | how a connection is opened |
-//! | [`readers`] | the connections that read, and which state they see |
-//! | [`reads`], [`writes`] | the statements, each once |
+//! | `readers` | the connections that read, and which state they see |
+//! | `reads`, `writes` | the statements, each once |
 //! | `errors` | maps an SQLite error to a store error |
 //!
 //! In WAL mode a read that starts after a commit sees it, in this process and in every other process on the same file.

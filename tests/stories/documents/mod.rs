@@ -22,6 +22,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use crate::harness::skip;
 use blocks::{Block, How, blocks_of};
 use reader::Reader;
 
@@ -57,7 +58,7 @@ fn run_document(test: &str, document: &str) {
     let can_separate =
         Command::new("unshare").args(namespace).args(["ip", "link", "set", "lo", "up"]).output();
     if !can_separate.is_ok_and(|output| output.status.success()) {
-        return println!("skipped: this machine gives no network namespace (unshare, ip)");
+        return skip("unshare", "this machine gives no network namespace");
     }
     let missing: Vec<&str> = ["bash", "curl", "nc", "openssl", "python3", "node"]
         .into_iter()
@@ -67,7 +68,7 @@ fn run_document(test: &str, document: &str) {
         })
         .collect();
     if !missing.is_empty() {
-        return println!("skipped: there is no {} on this machine", missing.join(", "));
+        return skip(missing[0], "a program of the document is not on this machine");
     }
     let inside = "ip link set lo up && exec \"$0\" --exact \"$1\" --nocapture";
     let output = Command::new("unshare")
