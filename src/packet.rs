@@ -233,6 +233,12 @@ impl<'a> Head<'a> {
         is_notice_route && self.answer_key().is_none_or(|key| matches!(key.json(), "0" | "null"))
     }
 
+    /// True for a registration. A service sends one to its callers too, when it leaves.
+    #[must_use]
+    pub fn is_registration(&self) -> bool {
+        (self.method.as_deref(), self.uri.as_deref()) == (Some("POST"), Some("/distributes"))
+    }
+
     fn key_in_params(&self) -> Option<Key> {
         #[derive(Deserialize)]
         struct Book {

@@ -394,7 +394,7 @@ impl LinkShared {
                 wire_len(frame),
                 masked(frame)
             );
-            if (head.method.as_deref(), head.uri.as_deref()) == (Some("POST"), Some("/distributes")) {
+            if head.is_registration() {
                 log::info!("link {}: the instance is about to end", self.address);
                 self.has_said_goodbye.store(true, Ordering::SeqCst);
                 connection.retire();

@@ -146,10 +146,8 @@ impl Outbox {
     /// # Errors
     /// The frame was not accepted. A write that fails later closes the connection instead.
     pub fn send(&self, frame: &[u8]) -> Result<(), SendError> {
-        self.send_with(Others::None, |queue| {
-            queue.extend_from_slice(frame);
-            Ok(())
-        })
+        self.write_queued(self.queue_copy(frame)?, Patience::None);
+        Ok(())
     }
 
     /// Sends the frame that `write` appends to the queue: [`send`](Self::send) without a copy. `write` runs under the

@@ -309,7 +309,7 @@ pub(crate) fn wire_len(frame: &str) -> usize {
     frame.len() + DELIMITER.len()
 }
 
-/// The summary of a packet for a log line. It omits the contents, because they may include passwords.
+/// The summary of a packet for a log line: its kind and its key.
 pub(crate) struct PacketSummary<'a>(pub(crate) &'a Head<'a>);
 
 impl std::fmt::Display for PacketSummary<'_> {

@@ -67,12 +67,11 @@ pub fn is_from_pilcrow(head: &Head<'_>) -> bool {
     struct RegisteredNode {
         proto: String,
     }
-    let registers = || (head.method.as_deref(), head.uri.as_deref()) == (Some("POST"), Some("/distributes"));
-    let announces = || {
-        let params = head.params.filter(|_| registers())?;
-        serde_json::from_str::<RegisteredNode>(params.get()).ok()
-    };
-    head.deadline_ms.is_some() || announces().is_some_and(|registration| registration.proto == PROTO)
+    if head.deadline_ms.is_some() {
+        return true;
+    }
+    let Some(params) = head.params.filter(|_| head.is_registration()) else { return false };
+    serde_json::from_str::<RegisteredNode>(params.get()).is_ok_and(|node| node.proto == PROTO)
 }
 
 /// The part before the first raw `¶` of a frame, as one of our nodes would read it. `None` if it has none.

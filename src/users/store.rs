@@ -58,36 +58,28 @@ pub trait UserReader {
     fn list(&self, limit: usize, after: i64, email: Option<&str>) -> Result<UserPage, StoreError>;
 
     /// Up to `limit` changes with numbers above `after`, in order.
-    #[allow(clippy::missing_errors_doc)]
     fn changes_after(&self, after: u64, limit: usize) -> Result<Vec<Change>, StoreError>;
 
     /// The number of the last change, 0 if there was none.
-    #[allow(clippy::missing_errors_doc)]
     fn last_seq(&self) -> Result<u64, StoreError>;
 
     /// The number of the oldest change that is kept.
-    #[allow(clippy::missing_errors_doc)]
     fn oldest_seq(&self) -> Result<Option<u64>, StoreError>;
 
     /// The owner of this token, if the token is valid.
-    #[allow(clippy::missing_errors_doc)]
     fn token_owner(&self, token: &TokenHash) -> Result<Option<TokenOwner>, StoreError>;
 
     /// The user with this e-mail address, and the hash of its password if it has one.
-    #[allow(clippy::missing_errors_doc)]
     fn credentials(&self, email: &str) -> Result<Option<(User, Option<PasswordHash>)>, StoreError>;
 
     /// Whether the user with this id has this e-mail address.
-    #[allow(clippy::missing_errors_doc)]
     fn has_email(&self, id: i64, email: &str) -> Result<bool, StoreError>;
 
     /// A number that changes whenever a token ends or a role changes.
-    #[allow(clippy::missing_errors_doc)]
     fn rights_version(&self) -> Result<u64, StoreError>;
 
     /// How many milliseconds remain until `subject` has fewer than `limit` failed logins in the window.
     /// It is 0 or less if there are fewer now.
-    #[allow(clippy::missing_errors_doc)]
     fn login_wait_ms(&self, subject: &[u8], limit: u32) -> Result<i64, StoreError>;
 }
 
@@ -125,28 +117,22 @@ pub trait UserTransaction: UserReader {
     ) -> Result<Expiry, StoreError>;
 
     /// Removes a token. Returns whether it was valid.
-    #[allow(clippy::missing_errors_doc)]
     fn end_token(&self, token: &TokenHash) -> Result<bool, StoreError>;
 
     /// Makes the user with this e-mail address an admin. Returns the user and whether it has a password, or `None` if
     /// no user has the address.
-    #[allow(clippy::missing_errors_doc)]
     fn make_admin(&self, email: &str) -> Result<Option<(User, bool)>, StoreError>;
 
     /// Counts one failed login for each subject, and deletes those outside the window.
-    #[allow(clippy::missing_errors_doc)]
     fn count_failed_login(&self, subjects: &[&[u8]]) -> Result<(), StoreError>;
 
     /// Registers the loopback port of a process that needs notifications of commits.
-    #[allow(clippy::missing_errors_doc)]
     fn add_listener(&self, port: u16) -> Result<(), StoreError>;
 
     /// Removes a port whose process has ended.
-    #[allow(clippy::missing_errors_doc)]
     fn remove_listener(&self, port: u16) -> Result<(), StoreError>;
 
     /// The ports of all processes that need notifications of commits.
-    #[allow(clippy::missing_errors_doc)]
     fn listeners(&self) -> Result<Vec<u16>, StoreError>;
 }
 
@@ -159,15 +145,12 @@ pub trait GroupCommit: UserTransaction + Send + 'static {
     fn begin(&self, wait: Duration) -> Result<(), StoreError>;
 
     /// Sets the savepoint to which [`undo_savepoint`](Self::undo_savepoint) returns.
-    #[allow(clippy::missing_errors_doc)]
     fn set_savepoint(&self) -> Result<(), StoreError>;
 
     /// Undoes what was written since the savepoint.
-    #[allow(clippy::missing_errors_doc)]
     fn undo_savepoint(&self) -> Result<(), StoreError>;
 
     /// Removes the savepoint.
-    #[allow(clippy::missing_errors_doc)]
     fn release_savepoint(&self) -> Result<(), StoreError>;
 
     /// Checks that the engine has not ended the transaction, as it may after a failure.
@@ -177,11 +160,9 @@ pub trait GroupCommit: UserTransaction + Send + 'static {
     fn check_open(&self) -> Result<(), StoreError>;
 
     /// Commits. From here on, the writes survive a power cut.
-    #[allow(clippy::missing_errors_doc)]
     fn commit(&self) -> Result<(), StoreError>;
 
     /// Undoes the whole transaction, if it is still open.
-    #[allow(clippy::missing_errors_doc)]
     fn roll_back(&self) -> Result<(), StoreError>;
 }
 

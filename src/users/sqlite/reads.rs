@@ -19,7 +19,6 @@ pub(super) use columns;
 /// The readers and the writer each read over a separate connection.
 pub trait HasConnection {
     /// The connection.
-    #[allow(clippy::missing_errors_doc)]
     fn connection(&self) -> Result<&Connection, StoreError>;
 }
 
