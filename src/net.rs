@@ -43,9 +43,9 @@ pub mod secret;
 pub(crate) mod socket_write;
 pub mod stream;
 
-use std::io;
-use std::net::TcpStream;
-use std::time::Duration;
+use std::io::{self, Read};
+use std::net::{Shutdown, TcpStream};
+use std::time::{Duration, Instant};
 
 use socket2::{SockRef, TcpKeepalive};
 
@@ -70,6 +70,31 @@ pub(crate) fn tune(stream: &TcpStream) -> io::Result<()> {
     #[cfg(any(target_os = "linux", target_os = "android"))]
     socket.set_tcp_user_timeout(Some(DEAD_AFTER))?;
     Ok(())
+}
+
+/// How long, and for how many bytes, [`linger`] still reads.
+const LINGER: Duration = Duration::from_secs(1);
+const LINGER_BYTES: usize = 4 * 1024 * 1024;
+
+/// Ends the writing side, then reads until the peer closes too. The kernel resets a connection that is closed with unread
+/// bytes, and the peer may then lose the last answer.
+pub(crate) fn linger(mut stream: &TcpStream) {
+    if stream.shutdown(Shutdown::Write).is_err() {
+        return;
+    }
+    let (deadline, mut read, mut buffer) = (Instant::now() + LINGER, 0, [0; 4096]);
+    while read < LINGER_BYTES {
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() || stream.set_read_timeout(Some(left)).is_err() {
+            return;
+        }
+        match stream.read(&mut buffer) {
+            Ok(0) => return,
+            Ok(count) => read += count,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(_) => return,
+        }
+    }
 }
 
 /// True if an error only means that a read or write timed out.

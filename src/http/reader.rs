@@ -1,7 +1,7 @@
 //! The bytes of one connection, and the deadline of the request that they belong to.
 
 use std::io::{self, Read};
-use std::net::{Shutdown, TcpStream};
+use std::net::TcpStream;
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
@@ -17,10 +17,6 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// How long a request may take from its first byte to its last.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// How long, and for how many bytes, the server still reads from a connection that it is closing.
-const LINGER: Duration = Duration::from_secs(1);
-const LINGER_BYTES: usize = 1024 * 1024;
 
 /// The buffer for the first read of a request, in bytes. A silent connection keeps it. Most heads need less.
 pub const FIRST_READ_BYTES: usize = 256;
@@ -169,25 +165,6 @@ impl<'a> RequestReader<'a> {
             _ => {
                 self.timed_out = true;
                 Err(too_slow(part).into())
-            }
-        }
-    }
-
-    /// Reads on for a moment after the last answer. The kernel resets a connection that is closed with unread bytes,
-    /// and the client may then lose the answer.
-    pub fn linger(&mut self) {
-        if self.stream.shutdown(Shutdown::Write).is_err() {
-            return;
-        }
-        let deadline = Instant::now() + LINGER;
-        self.buffer.resize(READ_BYTES, 0);
-        let mut read = 0;
-        while read < LINGER_BYTES {
-            self.unread = 0..0;
-            let left = deadline.saturating_duration_since(Instant::now());
-            match self.fill(left.max(Duration::from_millis(1))) {
-                Ok(count) if count > 0 && !left.is_zero() => read += count,
-                _ => return,
             }
         }
     }

@@ -15,6 +15,7 @@ use super::event_stream::{EventSource, send_events};
 use super::reader::{READ_BYTES, ReadError, RequestReader};
 use super::request::{HttpRequest, RequestError};
 use super::request_head::BodyLength;
+use crate::net::linger;
 use crate::net::listener::{Connection, Serve};
 use crate::net::socket_write::write_by;
 
@@ -86,7 +87,7 @@ impl<H: HttpHandler> HttpServer<H> {
             held_bytes.grow_to(bytes.len());
             write_by(stream, &bytes, Instant::now() + ANSWER_TIMEOUT)?;
             if !options.keep_alive {
-                reader.linger();
+                linger(stream);
                 return Ok(());
             }
             reader.finish_request();

@@ -16,14 +16,14 @@ use super::listener::{Connection, Serve, Work};
 use super::outbox::{Batching, Outbox, Posted, SendError};
 use super::proof;
 use super::secret::Secret;
-use super::spawn;
+use super::{linger, spawn};
 use crate::observe::metrics::WIRE;
 use crate::packet::frame::FrameError;
 use crate::packet::masked::masked;
 use crate::packet::{Answer, DELIMITER, Dialect, Failure, Head, Key, Reply, course};
 
 /// How long to wait for unfinished answers after the peer has stopped sending.
-const LINGER: Duration = Duration::from_secs(10);
+const ANSWERS_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A longer timeout in a request is cut to this.
 const LONGEST_WAIT_MS: u64 = 3_600_000;
@@ -164,9 +164,15 @@ impl<A: Answerer> Serve for PacketServer<A> {
         if ended.is_ok() {
             peer.await_answers();
         }
+        let is_course_gone = is_bad && dialect == Dialect::Course;
+        if is_course_gone {
+            // A course gateway dials again when a list arrives, but only if it has noticed the end of this connection.
+            peer.outbox.flush();
+            linger(&peer.connection.stream);
+        }
         peer.outbox.finish();
         let _ = writer.join();
-        if is_bad && dialect == Dialect::Course {
+        if is_course_gone {
             self.answerer.course_connection_closed();
         }
     }
@@ -297,7 +303,7 @@ impl Peer {
 
     /// A peer that has sent all its requests and closed its side (like `printf … | nc`) still gets the answers.
     fn await_answers(&self) {
-        let deadline = Instant::now() + LINGER;
+        let deadline = Instant::now() + ANSWERS_TIMEOUT;
         while self.connection.working() > 0 && Instant::now() < deadline {
             self.connection.await_change(Duration::from_millis(50));
         }
