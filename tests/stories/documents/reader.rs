@@ -29,6 +29,7 @@ pub struct Reader {
 impl Reader {
     /// A reader in a directory that looks like a fresh clone of `root` after a build.
     pub fn new(root: &Path) -> Self {
+        build_up(root);
         let scratch = Scratch::in_memory();
         let release = scratch.file("target/release");
         fs::create_dir_all(&release).unwrap();
@@ -42,7 +43,7 @@ impl Reader {
         // On a terminal curl shows no progress beside an answer. Here a setting must turn it off.
         fs::write(scratch.file("bin/.curlrc"), "silent\nshow-error\n").unwrap();
         let cargo = scratch.file("bin/cargo");
-        fs::write(&cargo, cargo_script(root)).unwrap();
+        fs::write(&cargo, cargo_script()).unwrap();
         fs::set_permissions(&cargo, fs::Permissions::from_mode(0o755)).unwrap();
         let mut reader = Self { scratch, terminals: BTreeMap::new() };
         reader.begin_afresh();
@@ -81,8 +82,20 @@ fn binaries() -> [PathBuf; 3] {
         .map(PathBuf::from)
 }
 
+/// Builds `cargo up`, which is a package of its own. This may take a minute, so no terminal waits for it.
+fn build_up(root: &Path) {
+    let target = binaries()[0].parent().and_then(Path::parent).unwrap().to_owned();
+    let built = Command::new(env!("CARGO"))
+        .args(["build", "--quiet", "--offline", "--package", "pilcrow-up", "--manifest-path"])
+        .arg(root.join("Cargo.toml"))
+        .arg("--target-dir")
+        .arg(target)
+        .status();
+    assert!(built.unwrap().success(), "cargo cannot build pilcrow-up");
+}
+
 /// A replacement for cargo. The cargo of this test has already built the documents' programs, without optimisation.
-fn cargo_script(root: &Path) -> String {
+fn cargo_script() -> String {
     let [gateway, distributor, users] = binaries();
     let built = gateway.parent().unwrap().display().to_string();
     let message = |name: &str, path: &Path| {
@@ -94,7 +107,6 @@ set -e
 case "$*" in
   up*)
     shift
-    "{cargo}" build --quiet --offline --manifest-path "{root}/Cargo.toml" --package pilcrow-up --target-dir "{target}"
     USERS_DATABASE="$PWD/data/users.db" CARGO="$0" exec "{built}/pilcrow-up" "$@" ;;
   *--message-format*) {distributor}; {users}; {gateway} ;;
   build*) ;;
@@ -102,9 +114,6 @@ case "$*" in
   *) echo "the test plays no cargo $*" >&2; exit 1 ;;
 esac
 "#,
-        cargo = env!("CARGO"),
-        root = root.display(),
-        target = Path::new(&built).parent().unwrap().display(),
         distributor = message("distributor", &distributor),
         users = message("users", &users),
         gateway = message("gateway", &gateway),
