@@ -17,7 +17,7 @@ use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use harness::{Process, Scratch, await_instances};
+use harness::{Process, Program, Scratch, await_instances};
 use serde_json::{Value, json};
 
 const SUBSCRIBERS: usize = 50;
@@ -29,16 +29,11 @@ fn main() {
     let (subscribers, changes) =
         if quick { (4, 50) } else { (SUBSCRIBERS, 10 * CHANGES_PER_SECOND as usize) };
     let scratch = Scratch::new();
-    let quiet: &[(&str, &str)] = &[("RUST_LOG", "warn")];
-    let distributor =
-        Process::start(env!("CARGO_BIN_EXE_distributor"), &flags(&["--listen", "127.0.0.1:0"]), quiet);
-    let joined = distributor.address().to_string();
-    let database = scratch.file("users.db").to_str().unwrap().to_owned();
-    let base = ["--listen", "127.0.0.1:0", "--distributor", &joined];
-    let users_flags = flags(&[&base[..], &["--database", &database]].concat());
+    let start = |program: Program| program.variables(&[("RUST_LOG", "warn")]).start();
+    let distributor = start(Program::distributor());
     let users: Vec<Process> =
-        (0..2).map(|_| Process::start(env!("CARGO_BIN_EXE_users"), &users_flags, quiet)).collect();
-    let gateway = Process::start(env!("CARGO_BIN_EXE_gateway"), &flags(&base), quiet);
+        (0..2).map(|_| start(Program::users(distributor.address(), &scratch))).collect();
+    let gateway = start(Program::gateway(distributor.address()));
     await_instances(&gateway, "GET", "/users/changes", 2);
 
     let events: Vec<Receiver<(u64, Instant)>> =
@@ -66,10 +61,6 @@ fn main() {
     println!(
         "idle feed, {subscribers} subscribers, {idle:?}: {idle_cpu} ms of processor time in both users processes"
     );
-}
-
-fn flags(all: &[&str]) -> Vec<String> {
-    all.iter().map(ToString::to_string).collect()
 }
 
 /// Subscribes by Server-Sent Events. Reports the number of each event and the time of its arrival.

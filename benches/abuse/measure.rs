@@ -13,7 +13,7 @@ use serde_json::json;
 
 use crate::PLAYS;
 use crate::client::{Measured, Pace, drive, percentile};
-use crate::harness::{Http, Process, Scratch, await_instances, narrow};
+use crate::harness::{Http, Process, Program, Scratch, await_instances, narrow};
 
 /// This number of users, with long names: a list of 120 is an answer of about 70 KB.
 const USERS: usize = 500;
@@ -71,20 +71,15 @@ pub fn all() {
 impl Stage {
     fn start() -> Self {
         let scratch = Scratch::in_memory();
-        let start = |program: &str, further: &[&str], variables: &[(&str, &str)]| {
-            let all = [&["--listen", "127.0.0.1:0"], further].concat();
-            let all: Vec<String> = all.into_iter().map(str::to_owned).collect();
-            Process::start(program, &all, &[&[("RUST_LOG", "warn")], variables].concat())
-        };
-        let distributor = start(env!("CARGO_BIN_EXE_distributor"), &[], &[]);
-        let joined = distributor.address().to_string();
-        let database = scratch.file("users.db");
-        let base = ["--distributor", &joined];
-        let users = [&base[..], &["--database", database.to_str().unwrap()]].concat();
-        let users = start(env!("CARGO_BIN_EXE_users"), &users, &[]);
+        let start = |program: Program| program.variables(&[("RUST_LOG", "warn")]).start();
+        let distributor = start(Program::distributor());
+        let address = distributor.address();
+        let users = start(Program::users(address, &scratch));
         let this = std::env::current_exe().unwrap();
-        let service = start(this.to_str().unwrap(), &base, &[(PLAYS, "yes")]);
-        let gateway = start(env!("CARGO_BIN_EXE_gateway"), &base, &[]);
+        let service = Program::at(this.to_str().unwrap()).flags(["--listen", "127.0.0.1:0"]);
+        let service = service.flags(["--distributor", &address.to_string()]).variables(&[(PLAYS, "yes")]);
+        let service = start(service);
+        let gateway = start(Program::gateway(address));
         await_instances(&gateway, "GET", "/users", 1);
         await_instances(&gateway, "GET", "/work", 1);
         let create = |number| {

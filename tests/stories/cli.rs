@@ -6,7 +6,7 @@ use std::thread;
 
 use serde_json::json;
 
-use crate::harness::{Process, Scratch, await_instances, eventually, free_port};
+use crate::harness::{Output, Process, Program, Scratch, await_instances, eventually, free_port};
 
 const DISTRIBUTOR: Binary = Binary { name: "distributor", program: env!("CARGO_BIN_EXE_distributor") };
 const USERS: Binary = Binary { name: "users", program: env!("CARGO_BIN_EXE_users") };
@@ -23,23 +23,26 @@ impl Binary {
     /// Starts it in a directory, with only these variables.
     fn start(self, directory: &Path, flags: &[&str], variables: &[(&str, &str)]) -> Process {
         let database: &[&str] = if self.name == "users" { &["--database", "users.db"] } else { &[] };
-        Process::start_in(directory, self.program, &[flags, database].concat(), variables)
+        let program = Program::at(self.program).directory(directory).flags(flags).flags(database);
+        program.only_variables(variables).start()
     }
 
-    /// Runs a program that should exit without a signal. Returns exit status, stdout and stderr.
-    fn run(self, flags: &[&str], variables: &[(&str, &str)]) -> (Option<i32>, String, String) {
+    /// Runs it in an empty directory until it exits without a signal.
+    fn run(self, flags: &[&str], variables: &[(&str, &str)]) -> Output {
         let scratch = Scratch::new();
-        Process::run_in(scratch.path(), self.program, flags, variables)
+        let program = Program::at(self.program).directory(scratch.path()).flags(flags);
+        program.only_variables(variables).run()
     }
 
     /// Runs it with arguments that it should reject. Returns the one line that it prints.
     fn refused(self, status: i32, flags: &[&str], variables: &[(&str, &str)]) -> String {
         let quiet = [variables, &[("RUST_LOG", "off"), ("USERS_DATABASE", "users.db")]].concat();
-        let (ended, out, told) = self.run(flags, &quiet);
-        assert_eq!((ended, out.as_str()), (Some(status), ""), "{} {flags:?}: {told}", self.name);
-        assert_eq!(told.lines().count(), 1, "one line: {told}");
-        assert!(told.starts_with(&format!("{}: ", self.name)), "{told}");
-        told
+        let output = self.run(flags, &quiet);
+        let Output { stdout, stderr, .. } = output;
+        assert_eq!((output.status, stdout.as_str()), (Some(status), ""), "{} {flags:?}: {stderr}", self.name);
+        assert_eq!(stderr.lines().count(), 1, "one line: {stderr}");
+        assert!(stderr.starts_with(&format!("{}: ", self.name)), "{stderr}");
+        stderr
     }
 }
 
@@ -47,25 +50,25 @@ impl Binary {
 fn help_and_version_go_to_stdout() {
     for binary in ALL {
         for flag in ["--version", "-V"] {
-            let (status, out, told) = binary.run(&[flag], &[]);
+            let Output { status, stdout, stderr } = binary.run(&[flag], &[]);
             let version = format!("{} {}", binary.name, env!("CARGO_PKG_VERSION"));
-            assert_eq!((status, out, told.as_str()), (Some(0), version, ""));
+            assert_eq!((status, stdout, stderr.as_str()), (Some(0), version, ""));
         }
         for flag in ["--help", "-h"] {
-            let (status, out, told) = binary.run(&[flag], &[]);
-            assert_eq!((status, told.as_str()), (Some(0), ""));
+            let Output { status, stdout, stderr } = binary.run(&[flag], &[]);
+            assert_eq!((status, stderr.as_str()), (Some(0), ""));
             let listen = format!("{}_LISTEN", binary.name.to_uppercase());
             for word in ["--listen", &listen, "--max-connections", "--max-frame", "--drain", "--help"] {
-                assert!(out.contains(word), "{} {flag} does not mention {word}: {out}", binary.name);
+                assert!(stdout.contains(word), "{} {flag} does not mention {word}: {stdout}", binary.name);
             }
         }
     }
-    let (_, help, _) = USERS.run(&["--help"], &[]);
+    let help = USERS.run(&["--help"], &[]).stdout;
     for default in ["127.0.0.1:9020", "127.0.0.1:9000", "data/users.db", "PILCROW_DISTRIBUTOR"] {
         assert!(help.contains(default), "{help}");
     }
-    assert!(GATEWAY.run(&["--help"], &[]).1.contains("127.0.0.1:8000"));
-    assert!(DISTRIBUTOR.run(&["--help"], &[]).1.contains("127.0.0.1:9000"));
+    assert!(GATEWAY.run(&["--help"], &[]).stdout.contains("127.0.0.1:8000"));
+    assert!(DISTRIBUTOR.run(&["--help"], &[]).stdout.contains("127.0.0.1:9000"));
 }
 
 #[test]
@@ -86,8 +89,8 @@ fn a_bad_flag_is_one_line_that_names_it_and_exit_status_2() {
             (&["--drain", "soon"], "--drain"),
         ];
         for (flags, word) in bad {
-            let told = binary.refused(2, flags, &[]);
-            assert!(told.contains(word) && told.contains("--help"), "{told}");
+            let message = binary.refused(2, flags, &[]);
+            assert!(message.contains(word) && message.contains("--help"), "{message}");
         }
     }
     for binary in [USERS, GATEWAY] {
@@ -107,9 +110,10 @@ fn a_bad_environment_variable_is_one_line_too() {
     assert!(DISTRIBUTOR.refused(2, &[], &[("PILCROW_MAX_FRAME", "much")]).contains("much"));
     let scratch = Scratch::new();
     std::fs::write(scratch.file(".env"), "HOST=127.0.0.1\nthis is no setting\n").unwrap();
-    let (status, out, told) = Process::run_in(scratch.path(), GATEWAY.program, &[], &[]);
-    assert_eq!((status, out.as_str(), told.lines().count()), (Some(2), "", 1), "{told}");
-    assert!(told.contains(".env") && told.contains("line 2"), "{told}");
+    let gateway = Program::at(GATEWAY.program).directory(scratch.path()).only_variables(&[]);
+    let Output { status, stdout, stderr } = gateway.run();
+    assert_eq!((status, stdout.as_str(), stderr.lines().count()), (Some(2), "", 1), "{stderr}");
+    assert!(stderr.contains(".env") && stderr.contains("line 2"), "{stderr}");
 }
 
 #[test]
@@ -117,9 +121,9 @@ fn a_port_in_use_is_one_sentence_that_says_what_to_do_and_exit_status_1() {
     let holder = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = holder.local_addr().unwrap().to_string();
     for binary in ALL {
-        let told = binary.refused(1, &["--listen", &address], &[]);
+        let message = binary.refused(1, &["--listen", &address], &[]);
         for word in [&*address, "in use", "--listen"] {
-            assert!(told.contains(word), "{told}");
+            assert!(message.contains(word), "{message}");
         }
     }
 }
@@ -129,8 +133,8 @@ fn an_address_that_is_not_this_machines_is_one_sentence_and_exit_status_1() {
     // These addresses are from the block reserved for documentation, so no machine has them.
     for binary in ALL {
         let secret = [("PILCROW_SECRET", "a secret, or it would not even be tried")];
-        let told = binary.refused(1, &["--listen", "192.0.2.1:8000"], &secret);
-        assert!(told.contains("192.0.2.1:8000"), "{told}");
+        let message = binary.refused(1, &["--listen", "192.0.2.1:8000"], &secret);
+        assert!(message.contains("192.0.2.1:8000"), "{message}");
     }
 }
 
@@ -353,7 +357,7 @@ fn at_debug_the_log_shows_every_packet() {
     assert_eq!(packets.call("GET", "/users", &json!({}), 4711)["errorcode"], 0);
 
     let address = users.address().to_string();
-    let told: [(&Process, &[&str]); 8] = [
+    let lines: [(&Process, &[&str]); 8] = [
         (&users, &[&me, "→ request GET /users", "key 4711", "bytes"]),
         (&users, &[&me, "← reply success", "key 4711", "bytes"]),
         (&gateway, &[&address, "← request GET /users", "key 1,", "bytes"]),
@@ -363,13 +367,13 @@ fn at_debug_the_log_shows_every_packet() {
         (&distributor, &["→ request POST /distributes", "key 0", "bytes"]),
         (&distributor, &["← list", "key 0", "bytes"]),
     ];
-    for (process, words) in told {
+    for (process, words) in lines {
         process.await_log(&[&["DEBUG"], words].concat());
     }
     // The log shows request and reply in the order in which they crossed the wire.
     let log = eventually("the log has both packets", || {
-        let told: Vec<String> = gateway.log().into_iter().filter(|line| line.contains("key 1,")).collect();
-        (told.len() == 2).then_some(told)
+        let lines: Vec<String> = gateway.log().into_iter().filter(|line| line.contains("key 1,")).collect();
+        (lines.len() == 2).then_some(lines)
     });
     assert!(log[0].contains('←') && log[1].contains('→'), "{log:?}");
 }

@@ -31,7 +31,9 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::harness::{Asked, Echo, Packets, Process, Response, Scratch, System, await_instances, eventually};
+use crate::harness::{
+    Asked, Echo, Packets, Process, Program, Response, Scratch, System, await_instances, eventually,
+};
 
 /// The packet size limit of a course node.
 const COURSE_MAX_BYTES: usize = 64 * 1024;
@@ -56,8 +58,7 @@ pub fn course_js(arguments: &[&str]) -> Option<Process> {
         return None;
     }
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/stories/node/course.js");
-    let arguments: Vec<String> = std::iter::once(&script).chain(arguments).map(ToString::to_string).collect();
-    Some(Process::start("node", &arguments, &[]))
+    Some(Program::at("node").flags([script]).flags(arguments).start())
 }
 
 pub fn port_of(distributor: &Process) -> String {
@@ -303,7 +304,7 @@ fn create_many_users(users: &Process) {
 
 #[test]
 fn a_reply_over_64_kib_is_refused_to_a_course_gate_and_reaches_ours_whole() {
-    let system = System::on(Scratch::in_memory(), Process::distributor(&[]), 1, &[]);
+    let system = System::builder().scratch(Scratch::in_memory()).start();
     create_many_users(&system.users[0]);
     let all = |packets: &mut Packets, key| packets.call("GET", "/users", &json!({ "limit": "500" }), key);
     let mut packets = system.users[0].packets();
@@ -357,7 +358,7 @@ fn a_list_is_recognised_by_its_shape() {
     let services = ["one", "two", "three"].map(|name| Echo::start(&ours, name, &[&format!("GET/{name}")]));
     let ports = services.each_ref().map(Echo::port);
     let played = PlayedDistributor::new();
-    let gateway = Process::gateway_at(&played.address(), &[]);
+    let gateway = Program::gateway(played.address()).start();
     // The gateway registers first. Some course distributors crash when a peer connects and disconnects without a
     // packet.
     let (mut packets, first) = played.await_joined();

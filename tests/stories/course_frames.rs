@@ -8,19 +8,12 @@ use std::time::Instant;
 
 use serde_json::{Value, json};
 
-use crate::harness::{Asked, Echo, Packets, Process, SECRET, Scratch, System, await_instances, eventually};
+use crate::harness::{
+    Asked, Echo, Packets, Process, Program, SECRET, Scratch, System, await_instances, eventually,
+};
 
 /// A text that a course client stores.
 const APPLE: &str = "사과 ¶ 배";
-
-/// Starts a users service at this distributor, which may be a played one.
-fn users_at(distributor: &str, scratch: &Scratch, flags: &[&str]) -> Process {
-    let database = scratch.file("users.db");
-    let joined = ["--listen", "127.0.0.1:0", "--distributor", distributor];
-    let database = ["--database", database.to_str().unwrap()];
-    let all: Vec<String> = [&joined[..], &database, flags].concat().into_iter().map(str::to_owned).collect();
-    Process::start(env!("CARGO_BIN_EXE_users"), &all, &[])
-}
 
 /// The log lines of a process about the end of this connection.
 fn closed_lines(process: &Process, packets: &Packets) -> Vec<String> {
@@ -89,7 +82,7 @@ fn a_list_of_a_course_distributor_may_hold_a_delimiter() {
     let ours = Process::distributor(&[]);
     let service = Echo::start(&ours, "goods", &["GET/goods"]);
     let played = TcpListener::bind("127.0.0.1:0").unwrap();
-    let gateway = Process::gateway_at(&played.local_addr().unwrap().to_string(), &[]);
+    let gateway = Program::gateway(played.local_addr().unwrap()).start();
     let mut packets = Packets::on(played.accept().unwrap().0);
     packets.receive().unwrap();
     let list = json!([
@@ -149,7 +142,7 @@ fn a_node_of_ours_that_sends_a_raw_delimiter_is_closed_with_one_line_in_the_log(
 
 #[test]
 fn a_peer_that_proved_the_secret_may_send_no_raw_delimiter() {
-    let system = System::secured(1);
+    let system = System::builder().secured().start();
     let mut packets = Packets::proven(system.users[0].address(), SECRET);
     packets.send_raw(
         "{\"uri\":\"/users\",\"method\":\"GET\",\"key\":1,\"params\":{\"name\":\"¶\"}}¶".as_bytes(),
@@ -161,7 +154,7 @@ fn a_peer_that_proved_the_secret_may_send_no_raw_delimiter() {
 fn a_bad_frame_of_a_course_node_makes_the_service_register_again_once_a_second_at_most() {
     let scratch = Scratch::new();
     let played = TcpListener::bind("127.0.0.1:0").unwrap();
-    let users = users_at(&played.local_addr().unwrap().to_string(), &scratch, &[]);
+    let users = Program::users(played.local_addr().unwrap(), &scratch).start();
     let mut distributor = Packets::on(played.accept().unwrap().0);
     let first = distributor.receive().unwrap();
     let break_rules = |bytes: &str| {
@@ -217,7 +210,7 @@ fn a_course_gateway_gets_a_list_after_it_has_noticed_that_a_service_closed_its_c
 fn a_frame_without_an_end_is_closed_at_the_limits_with_words_that_help() {
     let distributor = Process::distributor(&[]);
     let scratch = Scratch::new();
-    let users = users_at(&distributor.address().to_string(), &scratch, &["--max-frame", "2000"]);
+    let users = Process::users(&distributor, &scratch, &["--max-frame", "2000"]);
     let connect = |bytes: &str| {
         let mut packets = users.packets();
         packets.send_raw(bytes.as_bytes());

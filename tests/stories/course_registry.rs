@@ -4,7 +4,7 @@ use std::net::TcpListener;
 
 use serde_json::{Value, json};
 
-use crate::harness::{Echo, Packets, Process, await_instances, eventually};
+use crate::harness::{Echo, Packets, Process, Program, await_instances, eventually};
 
 /// The longest packet that a course node survives, in bytes.
 const COURSE_LIMIT: usize = 64 * 1024;
@@ -83,7 +83,9 @@ fn two_programs_with_one_name_are_reported_once_and_marked_among_the_routes() {
     let rows = gateway.http().get("/routes").results();
     let rows = rows.as_array().unwrap();
     let has_conflict = |row: &Value| {
-        row["conflict"].as_str().is_some_and(|told| told.contains(&first) && told.contains(&second))
+        row["conflict"]
+            .as_str()
+            .is_some_and(|conflict| conflict.contains(&first) && conflict.contains(&second))
     };
     assert!(rows.len() == 2 && rows.iter().all(has_conflict), "{rows:#?}");
 
@@ -101,7 +103,7 @@ fn two_programs_with_one_name_are_reported_once_and_marked_among_the_routes() {
 fn an_entry_without_a_host_is_skipped_with_one_warning() {
     let echo = Echo::start(&Process::distributor(&[]), "users", &["GET/users"]);
     let played = TcpListener::bind("127.0.0.1:0").unwrap();
-    let gateway = Process::gateway_at(&played.local_addr().unwrap().to_string(), &[]);
+    let gateway = Program::gateway(played.local_addr().unwrap()).start();
     let mut joined = Packets::on(played.accept().unwrap().0);
     let hostless = json!({ "port": 9016, "name": "members", "urls": ["GET/members"] });
     for urls in [json!(["GET/goods"]), json!(["GET/users"])] {

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use socket2::{Domain, Socket, Type};
 
-use crate::harness::{Echo, PATIENCE, Packets, Process, SECRET, Scratch, eventually};
+use crate::harness::{Echo, PATIENCE, Packets, Process, Program, SECRET, Scratch, eventually};
 
 // ---- the list
 
@@ -99,7 +99,8 @@ fn an_ipv4_address_has_one_spelling_also_when_it_arrives_as_ipv6() {
     if TcpListener::bind("[::1]:0").is_err() {
         return crate::harness::skip("IPv6", "this machine has no IPv6");
     }
-    let distributor = Process::distributor_with(&["--listen", "[::]:0"], &[("PILCROW_SECRET", SECRET)]);
+    let distributor = Program::distributor().flags(["--listen", "[::]:0"]);
+    let distributor = distributor.variables(&[("PILCROW_SECRET", SECRET)]).start();
     let mut local = Packets::proven(SocketAddr::from(([127, 0, 0, 1], distributor.port())), SECRET);
     local.register("four", 9004, &[], &json!({}));
     let mut six = Packets::proven(format!("[::1]:{}", distributor.port()).parse().unwrap(), SECRET);
@@ -373,22 +374,22 @@ struct Violation {
     /// Whether the sender then shuts down its half of the connection.
     ends: bool,
     /// The words that the log uses for it, and the excerpt of the frame's beginning.
-    told: &'static str,
+    reason: &'static str,
     excerpt: &'static str,
     /// The frame length in the log line; a lower bound if the frame is too long.
     size: usize,
 }
 
 fn violations() -> Vec<Violation> {
-    let of = |bytes: &[u8], told, excerpt, size| Violation {
+    let of = |bytes: &[u8], reason, excerpt, size| Violation {
         bytes: bytes.to_vec(),
         ends: false,
-        told,
+        reason,
         excerpt,
         size,
     };
     let ending =
-        |bytes: &[u8], told, excerpt, size| Violation { ends: true, ..of(bytes, told, excerpt, size) };
+        |bytes: &[u8], reason, excerpt, size| Violation { ends: true, ..of(bytes, reason, excerpt, size) };
     let long = format!(r#"{{"uri":"/users","a":"{}"#, "x".repeat(LIMIT));
     let no_object = "not one JSON object";
     vec![
@@ -445,12 +446,12 @@ fn commit(process: &Process, violation: &Violation) {
         assert!(frame.contains("/distributes"), "{frame}"); // the list, unasked
     }
     let line = process.await_log(&[&format!("{me} closed")]);
-    for words in ["WARN", violation.told, &format!("limit {LIMIT}, begins: {}", violation.excerpt)] {
+    for words in ["WARN", violation.reason, &format!("limit {LIMIT}, begins: {}", violation.excerpt)] {
         assert!(line.contains(words), "no {words:?} in {line}");
     }
     let size =
         line.split(" bytes, limit").next().unwrap().rsplit('(').next().unwrap().parse::<usize>().unwrap();
-    let too_long = violation.told == "too long";
+    let too_long = violation.reason == "too long";
     assert!(if too_long { size >= violation.size } else { size == violation.size }, "{line}");
     let begins = line.split("begins: ").nth(1).unwrap().split(", ends: ").next().unwrap();
     assert!(begins.trim_end_matches(')').chars().count() <= 80, "{line}");

@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::harness::{
-    Asked, Echo, Load, Process, Response, Scratch, System, await_instances, eventually, free_port,
+    Asked, Echo, Load, Process, Program, Response, Scratch, System, await_instances, eventually, free_port,
 };
 
 // ---- under load
@@ -17,7 +17,7 @@ const TIMEOUT: Duration = Duration::from_secs(5);
 
 #[test]
 fn a_killed_instance_loses_no_read_and_no_route() {
-    let mut system = System::on(Scratch::in_memory(), Process::distributor(&[]), 2, &[]);
+    let mut system = System::builder().scratch(Scratch::in_memory()).users(2).start();
     system.create_user("kim@example.com", "Kim");
     let load = Load::start(system.http(), 4, TIMEOUT);
     load.await_more(50);
@@ -35,7 +35,7 @@ fn a_killed_instance_loses_no_read_and_no_route() {
 
 #[test]
 fn one_instance_after_the_other_is_replaced_under_load_without_one_failed_request() {
-    let mut system = System::on(Scratch::in_memory(), Process::distributor(&[]), 2, &[]);
+    let mut system = System::builder().scratch(Scratch::in_memory()).users(2).start();
     system.create_user("kim@example.com", "Kim");
     let load = Load::start(system.http(), 4, TIMEOUT);
     load.await_more(50);
@@ -53,7 +53,7 @@ fn one_instance_after_the_other_is_replaced_under_load_without_one_failed_reques
 fn a_distributor_restart_under_load_loses_no_request() {
     let address = format!("127.0.0.1:{}", free_port());
     let distributor = Process::distributor(&["--listen", &address]);
-    let system = System::on(Scratch::in_memory(), distributor, 2, &[]);
+    let system = System::builder().scratch(Scratch::in_memory()).distributor(distributor).users(2).start();
     system.create_user("kim@example.com", "Kim");
     let load = Load::start(system.http(), 4, TIMEOUT);
     load.await_more(50);
@@ -77,13 +77,10 @@ fn a_distributor_restart_under_load_loses_no_request() {
 fn the_three_may_start_in_any_order() {
     let scratch = Scratch::new();
     let address = format!("127.0.0.1:{}", free_port());
-    let gateway = Process::gateway_at(&address, &[]);
+    let gateway = Program::gateway(&address).start();
     assert_eq!(gateway.http().get("/users").status, 404);
     assert_eq!(gateway.http().get("/readyz").status, 503);
-    let database = scratch.file("users.db");
-    let arguments =
-        ["--listen", "127.0.0.1:0", "--distributor", &address, "--database", database.to_str().unwrap()];
-    let _users = Process::start(env!("CARGO_BIN_EXE_users"), &arguments.map(str::to_owned), &[]);
+    let _users = Program::users(&address, &scratch).start();
     let _distributor = Process::distributor(&["--listen", &address]);
     await_instances(&gateway, "GET", "/users", 1);
     assert_eq!(gateway.http().get("/users").status, 200);
@@ -123,7 +120,7 @@ fn a_route_without_an_instance_is_503_until_one_is_back_on_the_same_port_or_anot
 fn any_one_of_several_distributors_is_enough() {
     let nobody_yet = format!("127.0.0.1:{}", free_port());
     let first = Process::distributor(&[]);
-    let gateway = Process::gateway_at(&format!("{nobody_yet},{}", first.address()), &[]);
+    let gateway = Program::gateway(format!("{nobody_yet},{}", first.address())).start();
     let early = Echo::start(&first, "early", &["GET/early"]);
     await_instances(&gateway, "GET", "/early", 1);
     let second = Process::distributor(&["--listen", &nobody_yet]);
@@ -144,7 +141,7 @@ fn any_one_of_several_distributors_is_enough() {
 #[test]
 fn an_instance_that_both_of_two_distributors_list_is_one_instance() {
     let (first, second) = (Process::distributor(&[]), Process::distributor(&[]));
-    let gateway = Process::gateway_at(&format!("{},{}", first.address(), second.address()), &[]);
+    let gateway = Program::gateway(format!("{},{}", first.address(), second.address())).start();
     let echo = Echo::start(&first, "echo", &["GET/echo"]);
     let mut membership = second.packets();
     membership.register("echo", echo.port(), &["GET/echo"], &json!({ "proto": "pilcrow/1" }));
@@ -438,7 +435,7 @@ fn a_service_that_breaks_the_protocol_loses_its_link_and_gets_a_new_one() {
     bystander.await_asked(1);
     let services: Vec<(String, Echo, &str)> = breaches
         .into_iter()
-        .map(|(name, bytes, told)| {
+        .map(|(name, bytes, reason)| {
             let answer = move |asked: &Asked| match asked.params()["params"].as_str() {
                 Some("break") => {
                     asked.raw(&bytes);
@@ -450,14 +447,14 @@ fn a_service_that_breaks_the_protocol_loses_its_link_and_gets_a_new_one() {
             };
             let service = Echo::answering(&distributor, name, &[&format!("GET/{name}")], answer);
             await_instances(&gateway, "GET", &format!("/{name}"), 1);
-            (format!("/{name}"), service, told)
+            (format!("/{name}"), service, reason)
         })
         .collect();
-    for (path, service, told) in &services {
+    for (path, service, reason) in &services {
         assert_eq!(gateway.http().get(&format!("{path}/break")).status, 502, "{path}");
         let line = gateway.await_log(&[&format!("link 127.0.0.1:{}: closed", service.port())]);
         assert!(
-            line.contains("WARN") && line.contains(told) && line.contains("limit 1000, begins: "),
+            line.contains("WARN") && line.contains(reason) && line.contains("limit 1000, begins: "),
             "{line}"
         );
     }

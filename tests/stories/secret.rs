@@ -12,11 +12,11 @@ mod switch;
 
 use serde_json::json;
 
-use crate::harness::{Process, SECRET, System};
+use crate::harness::{Output, Program, SECRET, System};
 
 #[test]
 fn with_one_secret_everywhere_the_walk_passes() {
-    let system = System::secured(2);
+    let system = System::builder().secured().users(2).start();
     let made = system.create_user("kim@example.com", "Kim");
     let read = system.http().get(&format!("/users/{}", made["id"]));
     assert_eq!((read.status, &read.results()["name"]), (200, &json!("Kim")));
@@ -42,14 +42,15 @@ fn the_proof_by_hand_of_the_documents_is_accepted() {
             return crate::harness::skip(program, "not installed on this machine");
         }
     }
-    let system = System::secured(1);
+    let system = System::builder().secured().start();
     let program = documented(&system);
-    let run = |secret| Process::run("bash", &["-c", &program], &[("PILCROW_SECRET", secret)]);
-    let (status, out, told) = run(SECRET);
-    assert_eq!(status, Some(0), "{out} {told}");
-    let list: serde_json::Value = serde_json::from_str(&out).unwrap();
+    let run =
+        |secret| Program::at("bash").flags(["-c", &program]).variables(&[("PILCROW_SECRET", secret)]).run();
+    let Output { status, stdout, stderr } = run(SECRET);
+    assert_eq!(status, Some(0), "{stdout} {stderr}");
+    let list: serde_json::Value = serde_json::from_str(&stdout).unwrap();
     assert_eq!((&list["uri"], list["params"].as_array().unwrap().len()), (&json!("/distributes"), 2));
-    let (status, out, _) = run("another secret that is long enough");
+    let Output { status, stdout, .. } = run("another secret that is long enough");
     assert_eq!(status, Some(1));
-    assert!(out.contains("does not know the secret") && out.contains("401"), "{out}");
+    assert!(stdout.contains("does not know the secret") && stdout.contains("401"), "{stdout}");
 }

@@ -10,7 +10,9 @@ use std::time::{Duration, Instant};
 use pilcrow::net::flood;
 use serde_json::{Value, json};
 
-use crate::harness::{Http, PATIENCE, Packets, Process, Random, Scratch, await_instances, eventually};
+use crate::harness::{
+    Http, PATIENCE, Packets, Process, Program, Random, Scratch, await_instances, eventually,
+};
 
 /// The frame limit at the attacked ports. It is short, so that oversized frames are quick to send.
 const SHORT_FRAME: usize = 4096;
@@ -29,17 +31,12 @@ struct Stage {
 impl Stage {
     fn start(max_frame: &str) -> Self {
         let scratch = Scratch::in_memory();
-        let quiet = |program: &str, further: &[&str]| {
-            let all = [&["--listen", "127.0.0.1:0", "--max-frame", max_frame], further].concat();
-            let all: Vec<String> = all.into_iter().map(str::to_owned).collect();
-            Process::start(program, &all, &[("RUST_LOG", "info")])
+        let start = |program: Program| {
+            program.flags(["--max-frame", max_frame]).variables(&[("RUST_LOG", "info")]).start()
         };
-        let distributor = quiet(env!("CARGO_BIN_EXE_distributor"), &[]);
-        let joined = distributor.address().to_string();
-        let database = scratch.file("users.db");
-        let with_database = ["--distributor", &joined, "--database", database.to_str().unwrap()];
-        let users = quiet(env!("CARGO_BIN_EXE_users"), &with_database);
-        let gateway = quiet(env!("CARGO_BIN_EXE_gateway"), &with_database[..2]);
+        let distributor = start(Program::distributor());
+        let users = start(Program::users(distributor.address(), &scratch));
+        let gateway = start(Program::gateway(distributor.address()));
         await_instances(&gateway, "GET", "/users", 1);
         let kim = json!({ "email": "kim@example.com", "name": "Kim" });
         assert_eq!(gateway.http().post("/users", &kim).status, 201);

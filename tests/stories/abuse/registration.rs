@@ -4,7 +4,7 @@ use std::net::TcpListener;
 
 use serde_json::{Value, json};
 
-use crate::harness::{Echo, Packets, Process, Scratch, System, await_instances, eventually};
+use crate::harness::{Echo, Packets, Process, Program, Scratch, System, await_instances, eventually};
 
 /// Registers with a key, so that there is a reply. Returns its code and its message.
 fn claim(packets: &mut Packets, name: &str, port: u16, urls: &Value, key: u64) -> (u64, String) {
@@ -26,7 +26,7 @@ fn listed(distributor: &Process) -> Vec<String> {
 
 #[test]
 fn a_route_of_another_service_is_rejected_while_its_owner_lives_and_accepted_afterwards() {
-    let mut system = System::with(2, &[]);
+    let mut system = System::builder().users(2).start();
     let user = system.create_user("kim@example.com", "Kim");
     let ports = [system.users[0].port(), system.users[1].port()];
     let urls = ["GET/thief", "GET/users"];
@@ -165,7 +165,7 @@ fn a_gateway_ignores_its_own_paths_in_the_list_of_a_distributor_that_permits_the
     let ours = Process::distributor(&[]);
     let thief = Echo::start(&ours, "thief", &["GET/thief"]);
     let played = TcpListener::bind("127.0.0.1:0").unwrap();
-    let gateway = Process::gateway_at(&played.local_addr().unwrap().to_string(), &[]);
+    let gateway = Program::gateway(played.local_addr().unwrap()).start();
     let mut joined = Packets::on(played.accept().unwrap().0);
     let urls = ["GET/healthz", "POST/healthz", "GET/readyz", "GET/routes", "GET/thief"];
     let entry = json!({ "port": thief.port(), "host": "127.0.0.1", "name": "thief", "urls": urls });

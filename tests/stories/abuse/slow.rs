@@ -10,14 +10,14 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use crate::harness::{PATIENCE, Process, Scratch, System, eventually, narrow};
+use crate::harness::{PATIENCE, Scratch, System, eventually, narrow};
 
 /// This many users have names of the maximum length. Their list is an answer of some 300 KB. The list of 120 users
 /// already exceeds the buffers to a client that does not read.
 const USERS: usize = 500;
 
 fn system_with_long_lists() -> System {
-    let system = System::on(Scratch::in_memory(), Process::distributor(&[]), 1, &[]);
+    let system = System::builder().scratch(Scratch::in_memory()).start();
     let create = |number| {
         let user = json!({ "email": format!("user{number}@example.com"), "name": "🦀".repeat(100) });
         ("POST", "/users", user)

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::{PASSWORD, Person};
-use crate::harness::{Events, Piece, System};
+use crate::harness::{Events, Output, Piece, System};
 
 /// The e-mail addresses in changes, by change.
 fn emails(changes: &[Value]) -> Vec<Option<&str>> {
@@ -17,7 +17,7 @@ fn await_standing(events: &mut Events) {
 
 #[test]
 fn each_subscriber_gets_only_the_email_addresses_that_it_may_see() {
-    let system = System::secured(2);
+    let system = System::builder().secured().users(2).start();
     let (kim, lee) = (Person::new(&system, "kim"), Person::new(&system, "lee"));
     let boss = Person::admin(&system, "boss");
     let stranger = || system.http().events("/users/changes", &[]).unwrap();
@@ -69,7 +69,7 @@ fn assert_ends(mut events: Events) {
 
 #[test]
 fn a_stream_ends_with_its_token_and_others_continue() {
-    let system = System::secured(2);
+    let system = System::builder().secured().users(2).start();
     let kim = Person::new(&system, "kim");
     let [out, changed] = [(); 2].map(|()| Person::log_in(&system, &kim.email, PASSWORD));
     let boss = Person::admin(&system, "boss");
@@ -95,7 +95,7 @@ fn a_stream_ends_with_its_token_and_others_continue() {
 
 #[test]
 fn nothing_that_happens_after_a_logout_is_sent_to_its_streams() {
-    let system = System::secured(2);
+    let system = System::builder().secured().users(2).start();
     let boss = Person::admin(&system, "boss");
     for round in 0..20 {
         let admin = Person::log_in(&system, &boss.email, PASSWORD);
@@ -109,7 +109,7 @@ fn nothing_that_happens_after_a_logout_is_sent_to_its_streams() {
 
 #[test]
 fn a_stream_ends_when_its_token_expires_even_if_nothing_happens() {
-    let system = System::secured_with(&[&["--token-ttl", "2"]], &[]);
+    let system = System::builder().secured().users_flags(&["--token-ttl", "2"]).start();
     let kim = Person::new(&system, "kim");
     let mut events = kim.follow("/users/changes").unwrap();
     await_standing(&mut events);
@@ -118,12 +118,12 @@ fn a_stream_ends_when_its_token_expires_even_if_nothing_happens() {
 
 #[test]
 fn a_new_admin_sees_all_addresses_from_then_on() {
-    let system = System::secured(1);
+    let system = System::builder().secured().start();
     let (kim, lee) = (Person::new(&system, "kim"), Person::new(&system, "lee"));
     let mut events = kim.follow("/users/changes").unwrap();
     await_standing(&mut events);
-    let (status, told, _) = super::make_admin(&system.scratch, &kim.email, "");
-    assert_eq!(status, Some(0), "{told}");
+    let Output { status, stderr, .. } = super::make_admin(&system.scratch, &kim.email, "");
+    assert_eq!(status, Some(0), "{stderr}");
     let change = events.change();
     assert_eq!((&change["kind"], &change["user"]["role"]), (&json!("updated"), &json!("admin")));
     assert_eq!(lee.patch(&lee.path(), &json!({ "name": "L" })).status, 200);

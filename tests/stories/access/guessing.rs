@@ -40,7 +40,7 @@ fn kept(system: &System) -> u32 {
 
 #[test]
 fn after_five_failures_for_one_email_even_the_right_password_is_rejected_for_a_minute() {
-    let system = System::with(2, &[]);
+    let system = System::builder().users(2).start();
     let http = system.http();
     create(&http, "kim@example.com");
     create(&http, "lee@example.com");
@@ -77,7 +77,7 @@ fn after_five_failures_for_one_email_even_the_right_password_is_rejected_for_a_m
 
 #[test]
 fn a_client_that_fails_twenty_times_is_refused_whatever_email_it_tries_and_others_are_not() {
-    let system = System::with(2, &["--trusted-proxy", "127.0.0.1"]);
+    let system = System::builder().users(2).gateway_flags(&["--trusted-proxy", "127.0.0.1"]).start();
     let from = |client: &str, email: &str, password: &str| {
         let headers = [("Content-Type", "application/json"), ("X-Forwarded-For", client)];
         let body = json!({ "email": email, "password": password }).to_string();
@@ -106,7 +106,7 @@ fn a_client_that_fails_twenty_times_is_refused_whatever_email_it_tries_and_other
 #[test]
 fn many_guesses_at_once_get_no_more_answers_than_in_sequence() {
     const GUESSES: usize = 64;
-    let system = System::with(2, &["--timeout", "60"]);
+    let system = System::builder().users(2).gateway_flags(&["--timeout", "60"]).start();
     create(&system.http(), "kim@example.com");
     let mut connections: Vec<Connection> = (0..GUESSES).map(|_| system.http().connect()).collect();
     for (number, connection) in connections.iter_mut().enumerate() {
@@ -133,7 +133,7 @@ fn many_guesses_at_once_get_no_more_answers_than_in_sequence() {
 
 #[test]
 fn guesses_straight_over_packets_are_counted_for_each_email() {
-    let system = System::with(2, &[]);
+    let system = System::builder().users(2).start();
     create(&system.http(), "kim@example.com");
     let mut packets: Vec<_> = system.users.iter().map(crate::harness::Process::packets).collect();
     let mut guess = |instance: usize, email: &str, password: &str| {

@@ -4,12 +4,12 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use serde_json::json;
 
-use crate::harness::{Process, System};
+use crate::harness::{Process, Program, System};
 
 /// A program that reports ready and writes this line to its log.
 fn program_that_logs(line: &str) -> Process {
     let script = "echo 'leaky listening on 127.0.0.1:1'; echo \"$0\" >&2; exec sleep 600";
-    Process::start("/bin/sh", &["-c".to_owned(), script.to_owned(), line.to_owned()], &[])
+    Program::at("/bin/sh").flags(["-c", script, line]).start()
 }
 
 fn ends_badly(process: Process) -> Option<String> {
@@ -19,7 +19,7 @@ fn ends_badly(process: Process) -> Option<String> {
 
 #[test]
 fn a_log_with_a_password_a_token_or_the_cluster_secret_fails_its_test() {
-    let system = System::secured(1);
+    let system = System::builder().secured().start();
     let password = "a password that the log tells";
     let (form, json) = ("a-form's-password-in-the-log", "a \"quoted\" password in the log");
     let http = system.http();
@@ -35,9 +35,9 @@ fn a_log_with_a_password_a_token_or_the_cluster_secret_fails_its_test() {
     for secret in [password, form, &quoted, &token, "a-token-that-never-was", crate::harness::SECRET] {
         let process = program_that_logs(&format!("somebody has said {secret} to me"));
         process.await_log(&["somebody has said"]);
-        let told =
+        let failure =
             ends_badly(process).unwrap_or_else(|| panic!("no check noticed that a log contains {secret}"));
-        assert!(told.contains("somebody has said"), "{told}");
+        assert!(failure.contains("somebody has said"), "{failure}");
     }
     let harmless = program_that_logs("somebody has said nothing");
     harmless.await_log(&["somebody has said"]);

@@ -10,7 +10,7 @@ mod upgrade;
 
 use serde_json::{Value, json};
 
-use crate::harness::{Events, Http, Process, Response, Scratch, System};
+use crate::harness::{Events, Http, Output, Program, Response, Scratch, System};
 
 const PASSWORD: &str = "correct horse battery staple";
 
@@ -36,8 +36,8 @@ impl Person {
     /// An admin, created by the command.
     fn admin(system: &System, name: &str) -> Self {
         let email = format!("{name}@example.com");
-        let (status, told, _) = make_admin(&system.scratch, &email, &format!("{PASSWORD}\n"));
-        assert_eq!(status, Some(0), "{told}");
+        let Output { status, stderr, .. } = make_admin(&system.scratch, &email, &format!("{PASSWORD}\n"));
+        assert_eq!(status, Some(0), "{stderr}");
         Self::log_in(system, &email, PASSWORD)
     }
 
@@ -85,11 +85,11 @@ fn ask(http: Http, authorization: &str, method: &str, path: &str, body: &Value) 
     http.request(method, path, &headers, body.to_string().as_bytes())
 }
 
-/// Runs `users --admin` on this story's database with this stdin. Returns exit status, stdout and stderr.
-fn make_admin(scratch: &Scratch, email: &str, stdin: &str) -> (Option<i32>, String, String) {
+/// Runs `users --admin` on this story's database with this stdin.
+fn make_admin(scratch: &Scratch, email: &str, stdin: &str) -> Output {
     let database = scratch.file("users.db");
-    let arguments = ["--admin", email, "--database", database.to_str().unwrap()];
-    Process::run_with_stdin(env!("CARGO_BIN_EXE_users"), &arguments, stdin)
+    let flags = ["--admin", email, "--database", database.to_str().unwrap()];
+    Program::at(env!("CARGO_BIN_EXE_users")).flags(flags).stdin(stdin).run()
 }
 
 /// Panics unless the answer rejects a client that is not logged in and says what to do.

@@ -21,7 +21,7 @@ fn without_a_secret_no_login_is_needed() {
 
 #[test]
 fn only_the_user_can_change_and_delete_its_record() {
-    let system = System::secured(2);
+    let system = System::builder().secured().users(2).start();
     let (kim, lee) = (Person::new(&system, "kim"), Person::new(&system, "lee"));
     let http = system.http();
     for body in [json!({ "name": "Mallory" }), json!({ "password": "mallory's own" })] {
@@ -44,7 +44,7 @@ fn only_the_user_can_change_and_delete_its_record() {
 
 #[test]
 fn an_invalid_token_gets_401_on_every_route_but_login_and_sign_up() {
-    let system = System::secured(1);
+    let system = System::builder().secured().start();
     let kim = Person::new(&system, "kim");
     let spent = Person::log_in(&system, &kim.email, PASSWORD);
     assert_eq!(spent.log_out().status, 200);
@@ -90,7 +90,7 @@ fn shown(list: &Value) -> Vec<Option<&str>> {
 
 #[test]
 fn only_the_owner_and_admins_see_an_email_address() {
-    let system = System::secured(2);
+    let system = System::builder().secured().users(2).start();
     let (kim, lee) = (Person::new(&system, "kim"), Person::new(&system, "lee"));
     let boss = Person::admin(&system, "boss");
     let http = system.http();
@@ -113,7 +113,7 @@ fn only_the_owner_and_admins_see_an_email_address() {
 
 #[test]
 fn no_client_can_test_whether_an_address_has_an_account() {
-    let system = System::secured(1);
+    let system = System::builder().secured().start();
     let (kim, _lee) = (Person::new(&system, "kim"), Person::new(&system, "lee"));
     let boss = Person::admin(&system, "boss");
     for email in ["lee@example.com", "nobody@example.com"] {
@@ -128,7 +128,7 @@ fn no_client_can_test_whether_an_address_has_an_account() {
 
 #[test]
 fn an_admin_may_change_and_delete_everybody() {
-    let system = System::secured(1);
+    let system = System::builder().secured().start();
     let kim = Person::new(&system, "kim");
     let boss = Person::admin(&system, "boss");
     assert_eq!(boss.patch(&kim.path(), &json!({ "name": "Kimberly" })).results()["email"], kim.email);
@@ -143,7 +143,7 @@ fn an_admin_may_change_and_delete_everybody() {
 
 #[test]
 fn the_two_views_of_a_user_have_different_entity_tags_and_if_match_takes_either() {
-    let system = System::secured(1);
+    let system = System::builder().secured().start();
     let kim = Person::new(&system, "kim");
     let (public, own) = (system.http().get(&kim.path()), kim.get(&kim.path()));
     let (public, own) = (public.header("ETag").unwrap(), own.header("ETag").unwrap());
@@ -174,7 +174,7 @@ fn the_two_views_of_a_user_have_different_entity_tags_and_if_match_takes_either(
 
 #[test]
 fn a_forbidden_write_is_rejected_before_a_password_is_hashed() {
-    let system = System::secured(1);
+    let system = System::builder().secured().start();
     let (kim, lee) = (Person::new(&system, "kim"), Person::new(&system, "lee"));
     // The hashing queue has 64 places. If these requests were hashed before their rejection, most would get 503.
     let asked: Vec<_> = (0..200)

@@ -9,7 +9,7 @@ use crate::harness::{System, eventually};
 
 #[test]
 fn a_logout_ends_only_the_token_of_its_request() {
-    for system in [System::start(), System::secured(2)] {
+    for system in [System::start(), System::builder().secured().users(2).start()] {
         let kim = Person::new(&system, "kim");
         let other = Person::log_in(&system, &kim.email, PASSWORD);
         assert_log_in_first(&system.http().post("/users/logout", &json!({})));
@@ -22,7 +22,7 @@ fn a_logout_ends_only_the_token_of_its_request() {
 
 #[test]
 fn an_ended_token_is_rejected_by_every_instance() {
-    let system = System::secured(2);
+    let system = System::builder().secured().users(2).start();
     let kim = Person::new(&system, "kim");
     let other = Person::log_in(&system, &kim.email, PASSWORD);
     assert_eq!(kim.log_out().status, 200);
@@ -35,7 +35,7 @@ fn an_ended_token_is_rejected_by_every_instance() {
 
 #[test]
 fn a_changed_password_ends_every_token_of_its_user_only() {
-    let system = System::secured(2);
+    let system = System::builder().secured().users(2).start();
     let (kim, lee) = (Person::new(&system, "kim"), Person::new(&system, "lee"));
     let other = Person::log_in(&system, &kim.email, PASSWORD);
     assert_eq!(kim.patch(&kim.path(), &json!({ "password": "a new password" })).status, 200);
@@ -50,7 +50,7 @@ fn a_changed_password_ends_every_token_of_its_user_only() {
 
 #[test]
 fn a_token_expires() {
-    let system = System::secured_with(&[&["--token-ttl", "2"]], &[]);
+    let system = System::builder().secured().users_flags(&["--token-ttl", "2"]).start();
     let kim = Person::new(&system, "kim");
     assert_eq!(kim.get(&kim.path()).results()["email"], kim.email);
     let refused = eventually("the token has expired", || {
@@ -65,7 +65,7 @@ fn a_token_expires() {
 
 #[test]
 fn a_token_that_ends_while_its_write_waits_writes_nothing() {
-    let system = System::secured(1);
+    let system = System::builder().secured().start();
     let kim = Person::new(&system, "kim");
     // A password change waits for the hashing threads, which these logins keep busy. The token expires meanwhile.
     let crowd: Vec<_> = (0..40)

@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use super::{PASSWORD, Person};
-use crate::harness::{Process, Scratch, System};
+use crate::harness::{Program, Scratch, System};
 
 #[test]
 fn a_database_of_version_2_keeps_its_users_and_tokens_and_has_no_admin() {
@@ -42,9 +42,9 @@ fn a_database_of_version_2_keeps_its_users_and_tokens_and_has_no_admin() {
     drop(database);
 
     let variables = [("PILCROW_SECRET", crate::harness::SECRET)];
-    let distributor = Process::distributor_with(&[], &variables);
-    let users = Process::users_with(&distributor, &scratch, &[], &variables);
-    let gateway = Process::gateway_with(&distributor, &[], &variables);
+    let distributor = Program::distributor().variables(&variables).start();
+    let users = Program::users(distributor.address(), &scratch).variables(&variables).start();
+    let gateway = Program::gateway(distributor.address()).variables(&variables).start();
     crate::harness::await_instances(&gateway, "GET", "/users", 1);
     users.await_log(&["schema version 3"]);
     let http = gateway.http();

@@ -141,7 +141,7 @@ fn a_stopped_instance_fails_no_read_becomes_unhealthy_and_recovers() {
 
 #[test]
 fn the_last_instance_of_a_route_is_called_even_if_it_is_silent() {
-    let mut system = System::with(1, &["--timeout", "0.2"]);
+    let mut system = System::builder().gateway_flags(&["--timeout", "0.2"]).start();
     system.create_user("kim@example.com", "Kim");
     system.users[0].signal(Signal::SIGSTOP);
     // The signal takes effect after a short delay.

@@ -87,7 +87,7 @@ fn a_course_service_lives_through_two_hundred_requests_at_once() {
 
 #[test]
 fn course_gates_work_in_front_of_our_users() {
-    let system = System::on(Scratch::in_memory(), Process::distributor(&[]), 1, &[]);
+    let system = System::builder().scratch(Scratch::in_memory()).start();
     let first = system.create_user("kim@example.com", "Kim ¶");
     create_many_users(&system.users[0]);
     let heard = || system.users[0].log().iter().filter(|line| line.contains("list of 3 nodes")).count();
@@ -134,7 +134,8 @@ fn course_gates_work_in_front_of_our_users() {
 fn our_gateway_and_users_work_with_a_course_distributor() {
     for flags in [["distributor"].as_slice(), &["distributor", "--fragile"]] {
         let Some(distributor) = course_js(flags) else { return };
-        let mut system = System::on(Scratch::in_memory(), distributor, 2, &[]);
+        let mut system =
+            System::builder().scratch(Scratch::in_memory()).distributor(distributor).users(2).start();
         let user = system.create_user("kim@example.com", "Kim ¶");
         let http = system.http();
         assert_eq!(http.get("/users/1").results(), user);

@@ -91,7 +91,7 @@ fn a_course_gate_whose_frame_was_bad_finds_our_users_again() {
     for ours in [true, false] {
         let distributor = if ours { Some(Process::distributor(&[])) } else { course_js(&["distributor"]) };
         let Some(distributor) = distributor else { return };
-        let system = System::on(Scratch::in_memory(), distributor, 1, &[]);
+        let system = System::builder().scratch(Scratch::in_memory()).distributor(distributor).start();
         for (dialect, ..) in DIALECTS {
             let arguments = ["gate", &port_of(&system.distributor), "--dialect", dialect];
             let Some(mut gate) = course_js(&arguments) else { return };

@@ -14,7 +14,7 @@ fn a_backup_of_a_database_in_use_is_whole() {
     if !have(&["sqlite3"]) {
         return;
     }
-    let system = System::with(2, &[]);
+    let system = System::builder().users(2).start();
     for number in 1..=50 {
         system.create_user(&format!("{number}@example.com"), "Kim");
     }

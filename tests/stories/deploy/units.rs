@@ -8,7 +8,7 @@ use std::process::Command;
 use super::outsider::Curl;
 use super::proxy::Proxy;
 use super::{deployed, have};
-use crate::harness::{Process, Scratch, await_instances, free_port};
+use crate::harness::{Process, Program, Scratch, await_instances, free_port};
 
 /// Copies of the units that use the binaries of this build.
 fn units(scratch: &Scratch) -> Vec<PathBuf> {
@@ -117,8 +117,7 @@ fn start_unit(scratch: &Scratch, unit: &str, instance: &str, settings: &[(&str, 
         "/usr/local/bin/users" => env!("CARGO_BIN_EXE_users"),
         other => panic!("{unit} starts {other}"),
     };
-    let arguments: Vec<String> = words.map(str::to_owned).collect();
-    let process = Process::start(program, &arguments, &variables);
+    let process = Program::at(program).flags(words).variables(&variables).start();
     process.await_log(&["secured"]);
     process
 }

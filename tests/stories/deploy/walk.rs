@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use super::outsider::{Curl, Tunnel, VERSIONS};
 use super::proxy::Proxy;
-use crate::harness::{Echo, Piece, Process, System, Watched, await_instances, eventually};
+use crate::harness::{Echo, Piece, Process, Program, System, await_instances, eventually};
 
 #[test]
 fn the_walk_goes_over_tls_by_http_1_and_by_http_2() {
@@ -81,8 +81,7 @@ fn events_pass_one_by_one_as_they_happen() {
     for version in VERSIONS {
         let curl = Curl { proxy: &proxy, version };
         let follow = curl.arguments("/users/changes", &["-N", "-H", "Accept: text/event-stream"]);
-        let follow: Vec<&str> = follow.iter().map(String::as_str).collect();
-        let mut events = Watched::start("curl", &follow);
+        let mut events = Program::at("curl").flags(follow).watch();
         let standing = events.line().unwrap();
         assert!(standing.starts_with(": following"), "{standing}");
         for number in 1..=5 {
@@ -109,8 +108,7 @@ fn a_silent_stream_outlives_every_time_limit_of_the_proxy() {
     let Some(proxy) = Proxy::before(&[gateway.address()]) else { return };
     let curl = Curl { proxy: &proxy, version: "--http2" };
     let quiet = curl.arguments("/quiet", &["-N", "-H", "Accept: text/event-stream"]);
-    let quiet: Vec<&str> = quiet.iter().map(String::as_str).collect();
-    let mut by_curl = Watched::start("curl", &quiet);
+    let mut by_curl = Program::at("curl").flags(quiet).watch();
     let tunnel = Tunnel::to(&proxy);
     let mut events = tunnel.http().events("/quiet", &[]).unwrap();
     assert_eq!(events.event().unwrap().id, Some(1));

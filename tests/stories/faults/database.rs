@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use super::{create, emails, times_said};
-use crate::harness::{Event, Http, Process, Response, Scratch, System, await_instances};
+use crate::harness::{Event, Http, Output, Process, Program, Response, Scratch, System, await_instances};
 
 // ---- locked
 
@@ -58,7 +58,7 @@ fn keep_reading(http: Http, ended: &Arc<AtomicBool>) -> JoinHandle<usize> {
 
 #[test]
 fn while_another_process_locks_the_database_writes_wait_and_reads_continue() {
-    let system = System::on(Scratch::in_memory(), Process::distributor(&[]), 2, &[]);
+    let system = System::builder().scratch(Scratch::in_memory()).users(2).start();
     system.create_user("kim@example.com", "Kim");
     let mut created = vec!["kim@example.com".to_owned()];
     for round in 1.. {
@@ -106,7 +106,8 @@ fn a_write_waits_three_seconds_for_another_process_and_is_then_rejected() {
 }
 
 fn refused_while_locked(timeout: &str, limit: Duration) {
-    let system = System::on(Scratch::in_memory(), Process::distributor(&[]), 1, &["--timeout", timeout]);
+    let system =
+        System::builder().scratch(Scratch::in_memory()).gateway_flags(&["--timeout", timeout]).start();
     system.create_user("kim@example.com", "Kim");
     let ended = Arc::default();
     let reader = keep_reading(system.http(), &ended);
@@ -138,55 +139,41 @@ struct OwnDisk {
 
 /// The command that gives a process private mounts. `None` where that is not permitted.
 fn with_own_mounts() -> Option<Vec<&'static str>> {
-    let ways = [vec!["unshare", "-m"], vec!["unshare", "-rm"]];
-    let way = ways.into_iter().find(|way| {
+    let commands = [vec!["unshare", "-m"], vec!["unshare", "-rm"]];
+    let permitted = commands.into_iter().find(|command| {
         let script = "mount -t tmpfs -o size=1m none /tmp";
-        let tried = Command::new(way[0]).args(&way[1..]).args(["sh", "-c", script]).output();
+        let tried = Command::new(command[0]).args(&command[1..]).args(["sh", "-c", script]).output();
         tried.is_ok_and(|tried| tried.status.success())
     });
-    if way.is_none() {
+    if permitted.is_none() {
         crate::harness::skip("unshare -m", "this user may not mount a private disk");
     }
-    way
+    permitted
 }
 
-/// The command that starts users after this script has mounted a disk at the directory `$0`.
-fn on_own_disk(
-    distributor: &Process,
-    scratch: &Scratch,
-    script: &str,
-) -> Option<(&'static str, Vec<String>)> {
-    let way = with_own_mounts()?;
-    let directory = scratch.path().canonicalize().unwrap();
-    let database = directory.join("users.db");
+/// A users program that starts after this script has mounted a disk at the directory `$0`.
+fn on_own_disk(distributor: &Process, scratch: &Scratch, script: &str) -> Option<Program> {
+    let unshare = with_own_mounts()?;
     let script = format!("{script} && exec \"$@\"");
-    let joined = distributor.address().to_string();
-    let all = [
-        &way[1..],
-        &["sh", "-c", &script, directory.to_str().unwrap(), env!("CARGO_BIN_EXE_users")],
-        &["--listen", "127.0.0.1:0", "--distributor", &joined],
-        &["--database", database.to_str().unwrap()],
-    ];
-    Some((way[0], all.concat().into_iter().map(str::to_owned).collect()))
+    let shell = ["sh", "-c", &script, scratch.path().to_str().unwrap()];
+    Some(Program::users(distributor.address(), scratch).started_by(&[&unshare[..], &shell].concat()))
 }
 
 impl OwnDisk {
     /// Starts users on a disk that this script mounts at the directory `$0`.
     fn start(distributor: &Process, script: &str) -> Option<Self> {
         let scratch = Scratch::new();
-        let (program, arguments) = on_own_disk(distributor, &scratch, script)?;
-        let users = Process::start(program, &arguments, &[]);
+        let users = on_own_disk(distributor, &scratch, script)?.start();
         Some(Self { users, directory: scratch.path().canonicalize().unwrap(), _scratch: scratch })
     }
 
     /// Starts users on a disk on which it cannot run. Returns the one sentence that it prints.
     fn refused(distributor: &Process, scratch: &Scratch, script: &str) -> Option<String> {
-        let (program, arguments) = on_own_disk(distributor, scratch, script)?;
-        let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
-        let (status, out, told) = Process::run(program, &arguments, &[("RUST_LOG", "info")]);
-        assert_eq!((status, out.as_str()), (Some(1), ""), "{told}");
-        let last = told.lines().last().unwrap_or_default();
-        assert!(last.starts_with("users: "), "{told}");
+        let users = on_own_disk(distributor, scratch, script)?.variables(&[("RUST_LOG", "info")]);
+        let Output { status, stdout, stderr } = users.run();
+        assert_eq!((status, stdout.as_str()), (Some(1), ""), "{stderr}");
+        let last = stderr.lines().last().unwrap_or_default();
+        assert!(last.starts_with("users: "), "{stderr}");
         Some(last.to_owned())
     }
 

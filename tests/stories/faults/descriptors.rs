@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 
 use super::{create, times_said};
-use crate::harness::{Echo, PATIENCE, Packets, Process, Scratch, await_instances, eventually};
+use crate::harness::{Echo, PATIENCE, Packets, Process, Program, Scratch, await_instances, eventually};
 
 /// The time a process has to recover after the idle connections have ended.
 const WHOLE_AGAIN: Duration = Duration::from_secs(3);
@@ -33,13 +33,9 @@ fn assert_said_once(process: &Process) {
     assert_eq!(times_said(&process.log(), "cannot accept connections now"), 1, "{:#?}", process.log());
 }
 
-fn flags(all: &[&str]) -> Vec<String> {
-    [&["--listen", "127.0.0.1:0"], all].concat().into_iter().map(str::to_owned).collect()
-}
-
 #[test]
 fn a_distributor_without_a_free_descriptor_still_pushes_lists() {
-    let distributor = Process::start_with_descriptors(40, env!("CARGO_BIN_EXE_distributor"), &flags(&[]));
+    let distributor = Program::distributor().max_descriptors(40).start();
     let gateway = Process::gateway(&distributor, &[]);
     let mut echo = Echo::start(&distributor, "echo", &["GET/echo"]);
     await_instances(&gateway, "GET", "/echo", 1);
@@ -70,10 +66,7 @@ fn a_distributor_without_a_free_descriptor_still_pushes_lists() {
 fn users_without_a_free_descriptor_still_reads_writes_and_streams() {
     let scratch = Scratch::in_memory();
     let distributor = Process::distributor(&[]);
-    let database = scratch.file("users.db");
-    let joined = distributor.address().to_string();
-    let all = flags(&["--distributor", &joined, "--database", database.to_str().unwrap()]);
-    let users = Process::start_with_descriptors(40, env!("CARGO_BIN_EXE_users"), &all);
+    let users = Program::users(distributor.address(), &scratch).max_descriptors(40).start();
     let gateway = Process::gateway(&distributor, &[]);
     await_instances(&gateway, "GET", "/users", 1);
     let mut events = gateway.http().events("/users/changes?after=0", &[]).unwrap();
@@ -114,9 +107,7 @@ fn read_often(packets: &mut Packets) {
 #[test]
 fn a_gateway_without_a_free_descriptor_keeps_its_links_and_makes_new_ones_when_others_close() {
     let distributor = Process::distributor(&[]);
-    let joined = distributor.address().to_string();
-    let all = flags(&["--distributor", &joined]);
-    let gateway = Process::start_with_descriptors(40, env!("CARGO_BIN_EXE_gateway"), &all);
+    let gateway = Program::gateway(distributor.address()).max_descriptors(40).start();
     let _echo = Echo::start(&distributor, "echo", &["GET/echo"]);
     await_instances(&gateway, "GET", "/echo", 1);
     let mut inside = gateway.http().connect();

@@ -1,30 +1,22 @@
 //! Distributors that are down for a while, and several of them.
 
-use std::path::Path;
 use std::time::{Duration, Instant};
 
-use crate::harness::{Echo, Load, Process, Scratch, System, await_instances, free_port};
+use crate::harness::{Echo, Load, Process, Program, Scratch, System, await_instances, free_port};
 
 /// The time limit for a request at a gateway with its default settings.
 const TIMEOUT: Duration = Duration::from_secs(5);
 
-/// A users process that joins the distributors at these addresses, whether they run yet or not.
-fn users_at(distributors: &str, database: &Path) -> Process {
-    let all =
-        ["--listen", "127.0.0.1:0", "--distributor", distributors, "--database", database.to_str().unwrap()];
-    Process::start(env!("CARGO_BIN_EXE_users"), &all.map(str::to_owned), &[])
-}
-
 fn without_a_distributor_for(time: Duration) {
     let address = format!("127.0.0.1:{}", free_port());
     let distributor = Process::distributor(&["--listen", &address]);
-    let system = System::on(Scratch::in_memory(), distributor, 1, &[]);
+    let system = System::builder().scratch(Scratch::in_memory()).distributor(distributor).start();
     let load = Load::start(system.http(), 4, TIMEOUT);
     load.await_more(50);
     system.distributor.kill();
     let gone = Instant::now();
     system.gateway.await_log(&["distributor", "trying again"]);
-    let newcomer = users_at(&address, &system.scratch.file("users.db"));
+    let newcomer = Program::users(&address, &system.scratch).start();
     newcomer.await_log(&["cannot reach", &address, "trying again every 3 s"]);
     load.await_more(100);
     std::thread::sleep(time.saturating_sub(gone.elapsed()));
@@ -58,8 +50,8 @@ fn two_distributors_can_be_replaced_in_turn_without_a_failed_request() {
     let start = |address: &String| Process::distributor(&["--listen", address]);
     let mut distributors = addresses.iter().map(start).collect::<Vec<_>>();
     let scratch = Scratch::in_memory();
-    let users = users_at(&both, &scratch.file("users.db"));
-    let gateway = Process::gateway_at(&both, &[]);
+    let users = Program::users(&both, &scratch).start();
+    let gateway = Program::gateway(&both).start();
     // Both distributors list it, but it counts as one instance.
     for distributor in &distributors {
         distributor.await_log(&["registered: users at"]);

@@ -8,7 +8,7 @@ use std::thread;
 use nix::sys::signal::Signal;
 use serde_json::json;
 
-use crate::harness::{Connection, Echo, Http, PATIENCE, Packets, Process, Scratch, await_instances};
+use crate::harness::{Connection, Echo, Http, PATIENCE, Packets, Process, Program, Scratch, await_instances};
 
 /// A gateway in front of a played service.
 fn gateway_and_echo() -> (Process, Echo, Process) {
@@ -93,7 +93,8 @@ fn ask_until(done: &Arc<AtomicBool>, http: Http) -> thread::JoinHandle<usize> {
 fn a_gateway_that_restarts_on_an_inherited_socket_refuses_and_resets_no_connection() {
     let socket = TcpListener::bind("127.0.0.1:0").unwrap();
     let distributor = Process::distributor(&[]);
-    let mut gateway = Process::gateway_on(&socket, &distributor);
+    let start = || Program::gateway(distributor.address()).socket(&socket).start();
+    let mut gateway = start();
     let _echo = Echo::start(&distributor, "echo", &["GET/echo"]);
     assert_eq!(gateway.address(), socket.local_addr().unwrap());
     let done = Arc::new(AtomicBool::new(false));
@@ -101,7 +102,7 @@ fn a_gateway_that_restarts_on_an_inherited_socket_refuses_and_resets_no_connecti
     for _ in 0..3 {
         await_instances(&gateway, "GET", "/echo", 1);
         assert_eq!(gateway.stop().code(), Some(0));
-        gateway = Process::gateway_on(&socket, &distributor);
+        gateway = start();
     }
     await_instances(&gateway, "GET", "/echo", 1);
     done.store(true, Ordering::SeqCst);

@@ -4,7 +4,7 @@
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use crate::harness::{Http, Process, SECRET, Scratch, await_instances, eventually};
+use crate::harness::{Http, Process, Program, SECRET, Scratch, await_instances, eventually};
 
 /// The time limit for the detection of a dead link.
 const NOTICED: Duration = Duration::from_secs(15);
@@ -84,16 +84,13 @@ impl Apart {
         let side = FarSide::build()?;
         let scratch = Scratch::new();
         let secret = [("PILCROW_SECRET", SECRET)];
-        let distributor = Process::distributor_with(&["--listen", &format!("{}:0", side.near)], &secret);
-        let gateway = Process::gateway_with(&distributor, &["--timeout", "1"], &secret);
-        let database = scratch.file("users.db");
-        let (joined, listen) = (distributor.address().to_string(), format!("{}:0", side.far));
-        let all = [
-            &["netns", "exec", &side.name, env!("CARGO_BIN_EXE_users"), "--listen", &listen][..],
-            &["--distributor", &joined, "--database", database.to_str().unwrap()],
-        ];
-        let all: Vec<String> = all.concat().into_iter().map(str::to_owned).collect();
-        let users = Process::start("ip", &all, &secret);
+        let near = format!("{}:0", side.near);
+        let distributor = Program::distributor().flags(["--listen", &near]).variables(&secret).start();
+        let gateway =
+            Program::gateway(distributor.address()).flags(["--timeout", "1"]).variables(&secret).start();
+        let far = format!("{}:0", side.far);
+        let users = Program::users(distributor.address(), &scratch).flags(["--listen", &far]);
+        let users = users.started_by(&["ip", "netns", "exec", &side.name]).variables(&secret).start();
         await_instances(&gateway, "GET", "/users", 1);
         assert_eq!(gateway.http().get("/users").status, 200);
         Some(Self { gateway, users, distributor, side, _scratch: scratch })

@@ -30,7 +30,7 @@ fn the_stream_of_a_lost_client_is_cancelled_at_the_next_event() {
 
 #[test]
 fn a_stream_above_the_limit_is_rejected_until_another_ends() {
-    let system = System::with(1, &["--max-streams", "2"]);
+    let system = System::builder().gateway_flags(&["--max-streams", "2"]).start();
     let http = system.http();
     let (mut first, second) = (follow(&http, ""), follow(&http, "?after=0"));
     let refused = http.events("/users/changes", &[]).err().expect("no third stream");
@@ -49,7 +49,7 @@ fn a_stream_above_the_limit_is_rejected_until_another_ends() {
 
 #[test]
 fn a_rejected_request_for_events_takes_no_slot() {
-    let system = System::with(1, &["--max-streams", "1"]);
+    let system = System::builder().gateway_flags(&["--max-streams", "1"]).start();
     let http = system.http();
     // Its place becomes free shortly after its answer.
     let ask = |path: &str, status: u16| {
@@ -67,7 +67,7 @@ fn a_rejected_request_for_events_takes_no_slot() {
 
 #[test]
 fn streams_take_no_slot_from_requests() {
-    let system = System::with(1, &["--max-in-flight", "2"]);
+    let system = System::builder().gateway_flags(&["--max-in-flight", "2"]).start();
     let http = system.http();
     let mut all: Vec<Events> = (0..6).map(|_| follow(&http, "")).collect();
     for number in 1..=3 {
@@ -102,7 +102,7 @@ fn stalled_client(gateway: &Process) -> Events {
 #[test]
 fn clients_that_do_not_read_10_000_changes_disturb_no_other_and_can_resume() {
     const LAST: u64 = 10_000;
-    let system = System::quiet();
+    let system = System::builder().without_packet_log().start();
     let http = system.http();
     let (mut pausing, mut stalled) = (stalled_client(&system.gateway), stalled_client(&system.gateway));
     let mut readers: Vec<_> = (0..3).map(|_| read_all_events(&http, LAST)).collect();
@@ -152,7 +152,7 @@ fn read_everything(events: &mut Events, http: &Http, last: u64) -> u64 {
 
 #[test]
 fn only_the_subscriber_that_does_not_read_is_ended_with_a_reason() {
-    let system = System::quiet();
+    let system = System::builder().without_packet_log().start();
     let users = &system.users[0];
     let mut stalled = Packets::on(narrow(users.address()));
     let after = subscribe_from_now_on(&mut stalled, 77);
@@ -196,7 +196,7 @@ fn only_the_subscriber_that_does_not_read_is_ended_with_a_reason() {
 #[test]
 fn subscribers_that_do_not_read_their_replay_block_no_other() {
     const LAST: u64 = 6_000;
-    let system = System::quiet();
+    let system = System::builder().without_packet_log().start();
     let users = &system.users[0];
     rename_often(&mut users.packets(), LAST);
     let _stalled: Vec<Packets> = (0..24)
@@ -236,7 +236,7 @@ fn many_clients_of_one_gateway_get_a_burst_of_changes_whole() {
 
 #[test]
 fn while_a_course_gateway_is_registered_unknown_peers_get_at_most_64_kib() {
-    let system = System::quiet();
+    let system = System::builder().without_packet_log().start();
     for number in 1..=3 {
         assert_eq!(create(&system.http(), &number.to_string()), number);
     }

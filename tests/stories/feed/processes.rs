@@ -10,7 +10,7 @@ use nix::sys::signal::Signal::SIGTERM;
 
 #[test]
 fn a_write_through_another_process_reaches_the_subscribers_of_the_first() {
-    let mut system = System::with(2, &[]);
+    let mut system = System::builder().users(2).start();
     let mut first = system.users[0].packets();
     subscribe_from_now_on(&mut first, 1);
     let mut second = system.users[1].packets();
@@ -55,7 +55,7 @@ fn users_at(system: &System, port: u16) -> Process {
 #[test]
 fn users_may_be_killed_and_restarted_and_a_client_sees_every_change_once_over_one_connection() {
     let port = free_port();
-    let mut system = System::of(&[&["--listen", &format!("127.0.0.1:{port}")]], &[]);
+    let mut system = System::builder().users_flags(&["--listen", &format!("127.0.0.1:{port}")]).start();
     let mut events = follow(&system.http(), "");
     let mut last = 0;
     for round in 0..3 {
@@ -83,7 +83,7 @@ fn streaming(system: &System) -> usize {
 
 /// Two instances. `end` repeatedly ends the one that streams, and a new one replaces it.
 fn move_the_stream(end: impl Fn(Process)) {
-    let mut system = System::with(2, &[]);
+    let mut system = System::builder().users(2).start();
     let mut events = follow(&system.http(), "");
     let mut expected = 0;
     for round in 0..3 {
@@ -114,7 +114,7 @@ fn when_the_streaming_instance_shuts_down_another_continues() {
 
 #[test]
 fn an_instance_that_shuts_down_notifies_its_subscribers_without_waiting() {
-    let mut system = System::of(&[&["--drain", "3600"]], &[]);
+    let mut system = System::builder().users_flags(&["--drain", "3600"]).start();
     let mut subscribers: Vec<Packets> = (0..3).map(|_| system.users[0].packets()).collect();
     for packets in &mut subscribers {
         subscribe_from_now_on(packets, 1);
@@ -135,7 +135,7 @@ fn an_instance_that_shuts_down_notifies_its_subscribers_without_waiting() {
 
 #[test]
 fn a_gateway_that_shuts_down_ends_its_streams_without_waiting() {
-    let system = System::with(1, &["--drain", "3600"]);
+    let system = System::builder().gateway_flags(&["--drain", "3600"]).start();
     let mut all: Vec<Events> = (0..3).map(|_| follow(&system.http(), "")).collect();
     let seq = create(&system.http(), "kim");
     for events in &mut all {

@@ -94,7 +94,7 @@ fn a_state_that_is_reached_already_is_read_at_once() {
 
 #[test]
 fn a_read_waits_for_the_change_that_it_must_contain() {
-    let system = System::with(2, &[]);
+    let system = System::builder().users(2).start();
     create(&system.http(), "kim");
     let mut packets = system.users[0].packets();
     at_least(&mut packets, &json!({ "id": 1, "at_least": 3 }), 1, 60_000);
@@ -122,7 +122,7 @@ fn a_read_waits_for_the_change_that_it_must_contain() {
 
 #[test]
 fn a_read_that_waits_for_a_change_is_rejected_before_its_deadline() {
-    let system = System::with(1, &["--timeout", "0.5"]);
+    let system = System::builder().gateway_flags(&["--timeout", "0.5"]).start();
     let http = system.http();
     create(&http, "kim");
     for path in ["/users/1?at_least=2", "/users?at_least=99"] {
@@ -257,7 +257,7 @@ fn an_edit_of_a_changed_version_gets_412_and_changes_nothing() {
 
 #[test]
 fn exactly_one_of_two_editors_of_the_same_version_succeeds() {
-    let system = System::with(2, &[]);
+    let system = System::builder().users(2).start();
     let http = system.http();
     create(&http, "kim");
     for round in 0..50 {

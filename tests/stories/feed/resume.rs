@@ -52,7 +52,7 @@ fn a_subscriber_that_joins_during_writes_gets_each_change_once() {
     const WRITERS: u64 = 3;
     const WRITES: u64 = 120;
     const SUBSCRIBERS: u64 = 24;
-    let system = System::with(2, &[]);
+    let system = System::builder().users(2).start();
     let mut random = Random::from_env();
     let written = Arc::new(AtomicU64::new(0));
     let writers: Vec<_> = (0..WRITERS)

@@ -169,7 +169,7 @@ fn a_read_of_the_feed_without_events_or_limit_gets_a_reason() {
 
 #[test]
 fn the_tiny_http_front_says_that_it_cannot_stream() {
-    let system = System::with(1, &["--front", "tiny-http"]);
+    let system = System::builder().gateway_flags(&["--front", "tiny-http"]).start();
     let http = system.http();
     create(&http, "kim");
     for query in ["", "?after=0"] {
@@ -186,7 +186,7 @@ fn the_tiny_http_front_says_that_it_cannot_stream() {
 
 #[test]
 fn expired_changes_get_410_with_the_oldest_seq() {
-    let system = System::of(&[&["--keep-changes", "10"]], &[]);
+    let system = System::builder().users_flags(&["--keep-changes", "10"]).start();
     let http = system.http();
     create_many(&mut system.users[0].packets(), 25);
     for after in [0, 3, 14] {
@@ -209,7 +209,7 @@ fn expired_changes_get_410_with_the_oldest_seq() {
 
 #[test]
 fn a_subscriber_is_notified_when_changes_expire_before_it_reads_them() {
-    let system = System::of(&[&["--keep-changes", "10"]], &[]);
+    let system = System::builder().users_flags(&["--keep-changes", "10"]).start();
     let mut subscriber = system.users[0].packets();
     let after = subscribe_from_now_on(&mut subscriber, 1);
     let mut writer = system.users[0].packets();

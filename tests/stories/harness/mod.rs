@@ -6,10 +6,12 @@ mod load;
 mod metrics;
 mod packets;
 mod process;
+mod program;
 mod random;
 mod secrets;
 mod skipped;
 mod sse;
+mod system;
 
 use std::fs;
 use std::io::Read;
@@ -23,11 +25,12 @@ pub use http::{Connection, Http, Response};
 pub use load::Load;
 pub use metrics::Metrics;
 pub use packets::{Frames, Packets};
-pub use process::{Process, Watched};
+pub use process::{Output, Process, Watched};
+pub use program::Program;
 pub use random::Random;
-use serde_json::Value;
 pub use skipped::skip;
 pub use sse::{Event, Events, Piece};
+pub use system::System;
 
 /// The time after which a story fails. It is far more than any step needs, because the machine may be busy.
 pub const PATIENCE: Duration = Duration::from_secs(20);
@@ -118,88 +121,6 @@ impl Scratch {
 impl Drop for Scratch {
     fn drop(&mut self) {
         let _ = fs::remove_dir_all(&self.0);
-    }
-}
-
-/// A distributor, some users instances on one database, and a gateway, all serving and linked.
-///
-/// Fields are dropped in their declaration order: front to back.
-pub struct System {
-    pub gateway: Process,
-    pub users: Vec<Process>,
-    pub distributor: Process,
-    pub scratch: Scratch,
-}
-
-impl System {
-    /// One users instance behind the default front.
-    pub fn start() -> Self {
-        Self::with(1, &[])
-    }
-
-    /// As `start`, but packets are not logged: for tests with tens of thousands of them.
-    pub fn quiet() -> Self {
-        let variables = [("RUST_LOG", "debug,pilcrow::net::link=info,pilcrow::net::peer=info")];
-        Self::build(Scratch::new(), Process::distributor(&[]), &[&[]], &[], &variables)
-    }
-
-    /// `count` users instances, and further flags for the gateway.
-    pub fn with(count: usize, gateway_flags: &[&str]) -> Self {
-        Self::of(&vec![&[][..]; count], gateway_flags)
-    }
-
-    /// Like `with`, in this directory and with this distributor.
-    pub fn on(scratch: Scratch, distributor: Process, count: usize, gateway_flags: &[&str]) -> Self {
-        Self::build(scratch, distributor, &vec![&[][..]; count], gateway_flags, &[])
-    }
-
-    /// A cluster whose processes prove [`SECRET`] to each other.
-    pub fn secured(count: usize) -> Self {
-        Self::secured_with(&vec![&[][..]; count], &[])
-    }
-
-    /// Like `secured`, with one users instance for each list of flags, and further flags for the gateway.
-    pub fn secured_with(users_flags: &[&[&str]], gateway_flags: &[&str]) -> Self {
-        let variables = [("PILCROW_SECRET", SECRET)];
-        let distributor = Process::distributor_with(&[], &variables);
-        Self::build(Scratch::new(), distributor, users_flags, gateway_flags, &variables)
-    }
-
-    /// One users instance for each list of flags, and further flags for the gateway.
-    pub fn of(users_flags: &[&[&str]], gateway_flags: &[&str]) -> Self {
-        Self::build(Scratch::new(), Process::distributor(&[]), users_flags, gateway_flags, &[])
-    }
-
-    fn build(
-        scratch: Scratch,
-        distributor: Process,
-        users_flags: &[&[&str]],
-        gateway_flags: &[&str],
-        variables: &[(&str, &str)],
-    ) -> Self {
-        let users = |flags: &&[&str]| Process::users_with(&distributor, &scratch, flags, variables);
-        let users = users_flags.iter().map(users).collect();
-        let gateway = Process::gateway_with(&distributor, gateway_flags, variables);
-        let system = Self { gateway, users, distributor, scratch };
-        system.await_instances("GET", "/users", users_flags.len());
-        system
-    }
-
-    /// Waits until the gateway distributes requests of this route over this many instances.
-    pub fn await_instances(&self, method: &str, path: &str, count: usize) {
-        await_instances(&self.gateway, method, path, count);
-    }
-
-    /// A client of the gateway.
-    pub fn http(&self) -> Http {
-        self.gateway.http()
-    }
-
-    /// Creates a user and returns it.
-    pub fn create_user(&self, email: &str, name: &str) -> Value {
-        let answer = self.http().post("/users", &serde_json::json!({ "email": email, "name": name }));
-        assert_eq!(answer.status, 201, "{}", answer.text());
-        answer.results()
     }
 }
 

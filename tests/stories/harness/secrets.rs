@@ -67,12 +67,12 @@ pub fn learn_from_reply(json: &[u8]) {
 }
 
 /// Remembers the cluster secret among a process's settings.
-pub fn learn_from_settings(arguments: &[String], variables: &[(&str, &str)]) {
+pub fn learn_from_settings(arguments: &[String], variables: &[(String, String)]) {
     for (name, value) in variables {
-        if *name == "PILCROW_SECRET" {
+        if name == "PILCROW_SECRET" {
             learn(value.trim());
         }
-        if *name == "PILCROW_SECRET_FILE" {
+        if name == "PILCROW_SECRET_FILE" {
             learn_file(Path::new(value));
         }
     }
@@ -87,16 +87,16 @@ pub fn learn_from_settings(arguments: &[String], variables: &[(&str, &str)]) {
 ///
 /// # Panics
 /// If so, with the lines.
-pub fn assert_untold(whose: &str, log: &[String]) {
+pub fn assert_no_secret_in(whose: &str, log: &[String]) {
     let text = log.join("\n");
-    let told: Vec<String> = {
+    let leaked: Vec<String> = {
         let known = KNOWN.lock().unwrap();
         known.iter().flatten().filter(|secret| text.contains(secret.as_str())).cloned().collect()
     };
     let lines =
         |secret: &String| log.iter().filter(|line| line.contains(secret)).cloned().collect::<Vec<_>>();
-    let lines: Vec<_> = told.iter().flat_map(lines).collect();
-    assert!(told.is_empty(), "the log of {whose} contains the secrets {told:?}: {lines:#?}");
+    let lines: Vec<_> = leaked.iter().flat_map(lines).collect();
+    assert!(leaked.is_empty(), "the log of {whose} contains the secrets {leaked:?}: {lines:#?}");
 }
 
 fn learn_password(value: &Value) {

@@ -40,7 +40,7 @@ fn walk() -> Vec<Step> {
 }
 
 fn walk_with(front: &str) -> System {
-    let system = System::with(1, &["--front", front]);
+    let system = System::builder().gateway_flags(&["--front", front]).start();
     for (method, target, body, status, results) in walk() {
         let what = format!("{front}: {method} {target} {body}");
         let answer = if body.is_null() {

@@ -28,9 +28,7 @@ fn trap_1_many_kept_connections_opened_at_once_are_all_served_again_and_again() 
 #[test]
 fn trap_2_at_the_descriptor_limit_connections_wait_and_are_served_once_others_close() {
     let distributor = Process::distributor(&[]);
-    let flags = ["--listen", "127.0.0.1:0", "--distributor", &distributor.address().to_string()];
-    let flags = flags.map(str::to_owned);
-    let gateway = Process::start_with_descriptors(64, env!("CARGO_BIN_EXE_gateway"), &flags);
+    let gateway = crate::harness::Program::gateway(distributor.address()).max_descriptors(64).start();
     let mut stage = Stage::around(gateway, distributor);
     let mut connections: Vec<Connection> = (0..100).map(|_| stage.http().connect()).collect();
     for (number, connection) in connections.iter_mut().enumerate() {

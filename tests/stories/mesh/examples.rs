@@ -6,22 +6,20 @@ use std::time::Instant;
 
 use serde_json::{Value, json};
 
-use crate::harness::{Packets, Process, Response, System, Watched, eventually};
+use crate::harness::{Output, Packets, Process, Program, Response, System, Watched, eventually};
 
-/// The program of an example. Cargo builds it together with the tests.
-fn example(name: &str) -> String {
+/// The program of an example, which joins this distributor. Cargo builds it together with the tests.
+fn example(name: &str, distributor: &Process) -> Program {
     let tests = std::env::current_exe().unwrap();
     let built: PathBuf = tests.ancestors().nth(2).unwrap().join("examples");
     let program = built.join(format!("{name}{}", std::env::consts::EXE_SUFFIX));
     assert!(program.exists(), "{} is not built; cargo build --examples does it", program.display());
-    program.to_str().unwrap().to_owned()
+    Program::at(program.to_str().unwrap()).flags(["--distributor", &distributor.address().to_string()])
 }
 
 /// Starts an example that is a service, and waits until the gateway knows it.
 fn start(system: &System, name: &str) -> Process {
-    let distributor = system.distributor.address().to_string();
-    let flags = ["--distributor", &distributor, "--listen", "127.0.0.1:0"].map(str::to_owned);
-    let process = Process::start(&example(name), &flags, &[]);
+    let process = example(name, &system.distributor).flags(["--listen", "127.0.0.1:0"]).start();
     system.await_instances("GET", &format!("/{name}"), 1);
     process
 }
@@ -165,9 +163,8 @@ fn numbers(watch: &mut Watched, count: usize) -> Vec<u64> {
 #[test]
 fn watch_prints_each_change_once_although_users_is_killed_again_and_again() {
     let mut system = System::start();
-    let distributor = system.distributor.address().to_string();
     system.create_user("kim@example.com", "Kim");
-    let mut watch = Watched::start(&example("watch"), &["--distributor", &distributor, "--after", "0"]);
+    let mut watch = example("watch", &system.distributor).flags(["--after", "0"]).watch();
     let line = watch.line().unwrap();
     assert!(["#1 ", "created", "user 1", "\"Kim\""].iter().all(|word| line.contains(word)), "{line}");
     let mut expected = 2;
@@ -192,9 +189,7 @@ fn watch_prints_each_change_once_although_users_is_killed_again_and_again() {
 #[test]
 fn watch_without_a_start_prints_only_new_changes() {
     let system = System::start();
-    let distributor = system.distributor.address().to_string();
-    let watch = example("watch");
-    let mut watch = Watched::start(&watch, &["--distributor", &distributor]);
+    let mut watch = example("watch", &system.distributor).watch();
     system.users[0].await_log(&["request GET /users/changes"]);
     // The stream starts shortly after the request.
     let mut first = 0;
@@ -207,13 +202,12 @@ fn watch_without_a_start_prints_only_new_changes() {
 
 #[test]
 fn watch_ends_with_a_reason_when_the_requested_changes_are_gone() {
-    let system = System::of(&[&["--keep-changes", "2"]], &[]);
+    let system = System::builder().users_flags(&["--keep-changes", "2"]).start();
     (0..5).for_each(|number| drop(system.create_user(&format!("{number}@example.com"), "Kim")));
-    let distributor = system.distributor.address().to_string();
-    let flags = ["--distributor", &distributor, "--after", "1"];
-    let (status, out, told) = Process::run(&example("watch"), &flags, &[]);
-    assert_eq!((status, out.as_str()), (Some(1), ""), "{told}");
-    assert!(told.contains("watch: changes up to 3 are gone"), "{told}");
+    let Output { status, stdout, stderr } =
+        example("watch", &system.distributor).flags(["--after", "1"]).run();
+    assert_eq!((status, stdout.as_str()), (Some(1), ""), "{stderr}");
+    assert!(stderr.contains("watch: changes up to 3 are gone"), "{stderr}");
 }
 
 // ---- services in other languages
@@ -246,9 +240,8 @@ impl Foreign {
             crate::harness::skip(self.interpreter, "not found on the PATH");
             return None;
         }
-        let arguments = [self.script, "0"].map(str::to_owned);
-        let port = distributor.port().to_string();
-        Some(Process::start(self.interpreter, &arguments, &[("DIS_PORT", &port)]))
+        let program = Program::at(self.interpreter).flags([self.script, "0"]);
+        Some(program.variables(&[("DIS_PORT", &distributor.port().to_string())]).start())
     }
 
     /// A request for its greeting, with this key.

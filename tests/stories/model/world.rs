@@ -7,7 +7,9 @@ use std::sync::{Arc, Mutex};
 
 use serde_json::{Value, json};
 
-use crate::harness::{Http, Packets, Process, Random, Scratch, await_instances, eventually, free_port};
+use crate::harness::{
+    Http, Packets, Process, Program, Random, Scratch, await_instances, eventually, free_port,
+};
 
 /// A part that may be killed.
 #[derive(Debug, Clone, Copy)]
@@ -75,30 +77,20 @@ impl World {
 
     /// Starts this part, or restarts it at the same address.
     fn run(&mut self, part: Part) {
-        let joined = self.distributor_address.to_string();
-        let database = self.scratch.file("users.db");
-        let database = database.to_str().unwrap();
-        let (place, program, address, flags) = match part {
-            Part::Distributor => {
-                let program = env!("CARGO_BIN_EXE_distributor");
-                (&mut self.distributor, program, self.distributor_address, vec![])
-            }
+        let distributor = self.distributor_address;
+        let (place, program, address) = match part {
+            Part::Distributor => (&mut self.distributor, Program::distributor(), distributor),
             Part::Users(number) => {
-                let flags = vec!["--distributor", &joined, "--database", database];
-                (&mut self.users[number], env!("CARGO_BIN_EXE_users"), self.shared.users[number], flags)
+                let users = Program::users(distributor, &self.scratch);
+                (&mut self.users[number], users, self.shared.users[number])
             }
-            Part::Gateway => {
-                let flags = vec!["--distributor", &joined];
-                (&mut self.gateway, env!("CARGO_BIN_EXE_gateway"), self.shared.gateway, flags)
-            }
+            Part::Gateway => (&mut self.gateway, Program::gateway(distributor), self.shared.gateway),
         };
         if let Some(running) = place.take() {
             running.kill();
         }
-        let listen = address.to_string();
-        let arguments: Vec<String> =
-            flags.into_iter().chain(["--listen", &listen]).map(str::to_owned).collect();
-        *place = Some(Process::start(program, &arguments, &[("RUST_LOG", "info")]));
+        let program = program.flags(["--listen", &address.to_string()]).variables(&[("RUST_LOG", "info")]);
+        *place = Some(program.start());
     }
 
     /// Kills and restarts parts, each time after a random number of further writes. It stops after `kills` kills, or

@@ -1,7 +1,7 @@
 //! Nodes of ours with another secret, without one, or with a false distributor.
 
 use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 
 use pilcrow::context::Context;
@@ -11,12 +11,16 @@ use pilcrow::net::secret::{Secret, new_challenge};
 use pilcrow::node::Node;
 use serde_json::{Value, json};
 
-use crate::harness::{Packets, Process, SECRET, Scratch, System, eventually};
+use crate::harness::{Packets, Process, Program, SECRET, Scratch, System, eventually};
 
 const OTHER: &str = "another secret, of some 34 bytes..";
 
 fn secured_distributor() -> Process {
-    Process::distributor_with(&[], &[("PILCROW_SECRET", SECRET)])
+    Program::distributor().variables(&[("PILCROW_SECRET", SECRET)]).start()
+}
+
+fn users_with_secret(distributor: &SocketAddr, scratch: &Scratch, secret: &str) -> Process {
+    Program::users(distributor, scratch).variables(&[("PILCROW_SECRET", secret)]).start()
 }
 
 /// The registered services, as an authorised node sees them.
@@ -52,7 +56,7 @@ fn a_node_without_the_secret_is_rejected_and_logs_once_what_to_set() {
 #[test]
 fn a_node_with_another_secret_is_rejected_and_both_sides_log_it() {
     let (distributor, scratch) = (secured_distributor(), Scratch::new());
-    let users = Process::users_with(&distributor, &scratch, &[], &[("PILCROW_SECRET", OTHER)]);
+    let users = users_with_secret(&distributor.address(), &scratch, OTHER);
     let address = distributor.address().to_string();
     let words = [&*address, "does not prove the cluster secret", "is PILCROW_SECRET the same there?"];
     assert!(users.await_log(&words).contains("WARN"));
@@ -71,7 +75,7 @@ fn a_node_with_another_secret_is_rejected_and_both_sides_log_it() {
 #[test]
 fn a_node_with_a_secret_does_not_join_a_distributor_without_one() {
     let (distributor, scratch) = (Process::distributor(&[]), Scratch::new());
-    let users = Process::users_with(&distributor, &scratch, &[], &[("PILCROW_SECRET", SECRET)]);
+    let users = users_with_secret(&distributor.address(), &scratch, SECRET);
     users.await_log(&["WARN", "does not prove the cluster secret", "it asks for no proof: it has no secret"]);
     eventually("it has left", || (count(&distributor, &["gone; it was not registered"]) > 0).then_some(()));
     assert_eq!(count(&distributor, &["registered: users"]), 0);
@@ -80,19 +84,15 @@ fn a_node_with_a_secret_does_not_join_a_distributor_without_one() {
 /// A false distributor: its action on the first connection, and all bytes that it receives there.
 fn false_distributor(act: impl FnOnce(&mut TcpStream)) -> (String, Process) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = listener.local_addr().unwrap().to_string();
+    let address = listener.local_addr().unwrap();
     let scratch = Scratch::new();
-    let database = scratch.file("users.db");
-    let flags =
-        ["--listen", "127.0.0.1:0", "--distributor", &address, "--database", database.to_str().unwrap()];
-    let variables = [("PILCROW_SECRET", SECRET), ("RUST_LOG", "debug")];
-    let users = Process::start_in(scratch.path(), env!("CARGO_BIN_EXE_users"), &flags, &variables);
+    let users = users_with_secret(&address, &scratch, SECRET);
     let (mut stream, _) = listener.accept().unwrap();
     stream.set_read_timeout(Some(crate::harness::PATIENCE)).unwrap();
     act(&mut stream);
     let mut sent = Vec::new();
     let _ = stream.read_to_end(&mut sent);
-    users.await_log(&["WARN", &address, "does not prove the cluster secret"]);
+    users.await_log(&["WARN", &address.to_string(), "does not prove the cluster secret"]);
     assert_eq!(count(&users, &["registered as"]), 0);
     (String::from_utf8(sent).unwrap(), users)
 }
@@ -128,7 +128,7 @@ fn a_fake_distributor_with_a_guessed_or_reflected_proof_is_rejected() {
 
 #[test]
 fn a_program_that_embeds_the_library_joins_with_the_secret() {
-    let system = System::secured(1);
+    let system = System::builder().secured().start();
     let secret = Secret::new(SECRET.as_bytes()).unwrap();
     let distributors = [system.distributor.address().to_string()];
     let node = Node::ours("story", 9, Vec::new(), "story");

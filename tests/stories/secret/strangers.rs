@@ -8,7 +8,9 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::harness::{PATIENCE, Packets, Process, SECRET, Scratch, System, eventually};
+use crate::harness::{PATIENCE, Packets, Program, SECRET, Scratch, System, eventually};
+
+const WITH_SECRET: [(&str, &str); 1] = [("PILCROW_SECRET", SECRET)];
 
 /// Relays bytes between its clients and `to`, and keeps them.
 struct Relay {
@@ -68,15 +70,15 @@ fn challenged(address: SocketAddr) -> (Packets, Value) {
 
 #[test]
 fn a_course_node_without_the_secret_is_closed_and_sees_no_list() {
-    let system = System::secured(1);
+    let system = System::builder().secured().start();
     let params = json!({ "port": 9040, "name": "goods", "urls": ["GET/goods"] });
     let register = json!({ "uri": "/distributes", "method": "POST", "key": 0, "params": params });
     let request = json!({ "uri": "/users", "method": "GET", "key": 1, "params": {} });
     for (process, packet) in [(&system.distributor, &register), (&system.users[0], &request)] {
         let (mut stranger, _) = challenged(process.address());
         stranger.send(packet);
-        let told = turned_away(&mut stranger);
-        assert!(told.contains("this cluster has a secret"), "{told}");
+        let message = turned_away(&mut stranger);
+        assert!(message.contains("this cluster has a secret"), "{message}");
         let port = stranger.stream().local_addr().unwrap().port().to_string();
         process.await_log(&["WARN", &port, "does not prove the cluster secret", "what came is no proof"]);
     }
@@ -85,7 +87,7 @@ fn a_course_node_without_the_secret_is_closed_and_sees_no_list() {
 
 #[test]
 fn a_peer_that_sends_little_or_nothing_is_closed() {
-    let system = System::secured(1);
+    let system = System::builder().secured().start();
     let ports = [system.distributor.address(), system.users[0].address()];
     thread::scope(|scope| {
         for (address, drips) in ports.into_iter().flat_map(|address| [(address, false), (address, true)]) {
@@ -112,7 +114,7 @@ fn a_peer_that_sends_little_or_nothing_is_closed() {
 
 #[test]
 fn a_recorded_proof_is_rejected() {
-    let distributor = Process::distributor_with(&[], &[("PILCROW_SECRET", SECRET)]);
+    let distributor = Program::distributor().variables(&WITH_SECRET).start();
     let relay = Relay::before(distributor.address());
     let mut node = Packets::proven(relay.address, SECRET);
     node.receive().expect("the list");
@@ -133,13 +135,13 @@ fn a_recorded_proof_is_rejected() {
 
 #[test]
 fn hundreds_of_unknown_peers_disturb_no_member_and_do_not_fill_the_log() {
-    let system = System::secured(1);
+    let system = System::builder().secured().start();
     system.create_user("kim@example.com", "Kim");
     let ports = [(system.distributor.address(), 150), (system.users[0].address(), 50)];
     let places = ports.iter().flat_map(|(address, count)| (0..*count).map(move |_| *address));
     let mut strangers: Vec<Packets> = places.map(|address| challenged(address).0).collect();
     assert_eq!(system.http().get("/users/1").status, 200);
-    let late = Process::users_with(&system.distributor, &system.scratch, &[], &[("PILCROW_SECRET", SECRET)]);
+    let late = Program::users(system.distributor.address(), &system.scratch).variables(&WITH_SECRET).start();
     system.await_instances("GET", "/users", 2);
     for stranger in &mut strangers {
         turned_away(stranger);
@@ -154,7 +156,8 @@ fn hundreds_of_unknown_peers_disturb_no_member_and_do_not_fill_the_log() {
 
 #[test]
 fn unknown_peers_count_as_connections() {
-    let distributor = Process::distributor_with(&["--max-connections", "2"], &[("PILCROW_SECRET", SECRET)]);
+    let distributor =
+        Program::distributor().flags(["--max-connections", "2"]).variables(&WITH_SECRET).start();
     eventually("the limit is reached and a third is rejected", || {
         let mut three = [(); 3].map(|()| Packets::to(distributor.address()));
         three[2].receive().is_none().then_some(())
@@ -167,14 +170,10 @@ fn unknown_peers_count_as_connections() {
 fn no_log_contains_the_secret_and_it_never_crosses_the_wire() {
     let scratch = Scratch::new();
     let variables = [("PILCROW_SECRET", SECRET), ("RUST_LOG", "trace")];
-    let distributor = Process::distributor_with(&[], &variables);
+    let distributor = Program::distributor().variables(&variables).start();
     let relay = Relay::before(distributor.address());
-    let database = scratch.file("users.db");
-    let through = ["--listen", "127.0.0.1:0", "--distributor", &relay.address.to_string()].map(str::to_owned);
-    let with_database =
-        [&through[..], &["--database".to_owned(), database.to_str().unwrap().to_owned()]].concat();
-    let users = Process::start(env!("CARGO_BIN_EXE_users"), &with_database, &variables);
-    let gateway = Process::start(env!("CARGO_BIN_EXE_gateway"), &through, &variables);
+    let users = Program::users(relay.address, &scratch).variables(&variables).start();
+    let gateway = Program::gateway(relay.address).variables(&variables).start();
     // Failed attempts are logged as well.
     let mut stranger = challenged(users.address()).0;
     stranger.send(&json!({ "challenge": "0".repeat(64), "proof": "1".repeat(64) }));

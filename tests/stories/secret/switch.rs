@@ -3,7 +3,7 @@
 use std::fs;
 use std::net::ToSocketAddrs;
 
-use crate::harness::{Process, SECRET, Scratch};
+use crate::harness::{Output, Process, Program, SECRET, Scratch};
 
 const ALL: [&str; 3] =
     [env!("CARGO_BIN_EXE_distributor"), env!("CARGO_BIN_EXE_users"), env!("CARGO_BIN_EXE_gateway")];
@@ -15,16 +15,18 @@ const WHAT_TO_SET: &str = "set PILCROW_SECRET or --secret-file on every process 
 fn refused(program: &str, status: i32, flags: &[&str], variables: &[(&str, &str)]) -> String {
     let scratch = Scratch::new();
     let quiet = [variables, &[("RUST_LOG", "off"), ("USERS_DATABASE", "users.db")]].concat();
-    let (ended, out, told) = Process::run_in(scratch.path(), program, flags, &quiet);
-    assert_eq!((ended, out.as_str()), (Some(status), ""), "{program} {flags:?}: {told}");
-    assert_eq!(told.lines().count(), 1, "one line: {told}");
-    told
+    let program = Program::at(program).directory(scratch.path()).flags(flags);
+    let output = program.only_variables(&quiet).run();
+    let Output { stdout, stderr, .. } = output;
+    assert_eq!((output.status, stdout.as_str()), (Some(status), ""), "{flags:?}: {stderr}");
+    assert_eq!(stderr.lines().count(), 1, "one line: {stderr}");
+    stderr
 }
 
 /// Starts a program on this address in a separate directory.
 fn start(scratch: &Scratch, program: &str, flags: &[&str], variables: &[(&str, &str)]) -> Process {
     let variables = [variables, &[("USERS_DATABASE", "users.db")]].concat();
-    Process::start_in(scratch.path(), program, flags, &variables)
+    Program::at(program).directory(scratch.path()).flags(flags).only_variables(&variables).start()
 }
 
 /// A file with this content that only its owner may read.
@@ -48,16 +50,16 @@ fn set_mode(_file: &std::path::Path, _mode: u32) {}
 fn without_a_secret_a_process_listens_on_loopback_only_and_says_what_to_set() {
     for program in ALL {
         for listen in ["0.0.0.0:0", "[::]:0", "192.0.2.1:0", "[::ffff:0.0.0.0]:0"] {
-            let told = refused(program, 1, &["--listen", listen], &[]);
-            assert!(told.contains(listen) && told.contains(WHAT_TO_SET), "{told}");
+            let message = refused(program, 1, &["--listen", listen], &[]);
+            assert!(message.contains(listen) && message.contains(WHAT_TO_SET), "{message}");
         }
         for (host, port) in [("0.0.0.0", "GATE_PORT"), ("::", "DIS_PORT")] {
-            let told = refused(program, 1, &[], &[("HOST", host), (port, "1")]);
-            assert!(told.contains(WHAT_TO_SET), "{told}");
+            let message = refused(program, 1, &[], &[("HOST", host), (port, "1")]);
+            assert!(message.contains(WHAT_TO_SET), "{message}");
         }
     }
-    let told = refused(ALL[2], 1, &["--front", "tiny-http", "--listen", "0.0.0.0:0"], &[]);
-    assert!(told.contains(WHAT_TO_SET), "{told}");
+    let message = refused(ALL[2], 1, &["--front", "tiny-http", "--listen", "0.0.0.0:0"], &[]);
+    assert!(message.contains(WHAT_TO_SET), "{message}");
 }
 
 #[test]
@@ -112,19 +114,19 @@ fn an_invalid_secret_is_rejected_with_one_sentence() {
         assert!(variable("").contains("PILCROW_SECRET is empty"));
         assert!(variable(" fifteen bytes.. ").contains("PILCROW_SECRET is shorter than 16 bytes"));
         let from = |path: &str| refused(program, 2, &["--secret-file", path], &[]);
-        let told = from(&file(b"\n"));
+        let message = from(&file(b"\n"));
         assert!(
-            told.contains(scratch.file("secret").to_str().unwrap()) && told.contains("is empty"),
-            "{told}"
+            message.contains(scratch.file("secret").to_str().unwrap()) && message.contains("is empty"),
+            "{message}"
         );
         assert!(from(&file(b"hunter2hunter2")).contains("is shorter than 16 bytes"));
         let nowhere = scratch.file("nowhere");
-        let told = from(nowhere.to_str().unwrap());
-        assert!(told.contains("nowhere cannot be read"), "{told}");
+        let message = from(nowhere.to_str().unwrap());
+        assert!(message.contains("nowhere cannot be read"), "{message}");
         let path = file(b"one secret, sixteen bytes or more");
-        let told = refused(program, 2, &["--secret-file", &path], &[("PILCROW_SECRET", SECRET)]);
-        assert!(told.contains("different secrets"), "{told}");
-        assert!(!told.contains("one secret") && !told.contains(SECRET), "{told}");
+        let message = refused(program, 2, &["--secret-file", &path], &[("PILCROW_SECRET", SECRET)]);
+        assert!(message.contains("different secrets"), "{message}");
+        assert!(!message.contains("one secret") && !message.contains(SECRET), "{message}");
     }
 }
 
@@ -146,9 +148,10 @@ fn a_secret_file_that_others_can_read_causes_a_warning() {
 #[test]
 fn help_says_where_the_secret_comes_from_and_never_what_it_is() {
     for program in ALL {
-        let (status, help, _) =
-            Process::run(program, &["--help"], &[("PILCROW_SECRET", SECRET), ("PILCROW_SECRET_FILE", "x")]);
-        assert_eq!(status, Some(0));
+        let variables = [("PILCROW_SECRET", SECRET), ("PILCROW_SECRET_FILE", "x")];
+        let output = Program::at(program).flags(["--help"]).variables(&variables).run();
+        assert_eq!(output.status, Some(0));
+        let help = output.stdout;
         for word in ["--secret-file", "PILCROW_SECRET", "development mode"] {
             assert!(help.contains(word), "{help}");
         }
@@ -165,9 +168,10 @@ fn a_broken_line_in_the_env_file_is_reported_without_its_secret() {
     ] {
         let scratch = Scratch::new();
         fs::write(scratch.file(".env"), format!("# settings\nHOST=127.0.0.1\n{line}")).unwrap();
-        let (status, _, told) = Process::run_in(scratch.path(), ALL[0], &["--listen", "127.0.0.1:0"], &[]);
-        assert_eq!(status, Some(2), "{told}");
-        assert!(told.contains(".env") && told.contains("line 3"), "{told}");
-        assert!(!told.contains("hunter2"), "{told}");
+        let Output { status, stderr, .. } =
+            Program::distributor().directory(scratch.path()).only_variables(&[]).run();
+        assert_eq!(status, Some(2), "{stderr}");
+        assert!(stderr.contains(".env") && stderr.contains("line 3"), "{stderr}");
+        assert!(!stderr.contains("hunter2"), "{stderr}");
     }
 }

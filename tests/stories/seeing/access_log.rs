@@ -8,7 +8,7 @@ use std::thread;
 
 use serde_json::json;
 
-use crate::harness::{Echo, Metrics, Process, System, await_instances, eventually};
+use crate::harness::{Echo, Metrics, Output, Process, Program, System, await_instances, eventually};
 
 /// The fields of an access line, in their order.
 fn fields(line: &str) -> Vec<(String, String)> {
@@ -118,13 +118,22 @@ fn no_access_line_contains_a_secret_or_a_character_that_breaks_the_line() {
 
 #[test]
 fn the_access_log_can_be_switched_off() {
-    let system = System::of(&[&["--access-log", "off"]], &["--access-log", "off"]);
+    let system = System::builder()
+        .users_flags(&["--access-log", "off"])
+        .gateway_flags(&["--access-log", "off"])
+        .start();
     assert_eq!(system.http().request("GET", "/users", &[("X-Request-Id", "off-1")], b"").status, 200);
     // The debug line comes after the position of the access line.
     system.users[0].await_log(&["reply success"]);
     for process in [&system.gateway, &system.users[0]] {
         assert!(!process.log().iter().any(|line| line.contains("ACCESS")), "{:#?}", process.log());
     }
+}
+
+/// A gateway whose log has no reader.
+fn start_unread(distributor: &Process) -> Process {
+    let gateway = Program::gateway(distributor.address()).variables(&[("RUST_LOG", "info")]);
+    gateway.unread_stderr().start()
 }
 
 /// Sends requests with long access lines until the gateway drops some of them.
@@ -163,7 +172,7 @@ fn read_on(mut stderr: ChildStderr) -> Arc<Mutex<String>> {
 #[test]
 fn a_reader_of_stderr_that_hangs_delays_no_request_and_the_log_reports_the_lost_lines() {
     let distributor = Process::distributor(&[]);
-    let (gateway, stderr) = Process::gateway_unread(&distributor, &[]);
+    let mut gateway = start_unread(&distributor);
     let requests = fill_the_log(&gateway);
     println!("{requests} requests were answered while the log had no reader");
     // All other code that writes log lines continues as well.
@@ -173,7 +182,7 @@ fn a_reader_of_stderr_that_hangs_delays_no_request_and_the_log_reports_the_lost_
     drop(service);
     await_instances(&gateway, "GET", "/late", 0);
 
-    let text = read_on(stderr);
+    let text = read_on(gateway.take_stderr());
     eventually("the log reports the loss", || {
         text.lock().unwrap().contains(" access lines and 0 other log lines were dropped").then_some(())
     });
@@ -191,10 +200,9 @@ fn a_reader_of_stderr_that_hangs_delays_no_request_and_the_log_reports_the_lost_
 #[test]
 fn a_process_stops_on_request_although_its_log_is_not_read() {
     let distributor = Process::distributor(&[]);
-    let (gateway, stderr) = Process::gateway_unread(&distributor, &[]);
+    let gateway = start_unread(&distributor);
     fill_the_log(&gateway);
     assert!(gateway.stop().success());
-    drop(stderr);
 }
 
 #[test]
@@ -202,10 +210,11 @@ fn earlier_log_lines_are_written_before_the_error_of_a_bad_start() {
     let distributor = Process::distributor(&[]);
     let taken = distributor.address().to_string();
     for _ in 0..20 {
+        let gateway = Program::at(env!("CARGO_BIN_EXE_gateway"));
         let flags = ["--listen", "127.0.0.1:0", "--metrics-listen", &taken];
-        let (status, _, told) = Process::run(env!("CARGO_BIN_EXE_gateway"), &flags, &[]);
-        let lines: Vec<&str> = told.lines().collect();
-        assert_eq!((status, lines.len()), (Some(1), 2), "{told}");
-        assert!(lines[0].contains("development mode") && lines[1].contains("--metrics-listen"), "{told}");
+        let Output { status, stderr, .. } = gateway.flags(flags).run();
+        let lines: Vec<&str> = stderr.lines().collect();
+        assert_eq!((status, lines.len()), (Some(1), 2), "{stderr}");
+        assert!(lines[0].contains("development mode") && lines[1].contains("--metrics-listen"), "{stderr}");
     }
 }

@@ -1,6 +1,6 @@
 //! `--metrics-listen`: any process can serve its metrics on a separate port.
 
-use crate::harness::{Http, Process, Scratch, eventually};
+use crate::harness::{Http, Output, Process, Program, Scratch, eventually};
 
 const ANY: [&str; 2] = ["--metrics-listen", "127.0.0.1:0"];
 
@@ -61,11 +61,11 @@ fn the_metrics_page_accepts_loopback_only_and_names_the_flag_of_a_port_in_use() 
         (env!("CARGO_BIN_EXE_users"), vec!["--database", database.to_str().unwrap()]),
     ] {
         for (address, words) in [("0.0.0.0:0", "development mode"), (&*taken, "--metrics-listen")] {
-            let all = [&flags[..], &["--listen", "127.0.0.1:0", "--metrics-listen", address]].concat();
-            let (status, out, told) = Process::run(program, &all, &[]);
-            assert_eq!((status, &*out), (Some(1), ""), "{told}");
-            let last = told.lines().last().unwrap();
-            assert!(last.contains(words) && last.contains(address), "{told}");
+            let program = Program::at(program).flags(&flags).flags(["--listen", "127.0.0.1:0"]);
+            let Output { status, stdout, stderr } = program.flags(["--metrics-listen", address]).run();
+            assert_eq!((status, stdout.as_str()), (Some(1), ""), "{stderr}");
+            let last = stderr.lines().last().unwrap();
+            assert!(last.contains(words) && last.contains(address), "{stderr}");
         }
     }
 }

@@ -1,15 +1,15 @@
 //! The database file: its choice, and its permissions.
 
 use super::create;
-use crate::harness::{Process, Scratch, System};
+use crate::harness::{Output, Program, Scratch, System};
 
 #[test]
 fn a_database_of_a_newer_version_is_refused_in_one_sentence() {
     let scratch = Scratch::new();
     let file = scratch.file("users.db");
     rusqlite::Connection::open(&file).unwrap().pragma_update(None, "user_version", 7).unwrap();
-    let told = refused_database(&scratch, file.to_str().unwrap());
-    assert!(told.contains("version 7") && told.contains("newer"), "{told}");
+    let message = refused_database(&scratch, file.to_str().unwrap());
+    assert!(message.contains("version 7") && message.contains("newer"), "{message}");
 }
 
 #[test]
@@ -27,8 +27,8 @@ fn a_database_that_cannot_be_opened_is_refused_in_one_sentence() {
 fn a_database_in_memory_is_refused_since_the_instances_could_not_share_it() {
     let scratch = Scratch::new();
     for name in [":memory:", "file:users.db?mode=memory"] {
-        let told = refused_database(&scratch, name);
-        assert!(told.contains("name a file"), "{told}");
+        let message = refused_database(&scratch, name);
+        assert!(message.contains("name a file"), "{message}");
         assert!(!scratch.file(name).exists());
     }
 }
@@ -36,11 +36,12 @@ fn a_database_in_memory_is_refused_since_the_instances_could_not_share_it() {
 /// Starts users on a database that it cannot use. Returns the one sentence that it prints.
 fn refused_database(scratch: &Scratch, file: &str) -> String {
     let flags = ["--listen", "127.0.0.1:0", "--database", file];
-    let (status, out, told) = Process::run_in(scratch.path(), env!("CARGO_BIN_EXE_users"), &flags, &[]);
-    assert_eq!((status, out.as_str()), (Some(1), ""), "{told}");
-    assert_eq!(told.lines().count(), 1, "{told}");
-    assert!(told.starts_with(&format!("users: cannot open the database {file}: ")), "{told}");
-    told
+    let users = Program::at(env!("CARGO_BIN_EXE_users")).directory(scratch.path()).flags(flags);
+    let Output { status, stdout, stderr } = users.only_variables(&[]).run();
+    assert_eq!((status, stdout.as_str()), (Some(1), ""), "{stderr}");
+    assert_eq!(stderr.lines().count(), 1, "{stderr}");
+    assert!(stderr.starts_with(&format!("users: cannot open the database {file}: ")), "{stderr}");
+    stderr
 }
 
 #[cfg(unix)]

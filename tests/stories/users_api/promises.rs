@@ -9,7 +9,7 @@ use crate::harness::{Packets, Process, System, eventually};
 
 #[test]
 fn a_read_after_an_answered_write_sees_it_through_any_instance() {
-    let system = System::with(2, &[]);
+    let system = System::builder().users(2).start();
     create(&system.http(), "kim@example.com", "0", None);
     // The gateway uses round-robin over the instances, separately for each route. One extra read shifts the order. From
     // then on every write is read back through the other instance.
@@ -43,7 +43,7 @@ fn a_read_after_an_answered_write_sees_it_through_any_instance() {
 /// Many parallel requests reach an instance in batches, and the reads of a batch share one state.
 #[test]
 fn a_read_after_an_answered_write_sees_it_among_many_clients() {
-    let system = System::with(2, &[]);
+    let system = System::builder().users(2).start();
     let http = system.http();
     let ids: Vec<Value> =
         (0..32).map(|one| system.create_user(&format!("{one}@example.com"), "0")["id"].clone()).collect();
@@ -123,7 +123,7 @@ fn write_until_refused(system: &System, round: u32, writer: u32) -> thread::Join
 
 #[test]
 fn many_clients_create_at_once_through_two_instances_and_nothing_is_lost() {
-    let system = System::with(2, &[]);
+    let system = System::builder().users(2).start();
     let clients: Vec<_> = (0..8)
         .map(|client| {
             let http = system.http();

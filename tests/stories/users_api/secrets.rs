@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::{PASSWORD, create, log_in};
-use crate::harness::{Echo, Http, Packets, Process, Scratch, System, await_instances};
+use crate::harness::{Echo, Http, Packets, Program, Scratch, System, await_instances};
 
 #[test]
 fn passwords_and_tokens_are_stored_as_hashes_alone() {
@@ -24,16 +24,11 @@ fn passwords_and_tokens_are_stored_as_hashes_alone() {
 #[test]
 fn no_log_contains_passwords_or_tokens_even_at_trace() {
     let scratch = Scratch::new();
-    let trace = [("RUST_LOG", "trace")];
-    let start = |program, flags: &[&str]| {
-        let flags = [&["--listen", "127.0.0.1:0"], flags].concat();
-        Process::start_in(scratch.path(), program, &flags, &trace)
-    };
-    let distributor = start(env!("CARGO_BIN_EXE_distributor"), &["--max-frame", "4096"]);
-    let joined = distributor.address().to_string();
-    let flags = ["--distributor", &joined, "--database", "users.db", "--max-frame", "4096"];
-    let users = start(env!("CARGO_BIN_EXE_users"), &flags);
-    let gateway = start(env!("CARGO_BIN_EXE_gateway"), &["--distributor", &joined]);
+    let start = |program: Program| program.variables(&[("RUST_LOG", "trace")]).start();
+    let short_frames = ["--max-frame", "4096"];
+    let distributor = start(Program::distributor().flags(short_frames));
+    let users = start(Program::users(distributor.address(), &scratch).flags(short_frames));
+    let gateway = start(Program::gateway(distributor.address()));
     await_instances(&gateway, "POST", "/users/login", 1);
 
     let mut secrets = Secrets::default();
@@ -61,8 +56,8 @@ fn no_log_contains_passwords_or_tokens_even_at_trace() {
         let noticed = log.iter().filter(|line| line.contains(" closed: ")).count();
         assert_eq!(noticed, broken, "{log:#?}");
         for secret in &secrets.0 {
-            let told: Vec<&String> = log.iter().filter(|line| line.contains(secret)).collect();
-            assert!(told.is_empty(), "the log contains the secret {secret}: {told:#?}");
+            let exposed: Vec<&String> = log.iter().filter(|line| line.contains(secret)).collect();
+            assert!(exposed.is_empty(), "the log contains the secret {secret}: {exposed:#?}");
         }
     }
 }

@@ -77,7 +77,7 @@ fn a_taken_email_gets_409_in_any_case() {
 
 #[test]
 fn exactly_one_of_many_simultaneous_creates_gets_the_email() {
-    let system = System::with(2, &[]);
+    let system = System::builder().users(2).start();
     let start = Arc::new(Barrier::new(8));
     let clients: Vec<_> = (0..8)
         .map(|client| {
