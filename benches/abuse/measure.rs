@@ -13,7 +13,7 @@ use serde_json::json;
 
 use crate::PLAYS;
 use crate::client::{Measured, Pace, drive, percentile};
-use crate::harness::{Http, Process, Program, Scratch, await_instances, narrow};
+use crate::harness::{Http, Process, Program, Scratch, await_instances, connect_with_small_buffer};
 
 /// This number of users, with long names: a list of 120 is an answer of about 70 KB.
 const USERS: usize = 500;
@@ -160,7 +160,7 @@ fn slow_head(gateway: SocketAddr) -> SlowClient {
 }
 
 fn slow_answer(gateway: SocketAddr) -> SlowClient {
-    let mut stream = narrow(gateway);
+    let mut stream = connect_with_small_buffer(gateway);
     let _ = stream.write_all(b"GET /users?limit=120 HTTP/1.1\r\nHost: slow\r\n\r\n");
     stream.set_nonblocking(true).unwrap();
     SlowClient { stream, sends: false }

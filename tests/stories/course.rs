@@ -32,7 +32,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::harness::{
-    Asked, Echo, Packets, Process, Program, Response, Scratch, System, await_instances, eventually,
+    Echo, Packets, Process, Program, ReceivedRequest, Response, Scratch, System, await_instances, eventually,
 };
 
 /// The packet size limit of a course node.
@@ -100,7 +100,7 @@ fn course_keeper(distributor: &Process, urls: &[&str]) -> Echo {
 fn a_course_service_gets_only_what_the_course_sends() {
     let distributor = Process::distributor(&[]);
     let gateway = Process::gateway(&distributor, &[]);
-    let goods = Echo::course(&distributor, "goods", &["GET/goods", "POST/goods"], Asked::echo);
+    let goods = Echo::course(&distributor, "goods", &["GET/goods", "POST/goods"], ReceivedRequest::echo);
     await_instances(&gateway, "GET", "/goods", 1);
     let http = gateway.http();
     assert_eq!(http.get("/goods").status, 200);
@@ -108,14 +108,14 @@ fn a_course_service_gets_only_what_the_course_sends() {
     assert_eq!(http.post("/goods", &json!({ "name": "a¶b", "key": "mine" })).status, 200);
     let stream = http.request("GET", "/goods", &[("Accept", "text/event-stream")], b"");
     assert_eq!(stream.status, 200);
-    let asked: Vec<String> = goods.asked().into_iter().map(|asked| asked.text).collect();
+    let texts: Vec<String> = goods.requests().into_iter().map(|request| request.text).collect();
     let expected = [
         r#"{"uri":"/goods","method":"GET","key":1,"params":{"key":2}}"#,
         r#"{"uri":"/goods","method":"GET","key":3,"params":{"name":"a\u00b6b","params":"7"}}"#,
         r#"{"uri":"/goods","method":"POST","key":5,"params":{"key":"mine","name":"a\u00b6b"}}"#,
         r#"{"uri":"/goods","method":"GET","key":7,"params":{}}"#,
     ];
-    assert_eq!(asked, expected);
+    assert_eq!(texts, expected);
 }
 
 #[test]
@@ -133,9 +133,9 @@ fn the_replies_of_course_services_pass_through_as_they_are() {
     let next = Mutex::new(replies.into_iter().cycle());
     let distributor = Process::distributor(&[]);
     let gateway = Process::gateway(&distributor, &[]);
-    let answer = move |asked: &Asked| {
-        let reply = next.lock().unwrap().next().unwrap().replace("KEY", &asked.key().to_string());
-        asked.raw(format!("{reply}¶").as_bytes());
+    let answer = move |request: &ReceivedRequest| {
+        let reply = next.lock().unwrap().next().unwrap().replace("KEY", &request.key().to_string());
+        request.raw(format!("{reply}¶").as_bytes());
     };
     let _goods = Echo::course(&distributor, "goods", &["GET/goods"], answer);
     await_instances(&gateway, "GET", "/goods", 1);
@@ -155,29 +155,29 @@ fn a_reply_without_a_key_belongs_to_the_only_request_that_waits_and_else_to_none
     let keyless = "{\"errorcode\":0,\"results\":\"keyless\"}¶".as_bytes();
 
     let only = ask(&gateway, "GET", "/goods", b"");
-    goods.await_asked(1)[0].raw(keyless);
+    goods.await_requests(1)[0].raw(keyless);
     assert_eq!(only.join().unwrap().results(), "keyless");
     // The reply of a course service to a method that it does not handle.
     let only = ask(&gateway, "PATCH", "/goods/1", b"{}");
-    goods.await_asked(2)[1].raw("null¶".as_bytes());
+    goods.await_requests(2)[1].raw("null¶".as_bytes());
     let answer = only.join().unwrap();
     assert_eq!((answer.status, &answer.reply()["errorcode"]), (501, &json!(501)), "{}", answer.text());
 
     let two = ["/goods/one", "/goods/two"].map(|path| ask(&gateway, "GET", path, b""));
-    let asked = goods.await_asked(4);
-    asked[2].raw(keyless);
-    asked[2].raw("null¶".as_bytes());
-    asked[2..].iter().for_each(Asked::echo);
+    let requests = goods.await_requests(4);
+    requests[2].raw(keyless);
+    requests[2].raw("null¶".as_bytes());
+    requests[2..].iter().for_each(ReceivedRequest::echo);
     for (name, waiting) in ["one", "two"].into_iter().zip(two) {
         assert_eq!(waiting.join().unwrap().results()["params"]["params"], name);
     }
     // A reply without any pending request.
-    asked[3].raw(keyless);
-    asked[3].raw("null¶".as_bytes());
+    requests[3].raw(keyless);
+    requests[3].raw("null¶".as_bytes());
     let orphans = || gateway.log().iter().filter(|line| line.contains("orphan reply")).count();
     eventually("all four are dropped", || (orphans() == 4).then_some(()));
     let last = ask(&gateway, "GET", "/goods/last", b"");
-    goods.await_asked(5)[4].echo();
+    goods.await_requests(5)[4].echo();
     assert_eq!(last.join().unwrap().results()["params"]["params"], "last");
     assert_eq!(links(&gateway, goods.port()), 1);
 }
@@ -199,9 +199,9 @@ fn the_course_log_service_gets_text_and_the_client_an_immediate_answer() {
             gateway.http().request("POST", "/logs", &[("Content-Type", content_type)], body.as_bytes());
         assert_eq!((answer.status, &answer.reply()["errorcode"]), (202, &json!(0)), "{}", answer.text());
     }
-    for (asked, body) in logs.await_asked(4).iter().zip(bodies) {
+    for (request, body) in logs.await_requests(4).iter().zip(bodies) {
         let expected = json!({ "uri": "/logs", "method": "POST", "key": 0, "params": body });
-        assert_eq!(asked.packet, expected);
+        assert_eq!(request.packet, expected);
     }
     drop(logs);
     await_instances(&gateway, "POST", "/logs", 0);

@@ -9,7 +9,7 @@ use std::time::Instant;
 use serde_json::{Value, json};
 
 use crate::harness::{
-    Asked, Echo, Packets, Process, Program, SECRET, Scratch, System, await_instances, eventually,
+    Echo, Packets, Process, Program, ReceivedRequest, SECRET, Scratch, System, await_instances, eventually,
 };
 
 /// A text that a course client stores.
@@ -38,11 +38,11 @@ fn a_stored_delimiter_of_a_course_service_reaches_the_client() {
     let gateway = Process::gateway(&distributor, &[]);
     let goods = json!([{ "id": 1, "name": APPLE }, { "id": 2, "name": "\\\"¶\"" }, { "¶": "" }]);
     let answered = goods.clone();
-    let answer = move |asked: &Asked| {
-        let reply = json!({ "key": asked.key(), "errorcode": 0, "results": answered });
+    let answer = move |request: &ReceivedRequest| {
+        let reply = json!({ "key": request.key(), "errorcode": 0, "results": answered });
         let bytes = format!("{reply}¶").into_bytes();
         // The stream is cut inside of each delimiter.
-        bytes.split_inclusive(|byte| *byte == 0xC2).for_each(|piece| asked.raw(piece));
+        bytes.split_inclusive(|byte| *byte == 0xC2).for_each(|piece| request.raw(piece));
     };
     let service = Echo::course(&distributor, "goods", &["GET/goods", "POST/goods"], answer);
     await_instances(&gateway, "GET", "/goods", 1);
@@ -66,12 +66,12 @@ fn many_replies_with_delimiters_in_one_segment_are_as_many_replies() {
             thread::spawn(move || http.get(&format!("/goods/{number}")).results())
         })
         .collect();
-    let asked = service.await_asked(8);
-    let reply = |asked: &Asked| {
-        let name = format!("¶{}", asked.params()["params"].as_str().unwrap());
-        format!("{}¶", json!({ "key": asked.key(), "errorcode": 0, "results": name }))
+    let requests = service.await_requests(8);
+    let reply = |request: &ReceivedRequest| {
+        let name = format!("¶{}", request.params()["params"].as_str().unwrap());
+        format!("{}¶", json!({ "key": request.key(), "errorcode": 0, "results": name }))
     };
-    asked[0].raw(asked.iter().map(reply).collect::<Vec<_>>().concat().as_bytes());
+    requests[0].raw(requests.iter().map(reply).collect::<Vec<_>>().concat().as_bytes());
     for (number, asking) in asking.into_iter().enumerate() {
         assert_eq!(asking.join().unwrap(), format!("¶{number}"));
     }

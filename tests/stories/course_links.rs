@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use crate::harness::{Asked, Echo, Process, Response, await_instances, eventually};
+use crate::harness::{Echo, Process, ReceivedRequest, Response, await_instances, eventually};
 
 /// The limit of a course service for one packet and for one read.
 const COURSE_MAX_BYTES: usize = 64 * 1024;
@@ -25,8 +25,8 @@ fn text() -> String {
 }
 
 /// The size of a request on the wire.
-fn size(asked: &Asked) -> usize {
-    asked.text.len() + "¶".len()
+fn size(request: &ReceivedRequest) -> usize {
+    request.text.len() + "¶".len()
 }
 
 /// A course service that holds its requests until the story answers.
@@ -38,13 +38,13 @@ fn keeper(distributor: &Process) -> Echo {
 fn late_answerer(distributor: &Process) -> (Echo, Arc<AtomicUsize>) {
     let most = Arc::new(AtomicUsize::new(0));
     let (seen, unanswered) = (most.clone(), Arc::new(Mutex::new(0)));
-    let answer = move |asked: &Asked| {
-        *unanswered.lock().unwrap() += size(asked);
+    let answer = move |request: &ReceivedRequest| {
+        *unanswered.lock().unwrap() += size(request);
         seen.fetch_max(*unanswered.lock().unwrap(), Ordering::SeqCst);
-        let (asked, unanswered) = (asked.clone(), unanswered.clone());
+        let (request, unanswered) = (request.clone(), unanswered.clone());
         thread::spawn(move || {
-            *unanswered.lock().unwrap() -= size(&asked);
-            asked.echo();
+            *unanswered.lock().unwrap() -= size(&request);
+            request.echo();
         });
     };
     (Echo::course(distributor, "goods", &["GET/goods", "POST/goods"], answer), most)
@@ -72,7 +72,7 @@ fn ask_ten(gateway: &Process, method: &'static str) -> Vec<JoinHandle<Response>>
 
 /// The numbers of the requests, in the order in which the service has read them.
 fn numbers(service: &Echo) -> Vec<String> {
-    service.asked().iter().map(|asked| asked.params()["params"].as_str().unwrap().to_owned()).collect()
+    service.requests().iter().map(|request| request.params()["params"].as_str().unwrap().to_owned()).collect()
 }
 
 /// The number of answers with this status.
@@ -95,11 +95,11 @@ fn ten_requests_of_8_kib_never_have_more_than_64_kib_unanswered_and_keep_their_o
     let asking = ask_ten(&gateway, "POST");
     for answered in 0..10 {
         let expected = (FITTING + answered).min(10);
-        let asked = goods.await_asked(expected);
-        assert_eq!(asked.len(), expected, "one answer frees the place for one request");
-        let unanswered: usize = asked[answered..].iter().map(size).sum();
+        let requests = goods.await_requests(expected);
+        assert_eq!(requests.len(), expected, "one answer frees the place for one request");
+        let unanswered: usize = requests[answered..].iter().map(size).sum();
         assert!(unanswered <= COURSE_MAX_BYTES, "{unanswered} bytes");
-        asked[answered].echo();
+        requests[answered].echo();
     }
     for (number, answer) in join(asking).into_iter().enumerate() {
         assert_eq!((answer.status, &answer.results()["params"]["params"]), (200, &json!(number.to_string())));
@@ -120,16 +120,16 @@ fn a_request_without_a_turn_before_its_deadline_is_never_sent_and_gets_503() {
         assert!(answer.message().contains(words), "{}", answer.text());
         assert_eq!(answer.header("Retry-After").is_some(), status == 503);
     }
-    assert_eq!(goods.asked().len(), FITTING);
+    assert_eq!(goods.requests().len(), FITTING);
 }
 
 #[test]
 fn a_link_with_a_window_full_of_abandoned_requests_is_replaced() {
     let distributor = Process::distributor(&[]);
     let gateway = Process::gateway(&distributor, &["--timeout", "1"]);
-    let goods = Echo::course(&distributor, "goods", &["GET/goods", "POST/goods"], |asked| {
-        if asked.packet["method"] == "GET" {
-            asked.echo();
+    let goods = Echo::course(&distributor, "goods", &["GET/goods", "POST/goods"], |request| {
+        if request.packet["method"] == "GET" {
+            request.echo();
         }
     });
     await_instances(&gateway, "POST", "/goods", 1);
@@ -140,7 +140,7 @@ fn a_link_with_a_window_full_of_abandoned_requests_is_replaced() {
     assert_eq!(status(), 503, "it was not sent");
     eventually("there is a new link", || (gateway.http().get("/goods").status == 200).then_some(()));
     gateway.await_log(&["stay without a reply"]);
-    assert_eq!(goods.asked().len(), FITTING + 1);
+    assert_eq!(goods.requests().len(), FITTING + 1);
 }
 
 #[test]
@@ -155,7 +155,7 @@ fn a_read_that_waits_for_its_turn_is_not_moved_to_another_instance() {
     let answers = join(asking);
     // After half of the timeout, the gateway retries the sent requests at the other instance. It retries no others.
     assert_eq!((count(&answers, 200), count(&answers, 503)), (FITTING, 10 - FITTING));
-    assert_eq!((silent.asked().len(), other.asked().len()), (FITTING, FITTING));
+    assert_eq!((silent.requests().len(), other.requests().len()), (FITTING, FITTING));
     assert!(most.load(Ordering::SeqCst) <= COURSE_MAX_BYTES);
 }
 
@@ -167,14 +167,14 @@ fn when_a_link_is_lost_with_a_burst_on_it_the_next_instance_gets_it_through_its_
         let first = keeper(&distributor);
         await_instances(&gateway, method, "/goods", 1);
         let asking = ask_ten(&gateway, method);
-        first.await_asked(FITTING);
+        first.await_requests(FITTING);
         let (other, most) = late_answerer(&distributor);
         await_instances(&gateway, method, "/goods", 2);
         first.hang_up();
         let answers = join(asking);
         // A sent write may have been executed. A queued write was not.
         assert_eq!((count(&answers, 502), count(&answers, 200)), (lost, 10 - lost), "{method}");
-        assert_eq!(other.asked().len(), 10 - lost);
+        assert_eq!(other.requests().len(), 10 - lost);
         assert!(most.load(Ordering::SeqCst) <= COURSE_MAX_BYTES, "{most:?}");
     }
 }
@@ -183,15 +183,15 @@ fn when_a_link_is_lost_with_a_burst_on_it_the_next_instance_gets_it_through_its_
 fn notices_leave_the_window_free() {
     let distributor = Process::distributor(&[]);
     let gateway = Process::gateway(&distributor, &[]);
-    let logs = Echo::course(&distributor, "logs", &["POST/logs", "GET/logs"], |asked| {
-        if asked.packet["method"] == "GET" {
-            asked.echo();
+    let logs = Echo::course(&distributor, "logs", &["POST/logs", "GET/logs"], |request| {
+        if request.packet["method"] == "GET" {
+            request.echo();
         }
     });
     await_instances(&gateway, "POST", "/logs", 1);
     for number in 1..=20 {
         assert_eq!(gateway.http().request("POST", "/logs", &[], text().as_bytes()).status, 202);
-        assert_eq!(logs.await_asked(number).len(), number);
+        assert_eq!(logs.await_requests(number).len(), number);
     }
     assert_eq!(gateway.http().get("/logs").status, 200);
 }
@@ -202,28 +202,28 @@ fn notices_leave_the_window_free() {
 fn a_packet_over_64_kib_is_never_sent_to_a_course_service_and_the_413_names_both_sizes() {
     let distributor = Process::distributor(&[]);
     let gateway = Process::gateway(&distributor, &[]);
-    let goods = Echo::course(&distributor, "goods", &["POST/goods"], Asked::echo);
+    let goods = Echo::course(&distributor, "goods", &["POST/goods"], ReceivedRequest::echo);
     await_instances(&gateway, "POST", "/goods", 1);
     let post = |length: usize| gateway.http().post("/goods", &json!({ "text": "x".repeat(length) }));
     assert_eq!(post(1).status, 200);
-    let rest = size(&goods.asked()[0]) - 1;
+    let rest = size(&goods.requests()[0]) - 1;
     assert_eq!(post(1).status, 200, "the gateway now knows where the service reads the key");
-    let known = size(&goods.asked()[1]) - 1;
+    let known = size(&goods.requests()[1]) - 1;
     assert!(known < rest);
 
     let longest = COURSE_MAX_BYTES - known;
     assert_eq!(post(longest).status, 200);
-    assert_eq!(size(&goods.asked()[2]), COURSE_MAX_BYTES);
+    assert_eq!(size(&goods.requests()[2]), COURSE_MAX_BYTES);
     for length in [longest + 1, 300_000] {
         let answer = post(length);
         assert_eq!(answer.status, 413, "{}", answer.text());
-        let said = format!(
+        let expected = format!(
             "the request has {} bytes; a course service takes at most 65536 in one packet; send less",
             known + length
         );
-        assert!(answer.message().ends_with(&said), "{}", answer.text());
+        assert!(answer.message().ends_with(&expected), "{}", answer.text());
     }
-    assert_eq!((goods.asked().len(), goods.connections()), (3, 1));
+    assert_eq!((goods.requests().len(), goods.connections()), (3, 1));
 }
 
 // ---- the key
@@ -232,17 +232,17 @@ fn a_packet_over_64_kib_is_never_sent_to_a_course_service_and_the_413_names_both
 fn a_service_that_answers_with_the_key_of_the_packet_gets_no_other_and_the_clients_own_key_reaches_it() {
     let distributor = Process::distributor(&[]);
     let gateway = Process::gateway(&distributor, &[]);
-    let goods = Echo::course(&distributor, "goods", &["GET/goods"], Asked::echo);
+    let goods = Echo::course(&distributor, "goods", &["GET/goods"], ReceivedRequest::echo);
     await_instances(&gateway, "GET", "/goods", 1);
     assert_eq!(gateway.http().get("/goods").status, 200);
     assert_eq!(gateway.http().get("/goods?key=5").results()["params"], json!({ "key": "5" }));
-    let asked = goods.asked();
-    assert_eq!(asked[0].text, r#"{"uri":"/goods","method":"GET","key":1,"params":{"key":2}}"#);
-    assert_eq!(asked[1].text, r#"{"uri":"/goods","method":"GET","key":3,"params":{"key":"5"}}"#);
+    let requests = goods.requests();
+    assert_eq!(requests[0].text, r#"{"uri":"/goods","method":"GET","key":1,"params":{"key":2}}"#);
+    assert_eq!(requests[1].text, r#"{"uri":"/goods","method":"GET","key":3,"params":{"key":"5"}}"#);
     // Another service may listen on this port later.
     goods.hang_up();
     eventually("it gets another request", || (gateway.http().get("/goods").status == 200).then_some(()));
-    assert_eq!(goods.asked().last().unwrap().text, asked[0].text);
+    assert_eq!(goods.requests().last().unwrap().text, requests[0].text);
 }
 
 #[test]
@@ -253,18 +253,18 @@ fn a_service_that_answers_with_the_key_of_the_params_gets_no_other() {
     let shapes =
         [r#"{"key":KEY,"errorCode":0,"data":1}"#, r#"{"errorCode":0,"data":1,"params":{"key":KEY}}"#];
     for (name, shape) in ["one", "two"].into_iter().zip(shapes) {
-        let answer = move |asked: &Asked| {
-            let reply = shape.replace("KEY", &asked.params()["key"].to_string());
-            asked.raw(format!("{reply}¶").as_bytes());
+        let answer = move |request: &ReceivedRequest| {
+            let reply = shape.replace("KEY", &request.params()["key"].to_string());
+            request.raw(format!("{reply}¶").as_bytes());
         };
         let service = Echo::course(&distributor, name, &[&format!("GET/{name}")], answer);
         await_instances(&gateway, "GET", &format!("/{name}"), 1);
         for _ in 0..3 {
             assert_eq!(gateway.http().get(&format!("/{name}?a=1")).reply()["data"], 1);
         }
-        let asked: Vec<String> = service.asked().into_iter().map(|asked| asked.text).collect();
+        let texts: Vec<String> = service.requests().into_iter().map(|request| request.text).collect();
         let expected = [r#""key":1,"params":{"a":"1","key":2}}"#, r#""params":{"a":"1","key":4}}"#];
-        for (text, end) in asked.iter().zip([expected[0], expected[1], r#""params":{"a":"1","key":6}}"#]) {
+        for (text, end) in texts.iter().zip([expected[0], expected[1], r#""params":{"a":"1","key":6}}"#]) {
             assert_eq!(*text, format!(r#"{{"uri":"/{name}","method":"GET",{end}"#));
         }
     }
@@ -280,9 +280,9 @@ fn a_course_service_may_answer_with_its_key_as_text() {
         let http = gateway.http();
         thread::spawn(move || http.get(&format!("/goods/{name}")))
     });
-    for asked in goods.await_asked(2) {
-        let (key, name) = (asked.key(), &asked.params()["params"]);
-        asked.raw(format!("{{\"key\":\"{key}\",\"errorcode\":0,\"results\":{name}}}¶").as_bytes());
+    for request in goods.await_requests(2) {
+        let (key, name) = (request.key(), &request.params()["params"]);
+        request.raw(format!("{{\"key\":\"{key}\",\"errorcode\":0,\"results\":{name}}}¶").as_bytes());
     }
     for (name, asking) in ["one", "two"].into_iter().zip(asking) {
         assert_eq!(asking.join().unwrap().results(), name);
@@ -295,7 +295,7 @@ fn a_course_service_may_answer_with_its_key_as_text() {
 fn a_link_that_was_in_use_and_is_lost_is_dialled_again_at_once() {
     let distributor = Process::distributor(&[]);
     let gateway = Process::gateway(&distributor, &[]);
-    let goods = Echo::course(&distributor, "goods", &["GET/goods"], Asked::echo);
+    let goods = Echo::course(&distributor, "goods", &["GET/goods"], ReceivedRequest::echo);
     await_instances(&gateway, "GET", "/goods", 1);
     let up = format!("link 127.0.0.1:{}: up", goods.port());
     let times_up = || gateway.log().iter().filter(|line| line.contains(&up)).count();

@@ -7,7 +7,7 @@ use pilcrow::service::{Reply, Request, Running, Service};
 use serde_json::{Value, json};
 
 use crate::course::{DIALECTS, course_js, port_of};
-use crate::harness::{Asked, Echo, Packets, Process, System, eventually};
+use crate::harness::{Echo, Packets, Process, ReceivedRequest, System, eventually};
 use crate::mesh::serve;
 
 /// The four forms in which course programs write key 0.
@@ -191,7 +191,7 @@ fn a_course_service_that_calls_ours_gets_no_reply_over_64_kib() {
         packets.receive().unwrap()
     };
     assert_eq!(ask()["errorcode"], 0, "no course node is registered");
-    let _course = Echo::course(&distributor, "goods", &["GET/goods"], Asked::echo);
+    let _course = Echo::course(&distributor, "goods", &["GET/goods"], ReceivedRequest::echo);
     let refused = eventually("our gateway knows the course service", || {
         Some(ask()).filter(|reply| reply["errorcode"] != 0)
     });

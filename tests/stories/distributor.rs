@@ -556,7 +556,7 @@ fn a_connection_that_stops_within_a_frame_is_closed_and_an_idle_one_is_not() {
     let scratch = Scratch::new();
     let distributor = Process::distributor(&[]);
     let users = Process::users(&distributor, &scratch, &[]);
-    let half_a_reply = |asked: &crate::harness::Asked| asked.raw(b"{\"key\":");
+    let half_a_reply = |request: &crate::harness::ReceivedRequest| request.raw(b"{\"key\":");
     let staller = Echo::answering(&distributor, "staller", &["GET/stalled"], half_a_reply);
     let gateway = Process::gateway(&distributor, &["--timeout", "0.2"]);
     crate::harness::await_instances(&gateway, "GET", "/stalled", 1);

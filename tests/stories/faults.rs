@@ -32,6 +32,6 @@ fn emails(http: &Http) -> Vec<String> {
 }
 
 /// The number of times that a process has logged this.
-fn times_said(log: &[String], words: &str) -> usize {
+fn count_lines(log: &[String], words: &str) -> usize {
     log.iter().filter(|line| line.contains(words)).count()
 }

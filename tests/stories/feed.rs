@@ -3,19 +3,19 @@
 //!
 //! | file | tests |
 //! | --- | --- |
-//! | [`told`] | the form of a change as an event, in a page and in a packet; rejected requests |
+//! | [`changes`] | the form of a change as an event, in a page and in a packet; rejected requests |
 //! | [`resume`] | resuming after a number, without gaps or duplicates |
 //! | [`packets`] | streams by raw packets |
 //! | [`processes`] | several users processes on one database, and the end of any process |
 //! | [`limits`] | clients that disconnect, that do not read, and one too many |
 //! | [`reading`] | reads that know which change they reflect; entity tags |
 
+mod changes;
 mod limits;
 mod packets;
 mod processes;
 mod reading;
 mod resume;
-mod told;
 
 use serde_json::{Value, json};
 

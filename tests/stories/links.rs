@@ -7,7 +7,8 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::harness::{
-    Asked, Echo, Load, Process, Program, Response, Scratch, System, await_instances, eventually, free_port,
+    Echo, Load, Process, Program, ReceivedRequest, Response, Scratch, System, await_instances, eventually,
+    free_port,
 };
 
 // ---- under load
@@ -202,9 +203,9 @@ fn sequential_requests_are_spread_round_robin() {
     let order = Arc::new(Mutex::new(Vec::new()));
     let noting = |name: &'static str| {
         let order = order.clone();
-        Echo::answering(&distributor, "echo", &["GET/echo"], move |asked: &Asked| {
+        Echo::answering(&distributor, "echo", &["GET/echo"], move |request: &ReceivedRequest| {
             order.lock().unwrap().push(name);
-            asked.echo();
+            request.echo();
         })
     };
     let _both = [noting("one"), noting("two")];
@@ -222,7 +223,7 @@ fn the_instance_with_the_fewest_requests_in_flight_gets_the_next() {
     let keepers =
         [keeper(&distributor, "keeper", &["GET/kept"]), keeper(&distributor, "keeper", &["GET/kept"])];
     await_instances(&gateway, "GET", "/kept", 2);
-    let counts = || [keepers[0].asked().len(), keepers[1].asked().len()];
+    let counts = || [keepers[0].requests().len(), keepers[1].requests().len()];
     let waiting: Vec<_> = (1..=6)
         .map(|number| {
             let waiting = ask(&gateway, "/kept");
@@ -232,7 +233,7 @@ fn the_instance_with_the_fewest_requests_in_flight_gets_the_next() {
         .collect();
     assert_eq!(counts(), [3, 3]);
     // One of them answers all its requests, so it gets the next three.
-    keepers[0].asked().iter().for_each(Asked::echo);
+    keepers[0].requests().iter().for_each(ReceivedRequest::echo);
     eventually("three are answered", || {
         (waiting.iter().filter(|one| one.is_finished()).count() == 3).then_some(())
     });
@@ -244,8 +245,8 @@ fn the_instance_with_the_fewest_requests_in_flight_gets_the_next() {
         })
         .collect();
     assert_eq!(counts(), [6, 3]);
-    keepers[0].asked()[3..].iter().for_each(Asked::echo);
-    keepers[1].asked().iter().for_each(Asked::echo);
+    keepers[0].requests()[3..].iter().for_each(ReceivedRequest::echo);
+    keepers[1].requests().iter().for_each(ReceivedRequest::echo);
     for one in waiting.into_iter().chain(more) {
         assert_eq!(one.join().unwrap().status, 200);
     }
@@ -258,16 +259,16 @@ fn an_instance_that_leaves_gets_no_new_request_and_its_pending_one_is_answered()
     let mut leaver = keeper(&distributor, "echo", &["GET/echo"]);
     await_instances(&gateway, "GET", "/echo", 1);
     let pending = ask(&gateway, "/echo/pending");
-    leaver.await_asked(1);
+    leaver.await_requests(1);
     let stayer = Echo::start(&distributor, "echo", &["GET/echo"]);
     await_instances(&gateway, "GET", "/echo", 2);
     let leaving = json!({ "proto": "pilcrow/1", "leaving": true });
     leaver.membership.register("echo", leaver.port(), &["GET/echo"], &leaving);
     await_instances(&gateway, "GET", "/echo", 1);
     (0..6).for_each(|_| assert_eq!(gateway.http().get("/echo").status, 200));
-    assert_eq!((leaver.asked().len(), stayer.asked().len()), (1, 6));
+    assert_eq!((leaver.requests().len(), stayer.requests().len()), (1, 6));
     assert_eq!(leaver.connections(), 1, "its link stays up while a request is pending");
-    leaver.asked()[0].echo();
+    leaver.requests()[0].echo();
     let answer = pending.join().unwrap();
     assert_eq!((answer.status, &answer.results()["params"]["params"]), (200, &json!("pending")));
     eventually("its link is closed", || (leaver.connections() == 0).then_some(()));
@@ -290,11 +291,11 @@ fn replies_may_come_in_any_order() {
     let keeper = keeper(&distributor, "keeper", &["GET/kept"]);
     await_instances(&gateway, "GET", "/kept", 1);
     let waiting: Vec<_> = (0..20).map(|number| (number, ask(&gateway, &format!("/kept/{number}")))).collect();
-    let asked = keeper.await_asked(20);
+    let requests = keeper.await_requests(20);
     let keys: std::collections::BTreeSet<u64> =
-        asked.iter().filter_map(|asked| asked.key().as_u64()).collect();
+        requests.iter().filter_map(|request| request.key().as_u64()).collect();
     assert_eq!((keys.len(), keys.contains(&0)), (20, false), "each request has its own key, and none is 0");
-    asked.iter().rev().for_each(Asked::echo);
+    requests.iter().rev().for_each(ReceivedRequest::echo);
     for (number, waiting) in waiting {
         let answer = waiting.join().unwrap();
         assert_eq!((answer.status, &answer.results()["params"]["params"]), (200, &json!(number.to_string())));
@@ -307,7 +308,7 @@ fn orphan_replies_disturb_no_caller() {
     let gateway = Process::gateway(&distributor, &[]);
     let keeper = keeper(&distributor, "keeper", &["GET/kept"]);
     await_instances(&gateway, "GET", "/kept", 1);
-    let orphans = |pending: &[Asked]| {
+    let orphans = |pending: &[ReceivedRequest]| {
         for key in ["999999", "0", "-1", "1.5", "9007199254740993", "\"x\"", "{\"a\":1}", "[]", "true"] {
             pending[0].raw(format!("{{\"key\":{key},\"errorcode\":0,\"results\":\"wrong\"}}¶").as_bytes());
         }
@@ -319,15 +320,15 @@ fn orphan_replies_disturb_no_caller() {
         pending[0].raw("{\"errorcode\":0,\"results\":\"wrong\"}¶".as_bytes());
     };
     let first = ask(&gateway, "/kept/first");
-    orphans(&keeper.await_asked(1));
+    orphans(&keeper.await_requests(1));
     let dropped = || gateway.log().iter().filter(|line| line.contains("orphan reply")).count();
     eventually("all are dropped while one request waits", || (dropped() == 11).then_some(()));
     let second = ask(&gateway, "/kept/second");
-    let asked = keeper.await_asked(2);
-    orphans(&asked);
-    for asked in &asked {
-        asked.echo();
-        asked.echo(); // twice is once too often
+    let requests = keeper.await_requests(2);
+    orphans(&requests);
+    for request in &requests {
+        request.echo();
+        request.echo(); // twice is once too often
     }
     for (name, waiting) in [("first", first), ("second", second)] {
         let answer = waiting.join().unwrap();
@@ -341,16 +342,17 @@ fn orphan_replies_disturb_no_caller() {
 fn nothing_is_delivered_after_its_deadline() {
     let distributor = Process::distributor(&[]);
     let gateway = Process::gateway(&distributor, &["--timeout", "0.3"]);
-    let keeper = Echo::answering(&distributor, "keeper", &["GET/kept", "GET/echo"], |asked: &Asked| {
-        if asked.packet["uri"] == "/echo" {
-            asked.echo();
-        }
-    });
+    let keeper =
+        Echo::answering(&distributor, "keeper", &["GET/kept", "GET/echo"], |request: &ReceivedRequest| {
+            if request.packet["uri"] == "/echo" {
+                request.echo();
+            }
+        });
     await_instances(&gateway, "GET", "/kept", 1);
     let mut client = gateway.http().connect();
     client.send_request("GET", "/kept/late", &[], b"");
     assert_eq!(client.receive().unwrap().status, 504);
-    let late = keeper.await_asked(1).remove(0);
+    let late = keeper.await_requests(1).remove(0);
     let left = late.packet["deadline_ms"].as_u64().unwrap();
     assert!(left <= 300, "the deadline must be the gateway's remaining wait, not {left}");
     late.echo();
@@ -375,7 +377,7 @@ fn a_read_whose_link_is_lost_is_retried_and_a_write_is_not() {
     let urls = ["GET/echo", "POST/echo"];
     let distributor = Process::distributor(&[]);
     let gateway = Process::gateway(&distributor, &[]);
-    let fickle = Echo::answering(&distributor, "echo", &urls, Asked::hang_up);
+    let fickle = Echo::answering(&distributor, "echo", &urls, ReceivedRequest::hang_up);
     await_instances(&gateway, "GET", "/echo", 1);
     // No other instance exists.
     assert_eq!(gateway.http().get("/echo").status, 502);
@@ -384,12 +386,12 @@ fn a_read_whose_link_is_lost_is_retried_and_a_write_is_not() {
     let ask = |method| gateway.http().request(method, "/echo", &[], b"").status;
     let mut reads = (0..2).map(|_| ask("GET"));
     assert!(reads.all(|status| status == 200), "either of the two may be first");
-    assert_eq!((fickle.asked().len(), steady.asked().len()), (2, 2));
+    assert_eq!((fickle.requests().len(), steady.requests().len()), (2, 2));
     await_instances(&gateway, "POST", "/echo", 2);
     let mut writes: Vec<u16> = (0..2).map(|_| ask("POST")).collect();
     writes.sort_unstable();
     assert_eq!(writes, [200, 502]);
-    assert_eq!((fickle.asked().len(), steady.asked().len()), (3, 3), "each write was sent once");
+    assert_eq!((fickle.requests().len(), steady.requests().len()), (3, 3), "each write was sent once");
 }
 
 #[test]
@@ -399,12 +401,12 @@ fn a_read_that_is_silent_for_half_of_its_time_is_given_up_and_asked_of_another_i
     let silent = keeper(&distributor, "echo", &["GET/echo"]);
     await_instances(&gateway, "GET", "/echo", 1);
     let slow = ask(&gateway, "/echo/first");
-    let first = silent.await_asked(1).remove(0);
+    let first = silent.await_requests(1).remove(0);
     let other = Echo::start(&distributor, "echo", &["GET/echo"]);
     await_instances(&gateway, "GET", "/echo", 2);
     let answer = slow.join().unwrap();
     assert_eq!((answer.status, &answer.results()["params"]["params"]), (200, &json!("first")));
-    assert_eq!((silent.asked().len(), other.asked().len()), (1, 1));
+    assert_eq!((silent.requests().len(), other.requests().len()), (1, 1));
     gateway.await_log(&["no reply yet", "trying"]);
     // No request waits for the first instance any more.
     first.echo();
@@ -432,18 +434,18 @@ fn a_service_that_breaks_the_protocol_loses_its_link_and_gets_a_new_one() {
     let bystander = keeper(&distributor, "bystander", &["GET/bystander"]);
     await_instances(&gateway, "GET", "/bystander", 1);
     let pending = ask(&gateway, "/bystander");
-    bystander.await_asked(1);
+    bystander.await_requests(1);
     let services: Vec<(String, Echo, &str)> = breaches
         .into_iter()
         .map(|(name, bytes, reason)| {
-            let answer = move |asked: &Asked| match asked.params()["params"].as_str() {
+            let answer = move |request: &ReceivedRequest| match request.params()["params"].as_str() {
                 Some("break") => {
-                    asked.raw(&bytes);
+                    request.raw(&bytes);
                     if !bytes.ends_with("¶".as_bytes()) && bytes.len() < 1000 {
-                        asked.hang_up();
+                        request.hang_up();
                     }
                 }
-                _ => asked.echo(),
+                _ => request.echo(),
             };
             let service = Echo::answering(&distributor, name, &[&format!("GET/{name}")], answer);
             await_instances(&gateway, "GET", &format!("/{name}"), 1);
@@ -461,10 +463,10 @@ fn a_service_that_breaks_the_protocol_loses_its_link_and_gets_a_new_one() {
     for (path, service, _) in &services {
         await_instances(&gateway, "GET", path, 1);
         assert_eq!(gateway.http().get(&format!("{path}/well")).status, 200, "{path}");
-        assert_eq!(service.asked().len(), 2);
+        assert_eq!(service.requests().len(), 2);
     }
     assert_eq!(bystander.connections(), 1);
-    bystander.asked()[0].echo();
+    bystander.requests()[0].echo();
     assert_eq!(pending.join().unwrap().status, 200);
 }
 
@@ -478,10 +480,10 @@ fn a_gateway_that_shuts_down_answers_requests_that_have_begun() {
     await_instances(&gateway, "GET", "/kept", 1);
     let address = gateway.address();
     let pending: Vec<_> = (0..3).map(|_| ask(&gateway, "/kept")).collect();
-    let asked = keeper.await_asked(3);
+    let requests = keeper.await_requests(3);
     gateway.signal(nix::sys::signal::Signal::SIGTERM);
     eventually("it accepts no further connection", || std::net::TcpStream::connect(address).err());
-    asked.iter().for_each(Asked::echo);
+    requests.iter().for_each(ReceivedRequest::echo);
     for pending in pending {
         assert_eq!(pending.join().unwrap().status, 200);
     }

@@ -98,25 +98,25 @@ fn run(plan: &Plan<'_>) {
     world.kill_at_random(plan.killed, plan.kills, plan.writers * plan.writes, random);
     let written: Vec<Written> = writers.into_iter().flat_map(|writer| writer.join().unwrap()).collect();
     let last = shared.write_the_last();
-    let told: Vec<_> = followers.into_iter().map(|follower| follower.join().unwrap()).collect();
+    let received: Vec<_> = followers.into_iter().map(|follower| follower.join().unwrap()).collect();
 
     let truth = world.all_changes();
     let seqs: Vec<u64> = truth.iter().map(|change| change["seq"].as_u64().unwrap()).collect();
     assert_eq!(seqs, (1..=last).collect::<Vec<_>>(), "numbers have no gaps");
-    for told in &told {
-        assert_eq!(told.changes.len(), truth.len());
-        for (change, expected) in told.changes.iter().zip(&truth) {
+    for follower in &received {
+        assert_eq!(follower.changes.len(), truth.len());
+        for (change, expected) in follower.changes.iter().zip(&truth) {
             assert_eq!(change, expected);
         }
-        assert_eq!(replay(&told.changes), world.all_users());
+        assert_eq!(replay(&follower.changes), world.all_users());
     }
     check_written(&written, &truth);
     println!(
         "{} changes, {} acknowledged to the writers; {} subscribers joined {} times; {} kills; {:?}",
         truth.len(),
         written.len(),
-        told.len(),
-        told.iter().map(|told| told.joined).sum::<usize>(),
+        received.len(),
+        received.iter().map(|follower| follower.joined).sum::<usize>(),
         plan.kills,
         began.elapsed()
     );

@@ -11,14 +11,14 @@ use pilcrow::net::link::LinkLimits;
 use pilcrow::node::Node;
 use serde_json::json;
 
-use crate::harness::{Asked, Echo, Http, Process, Response, await_instances, eventually};
+use crate::harness::{Echo, Http, Process, ReceivedRequest, Response, await_instances, eventually};
 
 /// A service that holds its requests until the story answers.
 fn keeper(distributor: &Process) -> Echo {
     Echo::answering(distributor, "keeper", &["GET/kept"], |_| {})
 }
 
-fn assert_told_to_come_again(answer: &Response) {
+fn assert_busy(answer: &Response) {
     assert_eq!(answer.status, 503, "{}", answer.text());
     let seconds: u32 = answer.header("Retry-After").expect("a `Retry-After`").parse().unwrap();
     assert!(seconds > 0 && answer.message().contains("too many requests are in flight"), "{}", answer.text());
@@ -55,22 +55,22 @@ fn requests_above_the_limit_get_503_at_once_and_the_others_are_answered() {
         let ended = clients.iter().filter(|client| client.is_finished()).count();
         (ended >= 4 * ROOM).then_some((5 * ROOM - ended, ended))
     });
-    assert_eq!((inside, beyond, service.await_asked(ROOM).len()), (ROOM, 4 * ROOM, ROOM));
+    assert_eq!((inside, beyond, service.await_requests(ROOM).len()), (ROOM, 4 * ROOM, ROOM));
     assert_healthy(http);
-    assert_told_to_come_again(&http.get("/kept/late"));
+    assert_busy(&http.get("/kept/late"));
     // A free place is given to the next request.
-    service.asked()[0].echo();
+    service.requests()[0].echo();
     eventually("one more is answered", || {
         (clients.iter().filter(|client| client.is_finished()).count() > beyond).then_some(())
     });
     let next = thread::spawn(move || http.get("/kept/next"));
-    service.await_asked(ROOM + 1)[1..].iter().for_each(Asked::echo);
+    service.await_requests(ROOM + 1)[1..].iter().for_each(ReceivedRequest::echo);
     assert_eq!(next.join().unwrap().results()["params"]["params"], "next");
     let answers: Vec<Response> = clients.into_iter().map(|client| client.join().unwrap()).collect();
-    let (good, told): (Vec<_>, Vec<_>) = answers.iter().partition(|answer| answer.status == 200);
+    let (good, rejected): (Vec<_>, Vec<_>) = answers.iter().partition(|answer| answer.status == 200);
     assert_eq!(good.len(), ROOM);
-    told.into_iter().for_each(assert_told_to_come_again);
-    assert_eq!(service.asked().len(), ROOM + 1, "a rejected request is never sent");
+    rejected.into_iter().for_each(assert_busy);
+    assert_eq!(service.requests().len(), ROOM + 1, "a rejected request is never sent");
 }
 
 #[test]
@@ -93,8 +93,8 @@ fn each_instance_has_its_own_limit_beside_that_of_the_gateway() {
     let refused = || calls.iter().filter(|call| call.is_finished()).count();
     eventually("three are rejected", || (refused() == 3).then_some(()));
     for service in &services {
-        assert_eq!(service.await_asked(2).len(), 2);
-        service.asked().iter().for_each(Asked::echo);
+        assert_eq!(service.await_requests(2).len(), 2);
+        service.requests().iter().for_each(ReceivedRequest::echo);
     }
     let outcomes: Vec<_> = calls.into_iter().map(|call| call.join().unwrap()).collect();
     assert_eq!(outcomes.iter().filter(|outcome| outcome.is_ok()).count(), 4);
@@ -108,9 +108,9 @@ fn under_overload_every_request_and_every_health_check_is_answered() {
     let distributor = Process::distributor(&[]);
     let gateway = Process::gateway(&distributor, &["--max-in-flight", "4"]);
     // It answers one request after the other, slowly.
-    let slow = |asked: &Asked| {
+    let slow = |request: &ReceivedRequest| {
         thread::sleep(Duration::from_millis(2)); // work is played by sleeping
-        asked.echo();
+        request.echo();
     };
     let _service = Echo::answering(&distributor, "slow", &["GET/slow"], slow);
     await_instances(&gateway, "GET", "/slow", 1);
@@ -126,7 +126,7 @@ fn under_overload_every_request_and_every_health_check_is_answered() {
                     let answer = connection.receive().expect("every request is answered");
                     let refused = answer.status != 200;
                     if refused {
-                        assert_told_to_come_again(&answer);
+                        assert_busy(&answer);
                     } else {
                         assert_eq!(answer.results()["params"]["params"], number.to_string());
                     }

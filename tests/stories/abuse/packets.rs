@@ -50,14 +50,14 @@ impl Stage {
     /// Commits each violation this often against each port. Other clients send requests meanwhile and must get correct
     /// answers.
     fn storm(&mut self, violations: &[Vec<u8>], times: usize) {
-        let (began, over, asked) =
+        let (began, over, answered) =
             (Instant::now(), AtomicBool::new(false), [const { AtomicUsize::new(0) }; 3]);
         let [gateway, users, distributor] = self.all().map(Process::address);
         thread::scope(|scope| {
             let bystanders = [
-                scope.spawn(|| ask_over_http(gateway, &over, &asked[0])),
-                scope.spawn(|| ask_users(users, &over, &asked[1])),
-                scope.spawn(|| ask_distributor(distributor, &over, &asked[2])),
+                scope.spawn(|| ask_over_http(gateway, &over, &answered[0])),
+                scope.spawn(|| ask_users(users, &over, &answered[1])),
+                scope.spawn(|| ask_distributor(distributor, &over, &answered[2])),
             ];
             let attackers: Vec<_> = [gateway, users, distributor]
                 .into_iter()
@@ -71,18 +71,18 @@ impl Stage {
                 })
                 .collect();
             let attacked = attackers.into_iter().map(thread::ScopedJoinHandle::join).all(|end| end.is_ok());
-            let before: Vec<usize> = asked.iter().map(|count| count.load(Ordering::SeqCst)).collect();
+            let before: Vec<usize> = answered.iter().map(|count| count.load(Ordering::SeqCst)).collect();
             // The processes get more requests: no attack left anything hanging.
-            let still_asked =
-                || asked.iter().zip(&before).all(|(now, then)| now.load(Ordering::SeqCst) > *then);
+            let all_progress =
+                || answered.iter().zip(&before).all(|(now, then)| now.load(Ordering::SeqCst) > *then);
             eventually("all clients are answered", || {
-                (still_asked() || bystanders.iter().any(thread::ScopedJoinHandle::is_finished)).then_some(())
+                (all_progress() || bystanders.iter().any(thread::ScopedJoinHandle::is_finished)).then_some(())
             });
             over.store(true, Ordering::SeqCst);
             assert!(attacked, "an attacker could not finish");
         });
         let took = began.elapsed();
-        let answers = asked.map(AtomicUsize::into_inner);
+        let answers = answered.map(AtomicUsize::into_inner);
         println!(
             "{times} bad packets at each of three ports in {took:?}; right answers meanwhile: {answers:?}"
         );
@@ -99,35 +99,38 @@ impl Stage {
             // Lines that strangers cause. Answered requests have separate lines.
             let kinds = [" closed: ", " connected", " gone"];
             let log = process.log();
-            let said = log.iter().filter(|line| kinds.iter().any(|kind| line.contains(kind))).count();
+            let lines = log.iter().filter(|line| kinds.iter().any(|kind| line.contains(kind))).count();
             let most = 3 * windows * u64::from(flood::LINES) + 20;
-            assert!(said as u64 <= most, "{name} has logged {said} lines about strangers, more than {most}");
+            assert!(
+                lines as u64 <= most,
+                "{name} has logged {lines} lines about strangers, more than {most}"
+            );
             #[cfg(target_os = "linux")]
             {
                 let peak = process.peak_kib();
-                println!("{name}: peak {peak} KiB, {said} lines of log caused by strangers");
+                println!("{name}: peak {peak} KiB, {lines} lines of log caused by strangers");
                 assert!(peak < 64 * 1024, "{name}: {peak} KiB");
             }
         }
     }
 }
 
-fn ask_over_http(gateway: SocketAddr, over: &AtomicBool, asked: &AtomicUsize) {
+fn ask_over_http(gateway: SocketAddr, over: &AtomicBool, answered: &AtomicUsize) {
     let mut connection = Http::to(gateway).connect();
     while !over.load(Ordering::SeqCst) {
         connection.send_request("GET", "/users/1", &[], b"");
         let answer = connection.receive().expect("an answer on a well-behaved connection");
         assert_eq!((answer.status, &answer.results()["name"]), (200, &json!("Kim")), "{}", answer.text());
-        asked.fetch_add(1, Ordering::SeqCst);
+        answered.fetch_add(1, Ordering::SeqCst);
     }
 }
 
-fn ask_users(users: SocketAddr, over: &AtomicBool, asked: &AtomicUsize) {
+fn ask_users(users: SocketAddr, over: &AtomicBool, answered: &AtomicUsize) {
     let mut packets = Packets::to(users);
     for key in 1.. {
         let reply = packets.call("GET", "/users", &json!({ "params": "1" }), key);
         assert_eq!(reply["results"]["name"], "Kim", "{reply}");
-        asked.fetch_add(1, Ordering::SeqCst);
+        answered.fetch_add(1, Ordering::SeqCst);
         if over.load(Ordering::SeqCst) {
             return;
         }
@@ -135,7 +138,7 @@ fn ask_users(users: SocketAddr, over: &AtomicBool, asked: &AtomicUsize) {
 }
 
 /// A registered node, which gets every list. No node joins or leaves; only users registers again.
-fn ask_distributor(distributor: SocketAddr, over: &AtomicBool, asked: &AtomicUsize) {
+fn ask_distributor(distributor: SocketAddr, over: &AtomicBool, answered: &AtomicUsize) {
     let mut packets = Packets::to(distributor);
     packets.register("bystander", 9, &[], &json!({}));
     packets.await_list(|list| list.len() == 3);
@@ -144,7 +147,7 @@ fn ask_distributor(distributor: SocketAddr, over: &AtomicBool, asked: &AtomicUsi
         let names: Vec<&Value> =
             reply["results"].as_array().expect("a list").iter().map(|one| &one["name"]).collect();
         assert_eq!(names.len(), 3, "{reply}");
-        asked.fetch_add(1, Ordering::SeqCst);
+        answered.fetch_add(1, Ordering::SeqCst);
         if over.load(Ordering::SeqCst) {
             return;
         }

@@ -49,7 +49,7 @@ fn a_route_of_another_service_is_rejected_while_its_owner_lives_and_accepted_aft
     system.distributor.await_log(&["registration rejected", &me]);
     assert!((0..20).all(|_| system.http().get("/users/1").results() == user), "one instance owns the route");
     assert_eq!(system.http().get("/thief").status, 404);
-    assert!(thief.asked().is_empty() && again.asked().is_empty());
+    assert!(thief.requests().is_empty() && again.requests().is_empty());
 
     let last = system.users.remove(0);
     let last_address = last.address().to_string();
@@ -58,7 +58,7 @@ fn a_route_of_another_service_is_rejected_while_its_owner_lives_and_accepted_aft
     let accepted = Echo::start(&system.distributor, "thief", &urls);
     await_instances(&system.gateway, "GET", "/thief", 1);
     eventually("it owns the routes", || (system.http().get("/users").status == 200).then_some(()));
-    assert_eq!(accepted.asked()[0].packet["uri"], "/users");
+    assert_eq!(accepted.requests()[0].packet["uri"], "/users");
 }
 
 #[test]
@@ -175,7 +175,7 @@ fn a_gateway_ignores_its_own_paths_in_the_list_of_a_distributor_that_permits_the
     assert_eq!(gateway.http().get("/readyz").results(), "ready");
     assert!(gateway.http().get("/routes").results().is_array());
     assert_eq!(gateway.http().request("POST", "/healthz", &[], b"").status, 405);
-    assert!(thief.asked().is_empty());
+    assert!(thief.requests().is_empty());
 }
 
 #[test]

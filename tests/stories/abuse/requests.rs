@@ -77,7 +77,7 @@ fn a_content_length_beside_a_transfer_encoding_is_rejected_in_any_form_and_order
             assert_refused_with(stage.http(), &post(&all(&headers), body), &[400]);
         }
     }
-    assert!(stage.echo.asked().is_empty(), "{}", stage.echo.asked()[0].text);
+    assert!(stage.echo.requests().is_empty(), "{}", stage.echo.requests()[0].text);
     stage.assert_unharmed();
 }
 
@@ -109,7 +109,7 @@ fn a_content_length_or_transfer_encoding_is_accepted_once_and_in_one_spelling() 
         let old = post(&all(&[("Transfer-Encoding", coding), ("Connection", "keep-alive")]), "0\r\n\r\n");
         assert_refused_with(stage.http(), &old.replace("HTTP/1.1", "HTTP/1.0"), &[400]);
     }
-    assert!(stage.echo.asked().is_empty(), "{}", stage.echo.asked()[0].text);
+    assert!(stage.echo.requests().is_empty(), "{}", stage.echo.requests()[0].text);
     stage.assert_unharmed();
 }
 
@@ -177,7 +177,7 @@ fn a_line_without_cr_lf_hides_no_request() {
         let request = post(coding, &format!("{size}\r\n{}", "x".repeat(2 * 1024 * 1024)));
         assert_refused(stage.http(), request.as_bytes(), 413, size);
     }
-    assert!(stage.echo.asked().is_empty(), "{}", stage.echo.asked()[0].text);
+    assert!(stage.echo.requests().is_empty(), "{}", stage.echo.requests()[0].text);
     stage.assert_unharmed();
 }
 
@@ -204,7 +204,7 @@ fn a_body_without_its_end_is_not_a_request() {
         }
         assert!(connection.is_closed_within(PATIENCE), "{request:?}");
     }
-    assert!(stage.echo.asked().is_empty(), "{}", stage.echo.asked()[0].text);
+    assert!(stage.echo.requests().is_empty(), "{}", stage.echo.requests()[0].text);
     stage.assert_unharmed();
 }
 

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use crate::harness::{PATIENCE, Scratch, System, eventually, narrow};
+use crate::harness::{PATIENCE, Scratch, System, connect_with_small_buffer, eventually};
 
 /// This many users have names of the maximum length. Their list is an answer of some 300 KB. The list of 120 users
 /// already exceeds the buffers to a client that does not read.
@@ -91,7 +91,7 @@ struct Crowd {
     kind: Slow,
     open: Vec<TcpStream>,
     /// The number of clients that got a reason before they were cut off.
-    told: usize,
+    timed_out: usize,
 }
 
 impl Crowd {
@@ -100,22 +100,22 @@ impl Crowd {
     fn connect(gateway: SocketAddr, kind: Slow, count: usize) -> Self {
         let mut open: Vec<TcpStream> = Vec::with_capacity(count);
         while open.len() < count {
-            let come = (open.len()..count.min(open.len() + 100)).map(|_| kind.begin(gateway));
-            let come: Vec<TcpStream> = come.collect();
-            for stream in &come {
+            let batch = (open.len()..count.min(open.len() + 100)).map(|_| kind.begin(gateway));
+            let batch: Vec<TcpStream> = batch.collect();
+            for stream in &batch {
                 if kind == Slow::Reads {
                     assert_eq!(stream.peek(&mut [0]).expect("the beginning of an answer"), 1);
                 }
                 stream.set_nonblocking(true).unwrap();
             }
-            open.extend(come);
+            open.extend(batch);
         }
-        Self { kind, open, told: 0 }
+        Self { kind, open, timed_out: 0 }
     }
 
     /// Writes or reads one byte per client. Clients that were cut off are removed.
     fn step(&mut self) {
-        let (kind, told) = (self.kind, &mut self.told);
+        let (kind, timed_out) = (self.kind, &mut self.timed_out);
         self.open.retain_mut(|stream| {
             if kind == Slow::Reads {
                 return is_alive(stream.read(&mut [0]));
@@ -123,7 +123,7 @@ impl Crowd {
             let mut answer = [0; 64];
             match stream.read(&mut answer) {
                 Ok(count @ 1..) => {
-                    *told += usize::from(answer[..count].starts_with(b"HTTP/1.1 408 "));
+                    *timed_out += usize::from(answer[..count].starts_with(b"HTTP/1.1 408 "));
                     false
                 }
                 read => is_alive(read) && is_alive(stream.write(b"x")),
@@ -132,7 +132,7 @@ impl Crowd {
     }
 
     /// Continues with one byte per second until the gateway has closed all of them. Returns the time that this took.
-    fn outlive(&mut self, system: &System, threads_before: usize) -> Duration {
+    fn drip_until_closed(&mut self, system: &System, threads_before: usize) -> Duration {
         let began = Instant::now();
         while threads(system) > threads_before + 4 {
             let held = threads(system) - threads_before;
@@ -146,8 +146,11 @@ impl Crowd {
 
 impl Slow {
     fn begin(self, gateway: SocketAddr) -> TcpStream {
-        let mut stream =
-            if self == Self::Reads { narrow(gateway) } else { TcpStream::connect(gateway).unwrap() };
+        let mut stream = if self == Self::Reads {
+            connect_with_small_buffer(gateway)
+        } else {
+            TcpStream::connect(gateway).unwrap()
+        };
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         let bytes: &[u8] = match self {
             Self::Writes => b"GET /users/1 HTTP/1.1\r\nX-Slow: ",
@@ -203,10 +206,10 @@ fn three_thousand_clients_that_write_a_byte_at_a_time_are_closed_and_delay_no_ot
     let with_normal = threads(&system);
     let mut crowd = Crowd::connect(system.gateway.address(), Slow::Writes, 3000);
     normal.await_more(100);
-    let took = crowd.outlive(&system, with_normal);
+    let took = crowd.drip_until_closed(&system, with_normal);
     report("heads", took, &system, normal);
     crowd.step();
-    assert_eq!((crowd.told, crowd.open.len()), (3000, 0), "each got 408");
+    assert_eq!((crowd.timed_out, crowd.open.len()), (3000, 0), "each got 408");
     assert_whole(&mut system, before);
 }
 
@@ -220,7 +223,7 @@ fn three_thousand_clients_that_read_a_byte_at_a_time_are_closed_and_delay_no_oth
     let with_normal = threads(&system);
     let mut crowd = Crowd::connect(system.gateway.address(), Slow::Reads, 3000);
     normal.await_more(100);
-    let took = crowd.outlive(&system, with_normal);
+    let took = crowd.drip_until_closed(&system, with_normal);
     report("answers", took, &system, normal);
     assert_whole(&mut system, before);
 }

@@ -27,13 +27,13 @@ fn assert_too_many(answer: &Response) {
 }
 
 /// Makes all failures so far older by this time.
-fn pass_time(system: &System, seconds: u32) {
+fn age_failures(system: &System, seconds: u32) {
     let database = rusqlite::Connection::open(system.scratch.file("users.db")).unwrap();
     database.busy_timeout(crate::harness::PATIENCE).unwrap();
     database.execute("UPDATE failed_logins SET at_ms = at_ms - 1000 * ?1", [seconds]).unwrap();
 }
 
-fn kept(system: &System) -> u32 {
+fn count_failures(system: &System) -> u32 {
     let database = rusqlite::Connection::open(system.scratch.file("users.db")).unwrap();
     database.query_row("SELECT count(*) FROM failed_logins", [], |row| row.get(0)).unwrap()
 }
@@ -65,14 +65,14 @@ fn after_five_failures_for_one_email_even_the_right_password_is_rejected_for_a_m
     assert_too_many(&log_in(&http, "nobody@example.com", PASSWORD));
     assert_eq!(log_in(&http, "lee@example.com", PASSWORD).status, 200, "another user is not affected");
 
-    pass_time(&system, 30);
+    age_failures(&system, 30);
     let answer = log_in(&http, "kim@example.com", PASSWORD);
     assert_too_many(&answer);
     assert!(answer.reply()["retry_after"].as_u64().unwrap() <= 30, "{}", answer.text());
-    pass_time(&system, 31);
+    age_failures(&system, 31);
     assert_eq!(log_in(&http, "kim@example.com", PASSWORD).status, 200);
     assert_eq!(log_in(&http, "kim@example.com", "wrong once more").status, 401);
-    assert_eq!(kept(&system), 2, "failures older than a minute are forgotten");
+    assert_eq!(count_failures(&system), 2, "failures older than a minute are forgotten");
 }
 
 #[test]
@@ -167,7 +167,7 @@ fn the_email_of_a_failed_login_is_not_stored() {
     let system = System::start();
     let typed = "my-password-in-the-wrong-field";
     assert_eq!(log_in(&system.http(), typed, "a wrong one").status, 401);
-    eventually("it is counted", || (kept(&system) == 2).then_some(()));
+    eventually("it is counted", || (count_failures(&system) == 2).then_some(()));
     for file in ["users.db", "users.db-wal"] {
         let stored = std::fs::read(system.scratch.file(file)).unwrap();
         assert!(!stored.windows(typed.len()).any(|bytes| bytes == typed.as_bytes()), "{file}");

@@ -177,7 +177,7 @@ fn a_forbidden_write_is_rejected_before_a_password_is_hashed() {
     let system = System::builder().secured().start();
     let (kim, lee) = (Person::new(&system, "kim"), Person::new(&system, "lee"));
     // The hashing queue has 64 places. If these requests were hashed before their rejection, most would get 503.
-    let asked: Vec<_> = (0..200)
+    let pending: Vec<_> = (0..200)
         .map(|number| {
             let mut connection = system.http().connect();
             let body = json!({ "password": format!("a new password {number}") }).to_string();
@@ -189,7 +189,7 @@ fn a_forbidden_write_is_rejected_before_a_password_is_hashed() {
             (connection, if number % 2 == 0 { 403 } else { 401 })
         })
         .collect();
-    for (mut connection, status) in asked {
+    for (mut connection, status) in pending {
         assert_eq!(connection.receive().unwrap().status, status);
     }
 }

@@ -164,8 +164,8 @@ fn the_last_instance_of_a_route_is_called_even_if_it_is_silent() {
 #[test]
 fn no_answer_makes_an_instance_unhealthy() {
     let distributor = Process::distributor(&[]);
-    let refuse = |asked: &crate::harness::Asked| {
-        asked.reply(&serde_json::json!({ "errorcode": 500, "errormessage": "broken" }));
+    let refuse = |request: &crate::harness::ReceivedRequest| {
+        request.reply(&serde_json::json!({ "errorcode": 500, "errormessage": "broken" }));
     };
     let _service = crate::harness::Echo::answering(&distributor, "broken", &["GET/broken"], refuse);
     let gateway = Process::gateway(&distributor, &[]);

@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use super::{DIALECTS, assert_alive, course_js, create_many_users, links, port_of};
-use crate::harness::{Asked, Echo, Process, Scratch, System, await_instances, eventually};
+use crate::harness::{Echo, Process, ReceivedRequest, Scratch, System, await_instances, eventually};
 
 #[test]
 fn course_services_live_behind_our_distributor_and_our_gateway() {
@@ -90,9 +90,9 @@ fn course_gates_work_in_front_of_our_users() {
     let system = System::builder().scratch(Scratch::in_memory()).start();
     let first = system.create_user("kim@example.com", "Kim ¶");
     create_many_users(&system.users[0]);
-    let heard = || system.users[0].log().iter().filter(|line| line.contains("list of 3 nodes")).count();
+    let count_lists = || system.users[0].log().iter().filter(|line| line.contains("list of 3 nodes")).count();
     for (dialect, ..) in DIALECTS {
-        let before = heard();
+        let before = count_lists();
         let arguments = ["gate", &port_of(&system.distributor), "--dialect", dialect];
         let Some(mut gate) = course_js(&arguments) else { return };
         let http = gate.http();
@@ -114,7 +114,7 @@ fn course_gates_work_in_front_of_our_users() {
         assert_eq!(http.get(&format!("/users?id={id}")).reply()["errorcode"], 404);
 
         // A reply in pieces would kill it. Until users knows the gate, users would send one.
-        eventually("users knows this course gate", || (heard() > before).then_some(()));
+        eventually("users knows this course gate", || (count_lists() > before).then_some(()));
         let refused = http.get("/users?limit=500").reply();
         assert!(refused["errormessage"].as_str().unwrap().contains("ask for less"), "{refused}");
         assert_eq!(http.get("/users?limit=100").results().as_array().unwrap().len(), 100);
@@ -146,7 +146,7 @@ fn our_gateway_and_users_work_with_a_course_distributor() {
         assert_eq!(http.post("/users", &json!({ "email": "x" })).status, 400);
         assert_eq!(http.get("/users/99").status, 404);
 
-        let _late = Echo::course(&system.distributor, "late", &["GET/late"], Asked::echo);
+        let _late = Echo::course(&system.distributor, "late", &["GET/late"], ReceivedRequest::echo);
         await_instances(&system.gateway, "GET", "/late", 1);
         assert!(system.users.remove(0).stop().success());
         system.await_instances("GET", "/users", 1);

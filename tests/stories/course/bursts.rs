@@ -46,7 +46,7 @@ fn a_course_service_lives_through_a_burst_that_it_reads_all_at_once() {
         await_instances(&gateway, "POST", &path, 1);
         for _ in 0..2 {
             let stopped = Stopped::new(&service);
-            let asked: Vec<_> = (0..30)
+            let pending: Vec<_> = (0..30)
                 .map(|number| {
                     let body = json!({ "number": number, "text": "x".repeat(LONG) }).to_string();
                     ask(&gateway, "POST", &path, body.as_bytes())
@@ -54,7 +54,7 @@ fn a_course_service_lives_through_a_burst_that_it_reads_all_at_once() {
                 .collect();
             await_in_flight(&gateway, 30.0);
             drop(stopped);
-            for (number, answer) in asked.into_iter().enumerate() {
+            for (number, answer) in pending.into_iter().enumerate() {
                 let answer = answer.join().unwrap();
                 assert_eq!(answer.status, 200, "{}", answer.text());
                 assert_eq!(answer.reply()[payload]["params"]["number"], number);
@@ -75,8 +75,8 @@ fn sixty_four_clients_with_long_requests_kill_no_course_service() {
         await_instances(&gateway, "POST", &path, 1);
         for length in [1000, LONG, 20_000, 40_000] {
             let body = json!({ "text": "x".repeat(length) }).to_string();
-            let asked: Vec<_> = (0..64).map(|_| ask(&gateway, "POST", &path, body.as_bytes())).collect();
-            for answer in asked {
+            let pending: Vec<_> = (0..64).map(|_| ask(&gateway, "POST", &path, body.as_bytes())).collect();
+            for answer in pending {
                 let answer = answer.join().unwrap();
                 assert_eq!(answer.status, 200, "{}", answer.text());
             }
@@ -96,12 +96,12 @@ fn reads_that_are_tried_again_are_no_burst_for_the_other_course_service() {
     lost.signal(Signal::SIGSTOP);
     let kept = Stopped::new(&other);
     let path = format!("/template?text={}", "x".repeat(LONG));
-    let asked: Vec<_> = (0..16).map(|_| ask(&gateway, "GET", &path, b"")).collect();
+    let pending: Vec<_> = (0..16).map(|_| ask(&gateway, "GET", &path, b"")).collect();
     await_in_flight(&gateway, 16.0);
     lost.kill();
     await_instances(&gateway, "GET", "/template", 1);
     drop(kept);
-    for answer in asked {
+    for answer in pending {
         let answer = answer.join().unwrap();
         assert_eq!(answer.status, 200, "{}", answer.text());
     }
@@ -118,8 +118,8 @@ fn requests_past_their_deadline_make_no_burst() {
     let body = json!({ "text": "x".repeat(LONG) }).to_string();
     let stopped = Stopped::new(&service);
     for _ in 0..2 {
-        let asked: Vec<_> = (0..20).map(|_| ask(&gateway, "POST", "/template", body.as_bytes())).collect();
-        for answer in asked {
+        let pending: Vec<_> = (0..20).map(|_| ask(&gateway, "POST", "/template", body.as_bytes())).collect();
+        for answer in pending {
             let answer = answer.join().unwrap();
             // Some of the requests were never sent.
             assert!([503, 504].contains(&answer.status), "{}", answer.text());

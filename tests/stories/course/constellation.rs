@@ -146,12 +146,12 @@ struct Client {
     dialect: Option<&'static str>,
     connection: Option<Connection>,
     kills: Arc<Kills>,
-    seen: Seen,
+    results: ClientResults,
 }
 
 #[derive(Debug, Default)]
-struct Seen {
-    asked: usize,
+struct ClientResults {
+    requests: usize,
     succeeded: usize,
     unanswered: usize,
     longest: Duration,
@@ -218,24 +218,24 @@ impl Client {
         let sent = Instant::now();
         let answer = self.exchange(&request);
         let took = sent.elapsed();
-        self.seen.asked += 1;
-        self.seen.longest = self.seen.longest.max(took);
-        let told = |status: u16, text: &str| {
+        self.results.requests += 1;
+        self.results.longest = self.results.longest.max(took);
+        let describe = |status: u16, text: &str| {
             format!("{} {} after {took:.1?}: {status} {text:.300}", request.method, request.path)
         };
         let Some(answer) = answer else {
-            self.seen.unanswered += 1;
+            self.results.unanswered += 1;
             if !self.is_behind_course_gate || !self.kills.explain(request.service, sent) {
-                self.seen.wrong.push(told(0, "no answer"));
+                self.results.wrong.push(describe(0, "no answer"));
             }
             return;
         };
         let is_success = [200, 201].contains(&answer.status);
-        self.seen.succeeded += usize::from(is_success);
+        self.results.succeeded += usize::from(is_success);
         let statuses = if self.is_behind_course_gate { &[200, 404] } else { request.statuses };
         let is_late = !self.is_behind_course_gate && took > ANSWER_LIMIT;
         if is_late || !statuses.contains(&answer.status) || is_success && !request.is_answered_by(&answer) {
-            self.seen.wrong.push(told(answer.status, &answer.text()));
+            self.results.wrong.push(describe(answer.status, &answer.text()));
         }
     }
 
@@ -272,9 +272,9 @@ impl Request {
     }
 }
 
-impl Seen {
+impl ClientResults {
     fn add(&mut self, other: Self) {
-        self.asked += other.asked;
+        self.requests += other.requests;
         self.succeeded += other.succeeded;
         self.unanswered += other.unanswered;
         self.longest = self.longest.max(other.longest);
@@ -288,7 +288,7 @@ fn start_clients(
     numbers: std::ops::Range<usize>,
     random: &mut Random,
     ended: &Arc<AtomicBool>,
-) -> Vec<thread::JoinHandle<(bool, Seen)>> {
+) -> Vec<thread::JoinHandle<(bool, ClientResults)>> {
     let start = |number: usize| {
         let gate = part.gates.get(number % 5);
         let mut client = Client {
@@ -300,14 +300,14 @@ fn start_clients(
             dialect: gate.and_then(|_| Some(DIALECTS.get(number % 5)?.0)),
             connection: None,
             kills: part.kills.clone(),
-            seen: Seen::default(),
+            results: ClientResults::default(),
         };
         let ended = ended.clone();
         thread::spawn(move || {
             while !ended.load(Ordering::SeqCst) {
                 client.ask();
             }
-            (client.is_behind_course_gate, client.seen)
+            (client.is_behind_course_gate, client.results)
         })
     };
     numbers.map(start).collect()
@@ -344,23 +344,23 @@ fn run_constellation(time: Duration) {
         thread::sleep(next.saturating_duration_since(Instant::now()));
     }
     drop(end_clients);
-    let mut seen = [Seen::default(), Seen::default()];
+    let mut results = [ClientResults::default(), ClientResults::default()];
     for client in clients {
         let (is_behind_course_gate, one) = client.join().unwrap();
-        seen[usize::from(is_behind_course_gate)].add(one);
+        results[usize::from(is_behind_course_gate)].add(one);
     }
-    for (name, seen) in ["our gateways", "course gateways"].iter().zip(&seen) {
+    for (name, results) in ["our gateways", "course gateways"].iter().zip(&results) {
         println!(
             "{name}: {} requests, {} successes, {} without an answer, {kills} kills, longest {:.1?}",
-            seen.asked, seen.succeeded, seen.unanswered, seen.longest
+            results.requests, results.succeeded, results.unanswered, results.longest
         );
         assert!(
-            seen.wrong.is_empty(),
+            results.wrong.is_empty(),
             "{name}: {} are wrong: {:#?}",
-            seen.wrong.len(),
-            &seen.wrong[..seen.wrong.len().min(20)]
+            results.wrong.len(),
+            &results.wrong[..results.wrong.len().min(20)]
         );
-        assert!(seen.succeeded > seen.asked / 4, "{name}: {seen:?}");
+        assert!(results.succeeded > results.requests / 4, "{name}: {results:?}");
     }
     for part in &mut parts {
         for gateway in part.gates.iter().chain([&part.gateway]) {

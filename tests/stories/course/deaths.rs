@@ -4,7 +4,7 @@
 use serde_json::json;
 
 use super::{assert_alive, await_success, course_js, port_of};
-use crate::harness::{Asked, Echo, Process, eventually};
+use crate::harness::{Echo, Process, ReceivedRequest, eventually};
 
 /// More bytes than a course node can handle in one read.
 fn long_text() -> String {
@@ -70,7 +70,7 @@ fn the_played_course_gateways_die_of_what_kills_real_ones() {
         let distributor = Process::distributor(&[]);
         let reply = bytes.to_owned();
         let _goods =
-            Echo::course(&distributor, "goods", &["GET/goods"], move |asked| asked.raw(reply.as_bytes()));
+            Echo::course(&distributor, "goods", &["GET/goods"], move |request| request.raw(reply.as_bytes()));
         let Some(mut gate) = course_js(&["gate", &port_of(&distributor)]) else { return };
         let http = gate.http();
         eventually("it has died", || {
@@ -98,7 +98,8 @@ fn a_list_over_64_kib_kills_every_course_node_that_hears_it() {
 #[test]
 fn a_course_gate_drops_a_url_with_its_first_instance_and_dials_it_again_only_after_a_list() {
     let distributor = Process::distributor(&[]);
-    let goods = ["one", "two"].map(|_| Echo::course(&distributor, "goods", &["GET/goods"], Asked::echo));
+    let goods =
+        ["one", "two"].map(|_| Echo::course(&distributor, "goods", &["GET/goods"], ReceivedRequest::echo));
     let Some(mut gate) = course_js(&["gate", &port_of(&distributor)]) else { return };
     await_success(&gate, "/goods");
     eventually("it is connected to both", || goods.iter().all(|one| one.connections() == 1).then_some(()));
@@ -113,7 +114,7 @@ fn a_course_gate_drops_a_url_with_its_first_instance_and_dials_it_again_only_aft
         [0, 1],
         "it has another instance, which it does not use"
     );
-    let _other = Echo::course(&distributor, "other", &["GET/other"], Asked::echo);
+    let _other = Echo::course(&distributor, "other", &["GET/other"], ReceivedRequest::echo);
     await_success(&gate, "/goods");
     assert_eq!(goods[0].connections(), 1);
     assert_alive(&mut gate);

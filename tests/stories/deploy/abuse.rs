@@ -32,8 +32,8 @@ impl Stage {
     }
 
     /// The number of requests that the service got for this path parameter.
-    fn asked_for(&self, parameter: &str) -> usize {
-        self.echo.asked().iter().filter(|asked| asked.params()["params"] == parameter).count()
+    fn count_requests(&self, parameter: &str) -> usize {
+        self.echo.requests().iter().filter(|request| request.params()["params"] == parameter).count()
     }
 
     /// The number of requests for this path in the proxy's log.
@@ -45,17 +45,17 @@ impl Stage {
 /// A well-behaved client on one persistent connection. Every answer on it must be for this client.
 struct Guest {
     connection: Connection,
-    asked: usize,
+    sent: usize,
 }
 
 impl Guest {
     fn of(stage: &Stage) -> Self {
-        Self { connection: stage.http().connect(), asked: 0 }
+        Self { connection: stage.http().connect(), sent: 0 }
     }
 
     fn asks(&mut self, meanwhile: &str) {
-        self.asked += 1;
-        let number = format!("guest-{}", self.asked);
+        self.sent += 1;
+        let number = format!("guest-{}", self.sent);
         self.connection.send_request("GET", &format!("/echo/{number}"), &[], b"");
         let answer =
             self.connection.receive().unwrap_or_else(|| panic!("no answer for him after {meanwhile}"));
@@ -129,13 +129,13 @@ fn an_ambiguous_request_smuggles_nothing_past_the_proxy() {
     for (what, request) in by_length.chain(by_chunks) {
         let mut connection = stage.http().connect();
         connection.send(request.as_bytes());
-        let told = statuses(&mut connection);
-        assert!(told.len() <= 2, "{what:?}: two requests at most have {told:?}");
+        let statuses = statuses(&mut connection);
+        assert!(statuses.len() <= 2, "{what:?}: two requests at most have {statuses:?}");
         guest.asks(&what);
     }
     // A second request on one connection is allowed. A request that only the gateway has seen is an attack.
     eventually("the proxy has forwarded every request that the service got", || {
-        (stage.asked_for("hidden") == stage.logged("/echo/hidden")).then_some(())
+        (stage.count_requests("hidden") == stage.logged("/echo/hidden")).then_some(())
     });
     let parted = stage.logged("/echo/hidden");
     assert!((1..=8).contains(&parted), "only a few harmless inputs are two requests: {parted}");
@@ -175,8 +175,8 @@ fn a_malformed_request_is_rejected_and_disturbs_no_other() {
     for (what, bytes) in nonsense {
         let mut connection = stage.http().connect();
         connection.send(&bytes);
-        let told = connection.receive().map(|answer| answer.status);
-        assert!(told.is_none_or(|status| (400..=505).contains(&status)), "{what}: {told:?}");
+        let status = connection.receive().map(|answer| answer.status);
+        assert!(status.is_none_or(|status| (400..=505).contains(&status)), "{what}: {status:?}");
         guest.asks(what);
     }
     // The same bytes on the plain port, which supports neither protocol.
@@ -187,7 +187,7 @@ fn a_malformed_request_is_rejected_and_disturbs_no_other() {
         assert!(answer.is_none_or(|answer| answer.status == 400));
         guest.asks("the plain port");
     }
-    assert_eq!(stage.echo.asked().len(), guest.asked, "the guest's requests and no others have arrived");
+    assert_eq!(stage.echo.requests().len(), guest.sent, "the guest's requests and no others have arrived");
     assert!(stage.gateway.is_alive());
 }
 
@@ -224,7 +224,7 @@ fn a_flood_of_http_2_frames_closes_only_its_sender() {
         ("settings", frame(SETTINGS, 0, 0, b"\0\x04\0\0\xff\xff").repeat(50_000)),
         ("pings", frame(PING, 0, 0, b"answer!!").repeat(50_000)),
     ];
-    let tunnel = Tunnel::speaking("h2", &stage.proxy);
+    let tunnel = Tunnel::with_protocol("h2", &stage.proxy);
     for (what, flood) in floods {
         let mut connection = tunnel.http().connect();
         connection.send(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n");
@@ -263,7 +263,7 @@ fn slow_clients_use_no_gateway_connection() {
         guest.asks("a byte from each of the slow ones");
         thread::sleep(Duration::from_millis(200));
     }
-    assert_eq!(stage.asked_for("slow"), 0);
+    assert_eq!(stage.count_requests("slow"), 0);
     for connection in &mut slow {
         connection.stream().set_read_timeout(Some(PATIENCE)).unwrap();
         let answer = connection.receive().expect("an answer before the end");

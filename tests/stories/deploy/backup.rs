@@ -34,11 +34,11 @@ fn a_backup_of_a_database_in_use_is_whole() {
             }
         });
         let command = format!(".backup '{}'", copy.display());
-        let told =
+        let output =
             Command::new("sqlite3").args(["-cmd", ".timeout 5000"]).arg(&database).arg(command).output();
         ended.store(true, Ordering::SeqCst);
-        let told = told.unwrap();
-        assert!(told.status.success(), "{}", String::from_utf8_lossy(&told.stderr));
+        let output = output.unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     });
     let checked = Command::new("sqlite3").arg(&copy).arg("PRAGMA integrity_check").output().unwrap();
     assert_eq!(String::from_utf8_lossy(&checked.stdout), "ok\n");

@@ -13,8 +13,8 @@ fn tls_versions_before_1_2_are_rejected() {
     let gateway = PlayedGateway::start();
     let Some(proxy) = Proxy::before(&[gateway.address()]) else { return };
     for version in ["-tls1_2", "-tls1_3"] {
-        let told = handshake(&proxy, &[version, "-verify_return_error"]);
-        assert!(told.status.success(), "{version}: {}", String::from_utf8_lossy(&told.stderr));
+        let output = handshake(&proxy, &[version, "-verify_return_error"]);
+        assert!(output.status.success(), "{version}: {}", String::from_utf8_lossy(&output.stderr));
     }
     // Without level 0, this machine's openssl would not even offer it.
     let old = handshake(&proxy, &["-tls1_1", "-cipher", "DEFAULT@SECLEVEL=0"]);
@@ -125,8 +125,8 @@ fn a_service_learns_the_address_of_the_client_and_not_that_of_the_proxy() {
         let forged = ["--interface", "127.0.0.9", "-H", "X-Forwarded-For: 6.6.6.6"];
         assert_eq!(Curl { proxy: &proxy, version }.ask("/echo", &forged).status, 200);
     }
-    for asked in echo.await_asked(2) {
-        assert_eq!(asked.packet["client"], "127.0.0.9");
+    for request in echo.await_requests(2) {
+        assert_eq!(request.packet["client"], "127.0.0.9");
     }
 }
 
@@ -163,8 +163,8 @@ fn one_address_can_hold_only_so_many_connections() {
     drop(held);
     let curl = Curl { proxy: &proxy, version: "--http2" };
     eventually("there is room again", || {
-        let told = std::process::Command::new("curl").args(curl.arguments("/users", &[])).output().unwrap();
-        told.status.success().then_some(())
+        let output = std::process::Command::new("curl").args(curl.arguments("/users", &[])).output().unwrap();
+        output.status.success().then_some(())
     });
 }
 
@@ -172,7 +172,8 @@ fn one_address_can_hold_only_so_many_connections() {
 fn a_proxy_without_its_certificate_says_what_to_set() {
     let Some(haproxy) = super::program("haproxy") else { return };
     let cfg = super::deployed("haproxy.cfg");
-    let told = std::process::Command::new(haproxy).arg("-c").arg("-f").arg(cfg).env_clear().output().unwrap();
-    let why = String::from_utf8_lossy(&told.stderr);
-    assert!(!told.status.success() && why.contains("PILCROW_CERT is not set"), "{why}");
+    let output =
+        std::process::Command::new(haproxy).arg("-c").arg("-f").arg(cfg).env_clear().output().unwrap();
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success() && stderr.contains("PILCROW_CERT is not set"), "{stderr}");
 }

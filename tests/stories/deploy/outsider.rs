@@ -33,26 +33,26 @@ impl Curl<'_> {
     /// One request and its answer.
     pub fn ask(&self, path: &str, further: &[&str]) -> Response {
         let further = [&["-i"], further].concat();
-        let told = Command::new("curl").args(self.arguments(path, &further)).output().unwrap();
-        assert!(told.status.success(), "curl {path}: {}", String::from_utf8_lossy(&told.stderr));
-        parse(&told.stdout)
+        let output = Command::new("curl").args(self.arguments(path, &further)).output().unwrap();
+        assert!(output.status.success(), "curl {path}: {}", String::from_utf8_lossy(&output.stderr));
+        parse(&output.stdout)
     }
 }
 
 /// Parses the output of `curl -i`. Interim answers (100) come first.
-fn parse(told: &[u8]) -> Response {
-    let end = told.windows(4).position(|four| four == b"\r\n\r\n").expect("a head") + 4;
-    let head = std::str::from_utf8(&told[..end]).unwrap();
+fn parse(output: &[u8]) -> Response {
+    let end = output.windows(4).position(|four| four == b"\r\n\r\n").expect("a head") + 4;
+    let head = std::str::from_utf8(&output[..end]).unwrap();
     let mut lines = head.trim_end().split("\r\n");
     let mut first = lines.next().unwrap().split(' ');
     let version = first.next().unwrap().to_owned();
     let status = first.next().unwrap().parse().unwrap();
     if status < 200 {
-        return parse(&told[end..]);
+        return parse(&output[end..]);
     }
     let headers = lines.map(|line| line.split_once(": ").unwrap());
     let headers = headers.map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
-    Response { status, version, headers, body: told[end..].to_vec() }
+    Response { status, version, headers, body: output[end..].to_vec() }
 }
 
 /// One attempt at a handshake: `openssl s_client` with these flags and no input.
@@ -75,11 +75,11 @@ pub struct Tunnel {
 
 impl Tunnel {
     pub fn to(proxy: &Proxy) -> Self {
-        Self::speaking("http/1.1", proxy)
+        Self::with_protocol("http/1.1", proxy)
     }
 
     /// Like `to`, but announces this protocol to the proxy.
-    pub fn speaking(protocol: &'static str, proxy: &Proxy) -> Self {
+    pub fn with_protocol(protocol: &'static str, proxy: &Proxy) -> Self {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let address = listener.local_addr().unwrap();
         let ended = Arc::new(AtomicBool::new(false));
@@ -120,10 +120,10 @@ impl Drop for Tunnel {
 /// Copies bytes until either side ends, then ends the other.
 fn carry(stream: &TcpStream, mut client: Child) {
     let (mut into, mut from) = (client.stdin.take().unwrap(), client.stdout.take().unwrap());
-    let mut says = stream.try_clone().unwrap();
+    let mut reader = stream.try_clone().unwrap();
     let upward = thread::spawn(move || {
         let mut piece = [0; 4096];
-        while let Ok(count @ 1..) = says.read(&mut piece) {
+        while let Ok(count @ 1..) = reader.read(&mut piece) {
             if into.write_all(&piece[..count]).and_then(|()| into.flush()).is_err() {
                 break;
             }
@@ -131,14 +131,14 @@ fn carry(stream: &TcpStream, mut client: Child) {
         // The client has closed, so the tunnel ends on this side as well.
         into
     });
-    let mut hears = stream;
+    let mut writer = stream;
     let downward = stream.try_clone().unwrap();
     let waiting = thread::spawn(move || {
         let _kept_until_the_client_is_gone = upward.join();
         let _ = client.kill();
         let _ = client.wait();
     });
-    let _ = copy(&mut from, &mut hears);
+    let _ = copy(&mut from, &mut writer);
     let _ = downward.shutdown(Shutdown::Both);
     let _ = waiting.join();
 }

@@ -118,7 +118,7 @@ fn make_certificate(scratch: &Scratch) -> PathBuf {
 }
 
 fn is_root() -> bool {
-    Command::new("id").arg("-u").output().is_ok_and(|told| told.stdout == b"0\n")
+    Command::new("id").arg("-u").output().is_ok_and(|output| output.stdout == b"0\n")
 }
 
 fn collect(from: impl std::io::Read + Send + 'static, log: Arc<Mutex<Vec<String>>>) {

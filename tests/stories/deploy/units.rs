@@ -39,11 +39,12 @@ fn systemd_finds_nothing_wrong_with_the_units() {
     fs::copy(deployed("systemd").join("pilcrow-gateway.socket"), &socket).unwrap();
     all.push(socket);
     for unit in all {
-        let told = Command::new("systemd-analyze").args(["verify", "--man=no"]).arg(&unit).output().unwrap();
-        let told = (told.status.success(), String::from_utf8_lossy(&told.stderr).into_owned());
+        let output =
+            Command::new("systemd-analyze").args(["verify", "--man=no"]).arg(&unit).output().unwrap();
+        let (accepted, report) = (output.status.success(), String::from_utf8_lossy(&output.stderr));
         // It also checks the machine's units that ours are ordered after.
-        let ours: Vec<&str> = told.1.lines().filter(|line| line.contains("pilcrow")).collect();
-        assert!(told.0 && ours.is_empty(), "{}: {}", unit.display(), told.1);
+        let ours: Vec<&str> = report.lines().filter(|line| line.contains("pilcrow")).collect();
+        assert!(accepted && ours.is_empty(), "{}: {}", unit.display(), report);
     }
 }
 
@@ -55,12 +56,12 @@ fn the_units_drop_unneeded_privileges() {
     let scratch = Scratch::new();
     for unit in units(&scratch) {
         // The exposure level in tenths: 0 is safest, 100 is worst. The remainder is mostly network access.
-        let told = Command::new("systemd-analyze")
+        let output = Command::new("systemd-analyze")
             .args(["security", "--offline=yes", "--no-pager", "--threshold=15"])
             .arg(&unit)
             .output()
             .unwrap();
-        assert!(told.status.success(), "{}: {}", unit.display(), String::from_utf8_lossy(&told.stdout));
+        assert!(output.status.success(), "{}: {}", unit.display(), String::from_utf8_lossy(&output.stdout));
     }
 }
 

@@ -11,11 +11,11 @@ use crate::harness::{Echo, Piece, Process, Program, System, await_instances, eve
 fn the_walk_goes_over_tls_by_http_1_and_by_http_2() {
     let system = System::start();
     let Some(proxy) = Proxy::before(&[system.gateway.address()]) else { return };
-    for (version, told) in VERSIONS.into_iter().zip(["HTTP/1.1", "HTTP/2"]) {
+    for (version, reported) in VERSIONS.into_iter().zip(["HTTP/1.1", "HTTP/2"]) {
         let curl = Curl { proxy: &proxy, version };
         let email = format!("email={}@example.com", version.trim_start_matches('-'));
         let created = curl.ask("/users", &["-d", "name=Kim", "-d", &email, "-d", "password=correct-horse"]);
-        assert_eq!((created.status, created.version.as_str()), (201, told), "{}", created.text());
+        assert_eq!((created.status, created.version.as_str()), (201, reported), "{}", created.text());
         assert_eq!(created.header("Strict-Transport-Security"), Some("max-age=31536000"));
         assert_eq!(created.header("Server"), None);
         let path = format!("/users/{}", created.results()["id"]);
@@ -101,8 +101,8 @@ fn events_pass_one_by_one_as_they_happen() {
 fn a_silent_stream_outlives_every_time_limit_of_the_proxy() {
     let distributor = Process::distributor(&[]);
     let gateway = Process::gateway(&distributor, &[]);
-    let echo = Echo::answering(&distributor, "quiet", &["GET/quiet"], |asked| {
-        asked.reply(&json!({ "errorcode": 0, "more": true, "seq": 1, "results": {} }));
+    let echo = Echo::answering(&distributor, "quiet", &["GET/quiet"], |request| {
+        request.reply(&json!({ "errorcode": 0, "more": true, "seq": 1, "results": {} }));
     });
     await_instances(&gateway, "GET", "/quiet", 1);
     let Some(proxy) = Proxy::before(&[gateway.address()]) else { return };
@@ -117,8 +117,8 @@ fn a_silent_stream_outlives_every_time_limit_of_the_proxy() {
         let comment = eventually("a comment comes", || events.piece());
         assert!(matches!(comment, Piece::Comment(_)), "{comment:?}");
     }
-    for asked in echo.await_asked(2) {
-        asked.reply(&json!({ "errorcode": 0, "more": true, "seq": 2, "results": {} }));
+    for request in echo.await_requests(2) {
+        request.reply(&json!({ "errorcode": 0, "more": true, "seq": 2, "results": {} }));
     }
     assert_eq!(events.event().unwrap().id, Some(2));
     eventually("curl has it as well", || by_curl.line().filter(|line| line == "id: 2"));

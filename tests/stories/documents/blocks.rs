@@ -4,7 +4,7 @@
 pub struct Block {
     /// The line of its fence, counted from 1.
     pub line: usize,
-    pub how: How,
+    pub action: Action,
     pub text: Vec<String>,
     /// Whether it shows commands: by its language or its prompts.
     pub has_commands: bool,
@@ -12,7 +12,7 @@ pub struct Block {
 
 /// The action for a block.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum How {
+pub enum Action {
     /// Its commands run in this terminal, and its other lines are the expected output.
     Terminal(String),
     /// Its text is typed into this terminal.
@@ -33,7 +33,7 @@ pub const FIRST_TERMINAL: &str = "first";
 impl Block {
     /// Whether one of its commands runs this program.
     pub fn runs_program(&self, program: &str) -> bool {
-        let runs = matches!(self.how, How::Terminal(_));
+        let runs = matches!(self.action, Action::Terminal(_));
         let is_word = |character: char| character.is_alphanumeric() || "-_./".contains(character);
         runs && self
             .commands()
@@ -53,11 +53,11 @@ pub fn blocks_of(markdown: &str) -> Vec<Block> {
     let mut lines = markdown.lines().enumerate();
     while let Some((number, line)) = lines.next() {
         if let Some(order) = line.trim().strip_prefix("<!--").and_then(|rest| rest.strip_suffix("-->")) {
-            match how_of(order.trim()) {
-                Some(how @ (How::Stop(_) | How::Fresh)) => {
-                    blocks.push(Block { line: number + 1, how, text: Vec::new(), has_commands: false });
+            match parse_action(order.trim()) {
+                Some(action @ (Action::Stop(_) | Action::Fresh)) => {
+                    blocks.push(Block { line: number + 1, action, text: Vec::new(), has_commands: false });
                 }
-                how => comment = how.or(comment),
+                action => comment = action.or(comment),
             }
         } else if let Some(language) = line.trim_start().strip_prefix("```") {
             let text: Vec<String> = lines
@@ -68,10 +68,11 @@ pub fn blocks_of(markdown: &str) -> Vec<Block> {
                 .collect();
             let text = if language == "sh" || language == "bash" { with_prompts(&text) } else { text };
             let has_commands = text.iter().any(|line| line.starts_with("$ "));
-            let unmarked = if has_commands { How::Terminal(FIRST_TERMINAL.to_owned()) } else { How::Shown };
+            let unmarked =
+                if has_commands { Action::Terminal(FIRST_TERMINAL.to_owned()) } else { Action::Shown };
             blocks.push(Block {
                 line: number + 1,
-                how: comment.take().unwrap_or(unmarked),
+                action: comment.take().unwrap_or(unmarked),
                 text,
                 has_commands,
             });
@@ -87,17 +88,17 @@ fn with_prompts(text: &[String]) -> Vec<String> {
     vec![format!("$ {}", text.join("\n"))]
 }
 
-fn how_of(order: &str) -> Option<How> {
+fn parse_action(order: &str) -> Option<Action> {
     if order == "fresh" {
-        return Some(How::Fresh);
+        return Some(Action::Fresh);
     }
     let (word, rest) = order.split_once(':')?;
     let rest = rest.trim().to_owned();
     match word {
-        "terminal" => Some(How::Terminal(rest)),
-        "type" => Some(How::Type(rest)),
-        "stop" => Some(How::Stop(rest)),
-        "not run" => Some(How::NotRun(rest)),
+        "terminal" => Some(Action::Terminal(rest)),
+        "type" => Some(Action::Type(rest)),
+        "stop" => Some(Action::Stop(rest)),
+        "not run" => Some(Action::NotRun(rest)),
         _ => None,
     }
 }

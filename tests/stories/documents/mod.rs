@@ -23,7 +23,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::harness::skip;
-use blocks::{Block, How, blocks_of};
+use blocks::{Action, Block, blocks_of};
 use reader::Reader;
 
 /// Set for the process that runs inside the network namespace.
@@ -79,8 +79,8 @@ fn run_document(test: &str, document: &str) {
         .env(INSIDE, "1")
         .output()
         .unwrap();
-    let told = [output.stdout, output.stderr].concat();
-    assert!(output.status.success(), "{document}:\n{}", String::from_utf8_lossy(&told));
+    let printed = [output.stdout, output.stderr].concat();
+    assert!(output.status.success(), "{document}:\n{}", String::from_utf8_lossy(&printed));
 }
 
 #[test]
@@ -130,11 +130,11 @@ fn every_command_in_a_document_is_run_or_has_a_reason() {
         let is_run = RUN.iter().any(|run| Path::new(run) == document);
         for block in read_blocks(&document) {
             let has_reason =
-                matches!(&block.how, How::NotRun(reason) if reason.split_whitespace().count() >= 3);
+                matches!(&block.action, Action::NotRun(reason) if reason.split_whitespace().count() >= 3);
             if block.has_commands && !has_reason && !is_run {
                 without_reason.push(format!("{}:{}", document.display(), block.line));
             }
-            if matches!(&block.how, How::NotRun(_)) && !has_reason {
+            if matches!(&block.action, Action::NotRun(_)) && !has_reason {
                 without_reason.push(format!(
                     "{}:{}: the reason is too short",
                     document.display(),

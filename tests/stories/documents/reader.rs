@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use super::blocks::{Block, FIRST_TERMINAL, How};
+use super::blocks::{Action, Block, FIRST_TERMINAL};
 use super::output::is_as_shown;
 use crate::harness::{PATIENCE, Scratch, eventually};
 
@@ -46,7 +46,7 @@ impl Reader {
         fs::write(&cargo, cargo_script()).unwrap();
         fs::set_permissions(&cargo, fs::Permissions::from_mode(0o755)).unwrap();
         let mut reader = Self { scratch, terminals: BTreeMap::new() };
-        reader.begin_afresh();
+        reader.reset();
         reader
     }
 
@@ -54,17 +54,17 @@ impl Reader {
     pub fn read(&mut self, document: &str, blocks: &[Block]) {
         for block in blocks {
             let place = format!("{document}:{}", block.line);
-            match &block.how {
-                How::Fresh => self.begin_afresh(),
-                How::Stop(name) => self.terminal(name).interrupt(&place),
-                How::Type(name) => self.terminal(name).type_line(&block.text.join("\n")),
-                How::Terminal(name) => self.terminal(name).run(&place, block, name != FIRST_TERMINAL),
-                How::NotRun(_) | How::Shown => {}
+            match &block.action {
+                Action::Fresh => self.reset(),
+                Action::Stop(name) => self.terminal(name).interrupt(&place),
+                Action::Type(name) => self.terminal(name).type_line(&block.text.join("\n")),
+                Action::Terminal(name) => self.terminal(name).run(&place, block, name != FIRST_TERMINAL),
+                Action::NotRun(_) | Action::Shown => {}
             }
         }
     }
 
-    fn begin_afresh(&mut self) {
+    fn reset(&mut self) {
         self.terminals.clear();
         let data = self.scratch.file("data");
         let _ = fs::remove_dir_all(&data);

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use super::{create, emails, times_said};
+use super::{count_lines, create, emails};
 use crate::harness::{Event, Http, Output, Process, Program, Response, Scratch, System, await_instances};
 
 // ---- locked
@@ -119,7 +119,7 @@ fn refused_while_locked(timeout: &str, limit: Duration) {
         assert!(answer.message().contains("the database is busy"), "{}", answer.text());
         assert!(took < limit, "{took:?}");
     }
-    assert_eq!(times_said(&system.users[0].log(), "writes are refused"), 1);
+    assert_eq!(count_lines(&system.users[0].log(), "writes are refused"), 1);
     other.execute_batch("COMMIT").unwrap();
     assert_eq!(create(&system.http(), "next@example.com").status, 201);
     ended.store(true, Ordering::SeqCst);
@@ -233,11 +233,11 @@ fn on_a_full_disk_writes_are_rejected_and_reads_continue() {
         ended.store(true, Ordering::SeqCst);
         assert!(reader.join().unwrap() > 0);
     }
-    assert_eq!(times_said(&disk.users.log(), "writes are refused: the disk is full"), 3, "once per fault");
-    assert_eq!(times_said(&disk.users.log(), "writes are accepted again"), 3);
-    let told: Vec<String> = written.iter().map(|_| email_in(&events.event().unwrap())).collect();
+    assert_eq!(count_lines(&disk.users.log(), "writes are refused: the disk is full"), 3, "once per fault");
+    assert_eq!(count_lines(&disk.users.log(), "writes are accepted again"), 3);
+    let changed: Vec<String> = written.iter().map(|_| email_in(&events.event().unwrap())).collect();
     let there = emails(&http);
-    assert_eq!(told, there, "the feed has the users in this order");
+    assert_eq!(changed, there, "the feed has the users in this order");
     assert_eq!(sorted(there), sorted(written), "exactly the acknowledged writes");
 }
 
@@ -253,9 +253,9 @@ fn users_does_not_start_on_a_full_disk_and_says_why() {
     let new = format!("{full} && {stuffed}");
     let known = format!("{full} && cp /mnt/copy \"$0/users.db\" && {stuffed}");
     for script in [new, known] {
-        let Some(told) = OwnDisk::refused(&distributor, &scratch, &script) else { return };
-        println!("{told}");
-        assert!(told.contains("disk is full") && told.contains("users.db"), "{told}");
+        let Some(message) = OwnDisk::refused(&distributor, &scratch, &script) else { return };
+        println!("{message}");
+        assert!(message.contains("disk is full") && message.contains("users.db"), "{message}");
     }
 }
 
@@ -270,10 +270,10 @@ fn users_does_not_start_on_a_disk_that_may_only_be_read_and_says_why() {
     Process::users(&distributor, &scratch, &[]).kill();
     for left in ["", "users.db-shm", "users.db-wal"] {
         let _ = fs::remove_file(scratch.file(left));
-        let Some(told) = OwnDisk::refused(&distributor, &scratch, script) else { return };
-        println!("{told}");
+        let Some(message) = OwnDisk::refused(&distributor, &scratch, script) else { return };
+        println!("{message}");
         let words = "users.db: it, or a file beside it (-wal, -shm), may not be written";
-        assert!(told.contains(words), "without {left}: {told}");
+        assert!(message.contains(words), "without {left}: {message}");
     }
 }
 
@@ -295,7 +295,7 @@ fn on_a_read_only_disk_writes_are_rejected_and_reads_continue() {
         );
     }
     assert!(system.users[0].is_alive());
-    assert_eq!(times_said(&system.users[0].log(), "writes are refused"), 1);
+    assert_eq!(count_lines(&system.users[0].log(), "writes are refused"), 1);
     drop(frozen);
     assert_eq!(create(&http, "after@example.com").status, 201, "without a restart");
     ended.store(true, Ordering::SeqCst);

@@ -45,7 +45,7 @@ fn a_request_on_an_open_connection_is_answered_when_a_gateway_shuts_down() {
         assert_eq!(answer.results()["params"]["params"], number.to_string());
         assert!(connection.is_closed_within(PATIENCE));
     }
-    assert_eq!(echo.asked().len(), 200, "each request was sent once");
+    assert_eq!(echo.requests().len(), 200, "each request was sent once");
     assert!(http.try_connect().is_none(), "the port is free again");
     assert_eq!(gateway.stop().code(), Some(0));
 }
@@ -68,7 +68,7 @@ fn a_request_that_crosses_the_shutdown_of_its_gateway_is_answered() {
         assert_eq!((answer.status, &answer.results()["method"]), (200, &json!("POST")), "{}", answer.text());
         assert!(connection.is_closed_within(PATIENCE));
     }
-    assert_eq!(echo.asked().len(), 100);
+    assert_eq!(echo.requests().len(), 100);
     assert_eq!(gateway.stop().code(), Some(0));
 }
 

@@ -56,7 +56,7 @@ impl FarSide {
         )));
     }
 
-    fn mend(&self) {
+    fn repair(&self) {
         let Self { name, cable, near, far } = self;
         assert!(ip(&format!("neigh del {far} dev {cable}")));
         assert!(ip(&format!("-n {name} neigh del {near} dev far0")));
@@ -71,7 +71,7 @@ impl Drop for FarSide {
 }
 
 /// Users on the far side, behind a gateway on this one.
-struct Apart {
+struct RemoteSystem {
     gateway: Process,
     users: Process,
     distributor: Process,
@@ -79,7 +79,7 @@ struct Apart {
     _scratch: Scratch,
 }
 
-impl Apart {
+impl RemoteSystem {
     fn start() -> Option<Self> {
         let side = FarSide::build()?;
         let scratch = Scratch::new();
@@ -109,13 +109,13 @@ impl Apart {
         assert!(cut.elapsed() < NOTICED, "{:?}", cut.elapsed());
     }
 
-    fn await_mended(&self) {
-        let mended = Instant::now();
-        self.side.mend();
+    fn await_repaired(&self) {
+        let repaired = Instant::now();
+        self.side.repair();
         eventually("users is reachable again", || {
             (self.gateway.http().get("/users").status == 200).then_some(())
         });
-        println!("reached again {:.1?} after the network was back", mended.elapsed());
+        println!("reached again {:.1?} after the network was back", repaired.elapsed());
     }
 }
 
@@ -130,22 +130,22 @@ fn ask(http: Http) -> u16 {
 #[test]
 #[ignore = "slow: waits until a silent network is noticed, twice"]
 fn a_dead_link_is_noticed_and_replaced_when_the_network_works_again() {
-    let Some(apart) = Apart::start() else { return };
+    let Some(remote) = RemoteSystem::start() else { return };
     // No process sends requests; only the kernel probes.
-    apart.side.cut();
-    apart.await_noticed(Instant::now());
-    apart.await_mended();
+    remote.side.cut();
+    remote.await_noticed(Instant::now());
+    remote.await_repaired();
     // A client sends requests all the time.
-    apart.side.cut();
+    remote.side.cut();
     let cut = Instant::now();
     let mut statuses = Vec::new();
-    let lost = || apart.gateway.log().iter().filter(|line| line.contains(": lost")).count();
+    let lost = || remote.gateway.log().iter().filter(|line| line.contains(": lost")).count();
     while lost() < 2 {
-        statuses.push(ask(apart.gateway.http()));
+        statuses.push(ask(remote.gateway.http()));
         assert!(cut.elapsed() < NOTICED, "{statuses:?}");
     }
     println!("with requests on it, noticed after {:.1?}: {statuses:?}", cut.elapsed());
     assert!(statuses.iter().all(|status| [502, 503, 504].contains(status)), "{statuses:?}");
     assert_eq!(statuses.first(), Some(&504));
-    apart.await_mended();
+    remote.await_repaired();
 }

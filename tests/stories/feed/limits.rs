@@ -6,7 +6,9 @@ use std::time::Instant;
 use serde_json::{Value, json};
 
 use super::{create, create_at, follow, next_change, rename_often, seqs, subscribe, subscribe_from_now_on};
-use crate::harness::{Connection, Events, Http, Packets, Piece, Process, System, eventually, narrow};
+use crate::harness::{
+    Connection, Events, Http, Packets, Piece, Process, System, connect_with_small_buffer, eventually,
+};
 
 /// The memory limit in KiB for the gateway and users, for any behaviour of their clients.
 const MOST_KIB: u64 = 100 * 1024;
@@ -94,7 +96,7 @@ fn read_all_packets(users: &Process, last: u64) -> JoinHandle<()> {
 
 /// A client with a small receive buffer that has read only the head.
 fn stalled_client(gateway: &Process) -> Events {
-    let connection = Connection::on(narrow(gateway.address()));
+    let connection = Connection::on(connect_with_small_buffer(gateway.address()));
     let Some(Ok(events)) = Events::on(connection, "/users/changes", &[]) else { panic!("no stream") };
     events
 }
@@ -154,7 +156,7 @@ fn read_everything(events: &mut Events, http: &Http, last: u64) -> u64 {
 fn only_the_subscriber_that_does_not_read_is_ended_with_a_reason() {
     let system = System::builder().without_packet_log().start();
     let users = &system.users[0];
-    let mut stalled = Packets::on(narrow(users.address()));
+    let mut stalled = Packets::on(connect_with_small_buffer(users.address()));
     let after = subscribe_from_now_on(&mut stalled, 77);
     let mut reading = users.packets();
     subscribe_from_now_on(&mut reading, 1);
@@ -201,7 +203,7 @@ fn subscribers_that_do_not_read_their_replay_block_no_other() {
     rename_often(&mut users.packets(), LAST);
     let _stalled: Vec<Packets> = (0..24)
         .map(|_| {
-            let mut packets = Packets::on(narrow(users.address()));
+            let mut packets = Packets::on(connect_with_small_buffer(users.address()));
             subscribe(&mut packets, &json!(1), Some(0));
             packets
         })

@@ -72,17 +72,17 @@ fn one_connection_carries_several_streams_and_any_json_is_a_key() {
         subscribe(&mut packets, key, Some(after));
     }
     create(&http, "three");
-    let mut told: Vec<(Value, Value)> = (0..4 + 3 + 2).map(|_| numbered(&mut packets)).collect();
+    let mut replies: Vec<(Value, Value)> = (0..4 + 3 + 2).map(|_| numbered(&mut packets)).collect();
     for (after, key) in (0_u64..).zip(&keys) {
-        let own: Vec<&Value> = told.iter().filter(|(one, _)| one == key).map(|(_, seq)| seq).collect();
+        let own: Vec<&Value> = replies.iter().filter(|(one, _)| one == key).map(|(_, seq)| seq).collect();
         assert_eq!(own, (after + 1..=4).map(Value::from).collect::<Vec<_>>().iter().collect::<Vec<_>>());
     }
     cancel(&mut packets, &keys[1]);
     expect_silence(&mut packets);
     create(&http, "four");
-    told = (0..2).map(|_| numbered(&mut packets)).collect();
-    told.sort_by_key(|(key, _)| key.to_string());
-    assert_eq!(told, [(keys[0].clone(), json!(5)), (keys[2].clone(), json!(5))]);
+    replies = (0..2).map(|_| numbered(&mut packets)).collect();
+    replies.sort_by_key(|(key, _)| key.to_string());
+    assert_eq!(replies, [(keys[0].clone(), json!(5)), (keys[2].clone(), json!(5))]);
     // A key is free again once its stream has ended.
     subscribe(&mut packets, &keys[1], Some(4));
     assert_eq!(numbered(&mut packets), (keys[1].clone(), json!(5)));

@@ -75,8 +75,8 @@ fn users_may_be_killed_and_restarted_and_a_client_sees_every_change_once_over_on
 /// The users process from which the gateway has its stream.
 fn streaming(system: &System) -> usize {
     let streams = |users: &Process| {
-        let told = |words: &str| users.log().iter().filter(|line| line.contains(words)).count();
-        told("request GET /users/changes") > told("request CANCEL /users/changes")
+        let count = |words: &str| users.log().iter().filter(|line| line.contains(words)).count();
+        count("request GET /users/changes") > count("request CANCEL /users/changes")
     };
     eventually("an instance streams", || system.users.iter().position(streams))
 }
@@ -147,9 +147,9 @@ fn a_gateway_that_shuts_down_ends_its_streams_without_waiting() {
     println!("with 3 streams open the gateway ended {:?} after SIGTERM", ended.took);
     for events in &mut all {
         let end = events.event().expect("an event with the error");
-        let told: Value = serde_json::from_str(&end.data).unwrap();
+        let error: Value = serde_json::from_str(&end.data).unwrap();
         assert_eq!((end.name.as_deref(), end.id), (Some("error"), None));
-        assert_eq!(told["errorcode"], 503, "{told}");
+        assert_eq!(error["errorcode"], 503, "{error}");
         assert_eq!(events.piece(), None);
     }
     let cancelled = |line: &&String| line.contains("CANCEL /users/changes");

@@ -29,8 +29,8 @@ fn after_a_seq_come_all_later_changes_and_then_new_ones() {
     assert_eq!((first, second), (451, 452));
     let expected = [1, 450, 451, 452, 453];
     for (events, from) in all.iter_mut().zip(expected) {
-        let told = seqs(&events.changes(454 - from));
-        assert_eq!(told, (from as u64..=453).collect::<Vec<_>>());
+        let received = seqs(&events.changes(454 - from));
+        assert_eq!(received, (from as u64..=453).collect::<Vec<_>>());
     }
 }
 
@@ -78,10 +78,10 @@ fn a_subscriber_that_joins_during_writes_gets_each_change_once() {
     let all = all_changes(&system.http());
     assert_eq!(seqs(&all), (1..=total).collect::<Vec<_>>());
     for subscriber in subscribers {
-        let (after, told) = subscriber.join().unwrap();
+        let (after, received) = subscriber.join().unwrap();
         let rest = &all[usize::try_from(after).unwrap()..];
-        assert_eq!(seqs(&told), seqs(rest), "after {after}");
-        assert_eq!(told, rest, "after {after}");
+        assert_eq!(seqs(&received), seqs(rest), "after {after}");
+        assert_eq!(received, rest, "after {after}");
     }
 }
 

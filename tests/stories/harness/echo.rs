@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use super::{Frames, PATIENCE, Packets, Process, eventually};
 
 /// The callback for each request. It runs on the thread of the connection.
-type OnRequest = dyn Fn(&Asked) + Send + Sync;
+type OnRequest = dyn Fn(&ReceivedRequest) + Send + Sync;
 
 /// A played service. It leaves the cluster when it is dropped.
 pub struct Echo {
@@ -24,7 +24,7 @@ pub struct Echo {
 
 /// One received request and the connection for its answer. A story may keep it and answer late.
 #[derive(Clone)]
-pub struct Asked {
+pub struct ReceivedRequest {
     /// The packet as received, without its `¶`.
     pub text: String,
     pub packet: Value,
@@ -32,7 +32,7 @@ pub struct Asked {
 }
 
 struct Shared {
-    asked: Mutex<Vec<Asked>>,
+    requests: Mutex<Vec<ReceivedRequest>>,
     open: Mutex<Vec<Arc<TcpStream>>>,
     ended: AtomicBool,
     on_request: Box<OnRequest>,
@@ -42,7 +42,7 @@ impl Echo {
     /// A service of ours (`pilcrow/1`) with these routes. It answers each request with success. The `results` are the
     /// request's `uri`, `method` and `params`.
     pub fn start(distributor: &Process, name: &str, urls: &[&str]) -> Self {
-        Self::answering(distributor, name, urls, Asked::echo)
+        Self::answering(distributor, name, urls, ReceivedRequest::echo)
     }
 
     /// A service of ours with these routes. It calls this for each request.
@@ -50,7 +50,7 @@ impl Echo {
         distributor: &Process,
         name: &str,
         urls: &[&str],
-        on_request: impl Fn(&Asked) + Send + Sync + 'static,
+        on_request: impl Fn(&ReceivedRequest) + Send + Sync + 'static,
     ) -> Self {
         Self::registered(distributor, name, urls, &json!({ "proto": "pilcrow/1" }), on_request)
     }
@@ -60,7 +60,7 @@ impl Echo {
         distributor: &Process,
         name: &str,
         urls: &[&str],
-        on_request: impl Fn(&Asked) + Send + Sync + 'static,
+        on_request: impl Fn(&ReceivedRequest) + Send + Sync + 'static,
     ) -> Self {
         Self::registered(distributor, name, urls, &json!({}), on_request)
     }
@@ -71,12 +71,12 @@ impl Echo {
         name: &str,
         urls: &[&str],
         extra: &Value,
-        on_request: impl Fn(&Asked) + Send + Sync + 'static,
+        on_request: impl Fn(&ReceivedRequest) + Send + Sync + 'static,
     ) -> Self {
         let socket = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let port = socket.local_addr().unwrap().port();
         let shared = Arc::new(Shared {
-            asked: Mutex::default(),
+            requests: Mutex::default(),
             open: Mutex::default(),
             ended: AtomicBool::new(false),
             on_request: Box::new(on_request),
@@ -93,14 +93,14 @@ impl Echo {
     }
 
     /// All requests so far.
-    pub fn asked(&self) -> Vec<Asked> {
-        self.shared.asked.lock().unwrap().clone()
+    pub fn requests(&self) -> Vec<ReceivedRequest> {
+        self.shared.requests.lock().unwrap().clone()
     }
 
     /// Waits until it has this many requests. Returns all of them.
-    pub fn await_asked(&self, count: usize) -> Vec<Asked> {
+    pub fn await_requests(&self, count: usize) -> Vec<ReceivedRequest> {
         eventually(&format!("the played service has {count} requests"), || {
-            Some(self.asked()).filter(|asked| asked.len() >= count)
+            Some(self.requests()).filter(|requests| requests.len() >= count)
         })
     }
 
@@ -148,16 +148,16 @@ impl Shared {
             frames.push(&piece[..count]);
             while let Some(text) = frames.pop() {
                 let packet = serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"));
-                let asked = Asked { text, packet, stream: stream.clone() };
-                self.asked.lock().unwrap().push(asked.clone());
-                (self.on_request)(&asked);
+                let request = ReceivedRequest { text, packet, stream: stream.clone() };
+                self.requests.lock().unwrap().push(request.clone());
+                (self.on_request)(&request);
             }
         }
         self.open.lock().unwrap().retain(|open| !Arc::ptr_eq(open, stream));
     }
 }
 
-impl Asked {
+impl ReceivedRequest {
     /// The key of the pending request.
     pub fn key(&self) -> &Value {
         &self.packet["key"]

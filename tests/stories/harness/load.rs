@@ -26,7 +26,7 @@ struct Shared {
 
 /// The results of a load.
 #[derive(Debug)]
-pub struct Seen {
+pub struct LoadResults {
     pub reads: usize,
     pub writes: usize,
     pub failed_reads: Vec<String>,
@@ -42,7 +42,7 @@ struct Client {
     http: Http,
     connection: Option<Connection>,
     user: u64,
-    seen: Seen,
+    results: LoadResults,
     /// The possible names of the user: the last acknowledged one, and those with an unknown outcome.
     possible: Vec<String>,
 }
@@ -81,11 +81,11 @@ impl Load {
     ///
     /// # Panics
     /// If an acknowledged write is lost, or any write was carried out twice.
-    pub fn end(self, gateway: Http) -> Seen {
+    pub fn end(self, gateway: Http) -> LoadResults {
         self.shared.ended.store(true, Ordering::SeqCst);
-        let mut all = Seen::default();
+        let mut all = LoadResults::default();
         for client in self.clients {
-            all.add(client.join().unwrap().seen);
+            all.add(client.join().unwrap().results);
         }
         let mut carried_out: HashMap<String, usize> = HashMap::new();
         for change in all_changes(gateway) {
@@ -111,14 +111,14 @@ impl Load {
     }
 }
 
-impl Default for Seen {
+impl Default for LoadResults {
     fn default() -> Self {
         let (failed_reads, failed_writes, names) = (Vec::new(), Vec::new(), HashMap::new());
         Self { reads: 0, writes: 0, failed_reads, failed_writes, longest: Duration::ZERO, names }
     }
 }
 
-impl Seen {
+impl LoadResults {
     fn add(&mut self, other: Self) {
         self.reads += other.reads;
         self.writes += other.writes;
@@ -142,27 +142,27 @@ impl Client {
         assert_eq!(created.status, 201, "{}", created.text());
         let user = created.results()["id"].as_u64().unwrap();
         let possible = vec!["new".to_owned()];
-        Self { number, http, connection: None, user, seen: Seen::default(), possible }
+        Self { number, http, connection: None, user, results: LoadResults::default(), possible }
     }
 
     fn write(&mut self, turn: usize, timeout: Duration) {
         let name = format!("name {} of client {}", turn, self.number);
         let body = json!({ "name": name }).to_string();
         let answer = self.ask("PATCH", turn, body.as_bytes(), timeout);
-        self.seen.writes += 1;
+        self.results.writes += 1;
         let succeeded = answer.as_ref().is_some_and(|answer| answer.status == 200);
-        self.seen.names.insert(name.clone(), succeeded);
+        self.results.names.insert(name.clone(), succeeded);
         if succeeded {
             self.possible = vec![name];
         } else {
             self.possible.push(name);
-            self.seen.failed_writes.push(told(answer.as_ref()));
+            self.results.failed_writes.push(describe_failure(answer.as_ref()));
         }
     }
 
     fn read(&mut self, turn: usize, timeout: Duration) {
         let answer = self.ask("GET", turn, b"", timeout);
-        self.seen.reads += 1;
+        self.results.reads += 1;
         match answer {
             Some(answer) if answer.status == 200 => {
                 let user = answer.results();
@@ -174,7 +174,7 @@ impl Client {
                     self.possible
                 );
             }
-            answer => self.seen.failed_reads.push(told(answer.as_ref())),
+            answer => self.results.failed_reads.push(describe_failure(answer.as_ref())),
         }
     }
 
@@ -188,13 +188,13 @@ impl Client {
         let took = began.elapsed();
         assert!(took <= timeout + GRACE, "{method} was answered after {took:?}: {}", answer.text());
         assert_eq!(answer.header("X-Request-Id"), Some(id.as_str()), "another client's answer");
-        self.seen.longest = self.seen.longest.max(took);
+        self.results.longest = self.results.longest.max(took);
         self.connection = (answer.header("Connection") != Some("close")).then_some(connection);
         Some(answer)
     }
 }
 
-fn told(answer: Option<&Response>) -> String {
+fn describe_failure(answer: Option<&Response>) -> String {
     answer.map_or_else(|| "no answer".to_owned(), |answer| format!("{} {}", answer.status, answer.message()))
 }
 

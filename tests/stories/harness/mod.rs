@@ -20,7 +20,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-pub use echo::{Asked, Echo};
+pub use echo::{Echo, ReceivedRequest};
 pub use http::{Connection, Http, Response};
 pub use load::Load;
 pub use metrics::Metrics;
@@ -69,7 +69,7 @@ pub fn free_port() -> u16 {
 }
 
 /// A connection with a small receive buffer. A peer soon notices if it is not read.
-pub fn narrow(address: SocketAddr) -> TcpStream {
+pub fn connect_with_small_buffer(address: SocketAddr) -> TcpStream {
     let socket = socket2::Socket::new(socket2::Domain::for_address(address), socket2::Type::STREAM, None);
     let socket = socket.unwrap();
     socket.set_recv_buffer_size(4096).unwrap();

@@ -52,20 +52,20 @@ impl Events {
 
     /// The next comment or event; `None` at the end of the connection. An incomplete event does not count.
     pub fn piece(&mut self) -> Option<Piece> {
-        let (mut event, mut comment, mut told) = (Event::default(), None, Vec::new());
+        let (mut event, mut comment, mut data) = (Event::default(), None, Vec::new());
         loop {
             let line = self.connection.receive_line()?;
             match line.split_once(": ").unwrap_or((&line, "")) {
-                ("", "") if told.is_empty() && comment.is_none() => {}
-                ("", "") if told.is_empty() => return comment.map(Piece::Comment),
+                ("", "") if data.is_empty() && comment.is_none() => {}
+                ("", "") if data.is_empty() => return comment.map(Piece::Comment),
                 ("", "") => {
-                    event.data = told.join("\n");
+                    event.data = data.join("\n");
                     return Some(Piece::Event(event));
                 }
                 ("", words) => comment = Some(words.to_owned()),
                 ("event", name) => event.name = Some(name.to_owned()),
                 ("id", id) => event.id = Some(id.parse().expect("an id is a number")),
-                ("data", line) => told.push(line.to_owned()),
+                ("data", line) => data.push(line.to_owned()),
                 _ => panic!("no line of an event: {line:?}"),
             }
         }

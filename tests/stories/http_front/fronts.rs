@@ -93,9 +93,9 @@ fn assert_contains(whole: &Value, part: &Value, what: &str) {
 fn assert_shape(answer: &Response, what: &str) {
     assert_eq!(answer.header("Content-Type"), Some("application/json"), "{what}");
     assert!(answer.header("X-Request-Id").is_some(), "{what}");
-    let told = answer.reply();
+    let reply = answer.reply();
     let code = if answer.status < 400 { 0 } else { answer.status };
-    assert_eq!(told["errorcode"], code, "{what}");
+    assert_eq!(reply["errorcode"], code, "{what}");
     assert!(!answer.message().is_empty(), "{what}");
 }
 

@@ -18,7 +18,7 @@ mod traps;
 
 use serde_json::Value;
 
-use crate::harness::{Asked, Connection, Echo, Http, PATIENCE, Process, Response, await_instances};
+use crate::harness::{Connection, Echo, Http, PATIENCE, Process, ReceivedRequest, Response, await_instances};
 
 /// The routes of the played service behind the gateway.
 const ROUTES: [&str; 9] = [
@@ -81,15 +81,15 @@ impl Stage {
     }
 }
 
-fn play(asked: &Asked) {
-    match asked.packet["uri"].as_str().unwrap() {
-        "/echo" => asked.echo(),
-        "/say" => asked.reply(&asked.params()["reply"]),
+fn play(request: &ReceivedRequest) {
+    match request.packet["uri"].as_str().unwrap() {
+        "/echo" => request.echo(),
+        "/say" => request.reply(&request.params()["reply"]),
         "/length" => {
-            let length = asked.params()["text"].as_str().unwrap().len();
-            asked.reply(&serde_json::json!({ "errorcode": 0, "results": length }));
+            let length = request.params()["text"].as_str().unwrap().len();
+            request.reply(&serde_json::json!({ "errorcode": 0, "results": length }));
         }
-        "/hang-up" => asked.hang_up(),
+        "/hang-up" => request.hang_up(),
         _ => {}
     }
 }

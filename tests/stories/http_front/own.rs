@@ -107,13 +107,13 @@ fn the_root_shows_routes_and_own_paths_until_a_service_registers_it() {
 fn connections_above_the_limit_get_503_and_are_closed() {
     let mut stage = Stage::with(&["--max-connections", "4"]);
     // The harness's connections may count until the gateway has seen their end.
-    let mut open: Vec<Connection> = (0..4).map(|_| admitted(&stage)).collect();
+    let mut open: Vec<Connection> = (0..4).map(|_| connect_when_free(&stage)).collect();
     for what in ["one that asks", "another that asks"] {
         let mut beyond = stage.http().connect();
         beyond.send_request("GET", "/echo/1", &[], b"");
-        assert_turned_away(&mut beyond, what);
+        assert_rejected(&mut beyond, what);
     }
-    assert_turned_away(&mut stage.http().connect(), "one that says nothing");
+    assert_rejected(&mut stage.http().connect(), "one that says nothing");
     let line = stage.gateway.await_log(&["WARN", "turned away", "4 connections are open"]);
     assert!(line.contains("127.0.0.1:"), "{line}");
     for connection in &mut open {
@@ -121,17 +121,17 @@ fn connections_above_the_limit_get_503_and_are_closed() {
         assert_eq!(connection.receive().expect("existing connections stay").status, 200);
     }
     open.pop();
-    open.push(admitted(&stage));
+    open.push(connect_when_free(&stage));
     let mut beyond = stage.http().connect();
     beyond.send_request("GET", "/echo/1", &[], b"");
-    assert_turned_away(&mut beyond, "there is room for one, not for two");
+    assert_rejected(&mut beyond, "there is room for one, not for two");
     drop(open);
     eventually("there is room again", || (try_get(&stage).status == 200).then_some(()));
     assert!(stage.gateway.is_alive());
 }
 
 /// A connection with one answered request, once a place is free.
-fn admitted(stage: &Stage) -> Connection {
+fn connect_when_free(stage: &Stage) -> Connection {
     eventually("there is room for one more connection", || {
         let mut connection = stage.http().connect();
         connection.send_request("GET", "/echo/1", &[], b"");
@@ -145,7 +145,7 @@ fn try_get(stage: &Stage) -> Response {
     eventually("an answer", || stage.http().try_request("GET", "/echo/1", &[], b""))
 }
 
-fn assert_turned_away(connection: &mut Connection, what: &str) {
+fn assert_rejected(connection: &mut Connection, what: &str) {
     let answer = connection.receive().unwrap_or_else(|| panic!("{what}: closed without a word"));
     assert_failure(&answer, 503, what);
     assert_eq!(answer.header("Connection"), Some("close"), "{what}");
@@ -156,7 +156,7 @@ fn assert_turned_away(connection: &mut Connection, what: &str) {
 #[test]
 fn a_hundred_connections_above_the_limit_are_closed_and_disturb_no_other() {
     let mut stage = Stage::with(&["--max-connections", "4"]);
-    let mut open: Vec<Connection> = (0..4).map(|_| admitted(&stage)).collect();
+    let mut open: Vec<Connection> = (0..4).map(|_| connect_when_free(&stage)).collect();
     let mut beyond: Vec<Connection> = (0..100).map(|_| stage.http().connect()).collect();
     for connection in &mut open {
         connection.send_request("GET", "/echo/1", &[], b"");

@@ -89,7 +89,8 @@ fn head_is_answered_like_get_but_without_the_body() {
             assert_eq!(head.header("Content-Length"), get.header("Content-Length"), "{target}");
         }
     }
-    let of_service: Vec<_> = stage.echo.asked().iter().map(|asked| asked.packet["method"].clone()).collect();
+    let of_service: Vec<_> =
+        stage.echo.requests().iter().map(|request| request.packet["method"].clone()).collect();
     assert_eq!(of_service, [json!("GET"), json!("GET")], "a service has only GET");
 }
 
@@ -202,7 +203,7 @@ fn chunks_that_are_not_in_order_are_refused() {
         let answer = connection.receive().unwrap_or_else(|| panic!("no answer, one byte at a time: {body}"));
         assert_failure(&answer, 400, body);
     }
-    assert!(stage.echo.asked().is_empty());
+    assert!(stage.echo.requests().is_empty());
     stage.assert_unharmed();
 }
 
@@ -302,7 +303,7 @@ fn a_malformed_request_is_rejected_and_its_connection_closed() {
         let smuggled = [bytes, b"GET /echo/smuggled HTTP/1.1\r\nHost: test\r\n\r\n"].concat();
         assert_refused(stage.http(), &smuggled, 400, &what);
     }
-    assert!(stage.echo.asked().is_empty(), "{:?}", stage.echo.asked()[0].text);
+    assert!(stage.echo.requests().is_empty(), "{:?}", stage.echo.requests()[0].text);
     stage.assert_unharmed();
 }
 

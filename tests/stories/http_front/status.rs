@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use super::{Stage, assert_complete, assert_failure};
-use crate::harness::{Asked, Connection, Echo, Process, await_instances, eventually};
+use crate::harness::{Connection, Echo, Process, ReceivedRequest, await_instances, eventually};
 
 #[test]
 fn the_status_is_status_else_a_fitting_errorcode_else_200() {
@@ -76,8 +76,8 @@ fn every_body_ends_with_one_newline_which_content_length_counts() {
     let refused = stage.http().raw(b"GET / HTTP/1.1\n\n").unwrap();
     assert_failure(&refused, 400, "a line end without CR");
     // If a service's packet already ends with a newline, the gateway adds none.
-    let _service = Echo::answering(&stage.distributor, "lines", &["GET/lines"], |asked| {
-        asked.raw(format!("{{\"key\":{},\"errorcode\":0}}\n¶", asked.key()).as_bytes());
+    let _service = Echo::answering(&stage.distributor, "lines", &["GET/lines"], |request| {
+        request.raw(format!("{{\"key\":{},\"errorcode\":0}}\n¶", request.key()).as_bytes());
     });
     await_instances(&stage.gateway, "GET", "/lines", 1);
     assert_complete(&stage.http().get("/lines"), "a packet with a newline");
@@ -87,9 +87,9 @@ fn every_body_ends_with_one_newline_which_content_length_counts() {
 fn the_error_codes_of_a_course_service_mean_nothing_to_http() {
     let distributor = Process::distributor(&[]);
     let gateway = Process::gateway(&distributor, &[]);
-    let _course = Echo::course(&distributor, "course", &["GET/course"], |asked| {
-        let code: i64 = asked.params()["code"].as_str().unwrap().parse().unwrap();
-        asked.reply(&json!({ "errorcode": code, "errormessage": { "code": code }, "data": [code] }));
+    let _course = Echo::course(&distributor, "course", &["GET/course"], |request| {
+        let code: i64 = request.params()["code"].as_str().unwrap().parse().unwrap();
+        request.reply(&json!({ "errorcode": code, "errormessage": { "code": code }, "data": [code] }));
     });
     await_instances(&gateway, "GET", "/course", 1);
     for (code, status) in [(0, 200), (1, 200), (-1, 200), (1062, 200), (404, 404)] {
@@ -103,9 +103,9 @@ fn the_error_codes_of_a_course_service_mean_nothing_to_http() {
 #[test]
 fn a_client_that_accepts_events_gets_the_plain_answer_when_there_is_no_stream() {
     let stage = Stage::start();
-    let _service = Echo::answering(&stage.distributor, "codes", &["GET/codes"], |asked| {
-        let code: i64 = asked.params()["code"].as_str().unwrap().parse().unwrap();
-        asked.reply(&json!({ "errorcode": code, "errormessage": "as the service says" }));
+    let _service = Echo::answering(&stage.distributor, "codes", &["GET/codes"], |request| {
+        let code: i64 = request.params()["code"].as_str().unwrap().parse().unwrap();
+        request.reply(&json!({ "errorcode": code, "errormessage": "as the service says" }));
     });
     let other = Echo::start(&stage.distributor, "other", &["GET/other"]);
     await_instances(&stage.gateway, "GET", "/codes", 1);
@@ -176,7 +176,7 @@ fn an_unknown_path_gets_404_and_an_unknown_method_405_with_allow() {
             assert_failure(&answer, 405, target);
         }
     }
-    assert!(stage.echo.asked().is_empty());
+    assert!(stage.echo.requests().is_empty());
 }
 
 #[test]
@@ -222,7 +222,7 @@ fn a_link_lost_before_the_reply_is_502_and_comes_back() {
     for connection in &mut waiting {
         connection.send_request("GET", "/silence", &[], b"");
     }
-    stage.echo.await_asked(6);
+    stage.echo.await_requests(6);
     stage.echo.hang_up();
     for connection in &mut waiting {
         assert_failure(&connection.receive().unwrap(), 502, "waiting when the link was lost");
@@ -240,12 +240,12 @@ fn a_request_without_a_reply_gets_504_and_a_late_reply_is_dropped() {
     assert_failure(&answer, 504, "a service that never answers");
     // The second request waits while the first reply comes too late. It must not get the first one's reply.
     connection.send_request("GET", "/silence/2", &[], b"");
-    let asked = stage.echo.await_asked(2);
-    asked[0].echo();
-    stage.gateway.await_log(&["orphan reply", &format!("key {}", asked[0].key())]);
+    let requests = stage.echo.await_requests(2);
+    requests[0].echo();
+    stage.gateway.await_log(&["orphan reply", &format!("key {}", requests[0].key())]);
     assert_failure(&connection.receive().unwrap(), 504, "the second");
-    asked[1].echo();
-    stage.gateway.await_log(&["orphan reply", &format!("key {}", asked[1].key())]);
+    requests[1].echo();
+    stage.gateway.await_log(&["orphan reply", &format!("key {}", requests[1].key())]);
     eventually("a reply arrives in time", || {
         connection.send_request("GET", "/echo/3", &[], b"");
         let answer = connection.receive().unwrap();
@@ -263,9 +263,9 @@ fn replies_in_any_order_reach_their_callers() {
     for (number, connection) in connections.iter_mut().enumerate() {
         connection.send_request("GET", &format!("/silence/{number}"), &[], b"");
     }
-    let asked = stage.echo.await_asked(20);
+    let requests = stage.echo.await_requests(20);
     // Twice each; the second reply is an orphan.
-    asked.iter().rev().chain(&asked).for_each(Asked::echo);
+    requests.iter().rev().chain(&requests).for_each(ReceivedRequest::echo);
     for (number, connection) in connections.iter_mut().enumerate() {
         assert_eq!(connection.receive().unwrap().results()["params"]["params"], number.to_string());
     }
@@ -276,7 +276,7 @@ fn requests_above_the_in_flight_limit_get_503() {
     let mut stage = Stage::with(&["--max-in-flight", "1", "--timeout", "15"]);
     let mut first = stage.http().connect();
     first.send_request("GET", "/silence", &[], b"");
-    let asked = stage.echo.await_asked(1);
+    let requests = stage.echo.await_requests(1);
     for _ in 0..3 {
         let answer = stage.http().get("/echo/1");
         assert_failure(&answer, 503, "one too many");
@@ -284,10 +284,10 @@ fn requests_above_the_in_flight_limit_get_503() {
     }
     assert_eq!(stage.http().get("/healthz").status, 200, "the gateway's own answers need no place");
     assert_eq!(stage.http().get("/readyz").status, 200);
-    asked[0].echo();
+    requests[0].echo();
     assert_eq!(first.receive().unwrap().status, 200);
     stage.assert_unharmed();
-    assert_eq!(stage.echo.asked().len(), 2, "rejected requests were not sent");
+    assert_eq!(stage.echo.requests().len(), 2, "rejected requests were not sent");
 }
 
 #[test]
@@ -307,10 +307,10 @@ fn a_reply_that_is_not_a_packet_closes_only_its_link() {
         .enumerate()
         .map(|(number, bytes)| {
             let url = format!("GET/bad{number}");
-            Echo::answering(&distributor, "bad", &[&url], move |asked| {
-                asked.raw(&bytes);
+            Echo::answering(&distributor, "bad", &[&url], move |request| {
+                request.raw(&bytes);
                 if bytes.ends_with(b"1") {
-                    asked.hang_up();
+                    request.hang_up();
                 }
             })
         })
@@ -393,8 +393,8 @@ fn the_reply_is_passed_on_byte_for_byte_and_a_newline_follows() {
     let distributor = Process::distributor(&[]);
     let gateway = Process::gateway(&distributor, &[]);
     let text = "{ \"results\" : [1.10, 1e2 ,\"\\u00b6\\/\" ],\"errorcode\":0 , \"key\":1,\"a\":1,\"a\":2}";
-    let _service = Echo::answering(&distributor, "raw", &["GET/raw"], move |asked| {
-        asked.raw(format!("{text}¶").as_bytes());
+    let _service = Echo::answering(&distributor, "raw", &["GET/raw"], move |request| {
+        request.raw(format!("{text}¶").as_bytes());
     });
     await_instances(&gateway, "GET", "/raw", 1);
     assert_eq!(gateway.http().get("/raw").text(), format!("{text}\n"));
@@ -407,12 +407,12 @@ fn a_slow_service_delays_only_its_own_callers() {
     for connection in &mut waiting {
         connection.send_request("GET", "/silence", &[], b"");
     }
-    let asked = stage.echo.await_asked(50);
+    let requests = stage.echo.await_requests(50);
     for number in 0..50 {
         assert_eq!(stage.http().get(&format!("/echo/{number}")).status, 200);
     }
-    for asked in &asked {
-        asked.reply(&json!({ "errorcode": 0 }));
+    for request in &requests {
+        request.reply(&json!({ "errorcode": 0 }));
     }
     for connection in &mut waiting {
         assert_eq!(connection.receive().unwrap().reply()["errorcode"], 0);

@@ -101,7 +101,7 @@ fn invalid_percent_codes_are_bad_requests() {
         let answer = stage.http().request("POST", "/echo", &[FORM], format!("a={code}").as_bytes());
         assert_failure(&answer, 400, code);
     }
-    assert!(stage.echo.asked().is_empty());
+    assert!(stage.echo.requests().is_empty());
 }
 
 #[test]
@@ -151,8 +151,8 @@ fn numbers_reach_a_service_as_they_were_written() {
     let stage = Stage::start();
     let body = r#"{"a":1.10,"b":-0.0,"c":123456789012345678901234567890,"d":1E2}"#;
     stage.params("POST", "/echo", &[JSON], body.as_bytes());
-    let asked = stage.echo.asked()[0].text.clone();
-    assert!(asked.contains(&format!("\"params\":{body}")), "{asked}");
+    let request = stage.echo.requests()[0].text.clone();
+    assert!(request.contains(&format!("\"params\":{body}")), "{request}");
 }
 
 #[test]
@@ -274,7 +274,7 @@ fn a_json_body_that_is_not_an_object_is_a_bad_request() {
     }
     let answer = stage.http().request("POST", "/echo", &[], b"{\"a\":");
     assert_failure(&answer, 400, "an object without a type that is none");
-    assert!(stage.echo.asked().is_empty());
+    assert!(stage.echo.requests().is_empty());
 }
 
 #[test]
@@ -325,7 +325,7 @@ fn arguments_cannot_pass_for_parts_of_the_packet() {
     // A raw `¶`, in a value or in a name, does not end a packet.
     let pilcrow = "{\"a¶\":\"¶{\\\"key\\\":1}¶\"}";
     assert_eq!(stage.params("POST", "/echo", &[JSON], pilcrow.as_bytes()), json!({ "a¶": "¶{\"key\":1}¶" }));
-    let asked = stage.echo.asked();
-    assert_eq!(asked.len(), 2, "one packet for each request");
-    assert!(asked[1].text.contains(r"\u00b6"), "{}", asked[1].text);
+    let requests = stage.echo.requests();
+    assert_eq!(requests.len(), 2, "one packet for each request");
+    assert!(requests[1].text.contains(r"\u00b6"), "{}", requests[1].text);
 }

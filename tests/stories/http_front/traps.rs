@@ -44,7 +44,7 @@ fn trap_2_at_the_descriptor_limit_connections_wait_and_are_served_once_others_cl
         connection.send_request("GET", "/echo/again", &[], b"");
         assert_eq!(connection.receive().unwrap().status, 200);
     }
-    assert_eq!(times_said(&stage), 1, "the line is logged once");
+    assert_eq!(count_warnings(&stage), 1, "the line is logged once");
     drop(connections);
     for (number, mut connection) in waiting.drain(..).enumerate() {
         let answer = connection.receive().expect("a waiting client is served");
@@ -55,11 +55,11 @@ fn trap_2_at_the_descriptor_limit_connections_wait_and_are_served_once_others_cl
         stage.gateway.log().iter().any(|line| line.contains("accepting connections again")).then_some(())
     });
     // The line is not repeated for each of the sixty clients that got a place only when another left.
-    assert!(times_said(&stage) <= 3, "the line was logged {} times", times_said(&stage));
+    assert!(count_warnings(&stage) <= 3, "the line was logged {} times", count_warnings(&stage));
     stage.assert_unharmed();
 }
 
-fn times_said(stage: &Stage) -> usize {
+fn count_warnings(stage: &Stage) -> usize {
     stage.gateway.log().iter().filter(|line| line.contains("cannot accept connections now")).count()
 }
 
@@ -274,7 +274,7 @@ fn trap_7_a_length_that_can_be_read_in_two_ways_is_refused() {
     }
     let old = format!("POST /echo HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n{smuggled}");
     assert_refused(stage.http(), old.as_bytes(), 400, "chunks in HTTP/1.0");
-    assert!(stage.echo.asked().is_empty(), "none of these requests reached the service");
+    assert!(stage.echo.requests().is_empty(), "none of these requests reached the service");
     stage.assert_unharmed();
 }
 
@@ -315,10 +315,10 @@ fn trap_8_a_stream_is_sent_as_it_comes() {
     let stage = Stage::start();
     let mut connection = stage.http().connect();
     connection.send_request("GET", "/silence", &[("Accept", "text/event-stream")], b"");
-    let asked = stage.echo.await_asked(1).remove(0);
+    let request = stage.echo.await_requests(1).remove(0);
     let mut seen = String::new();
     for seq in 1..=20 {
-        asked.reply(&json!({ "errorcode": 0, "more": true, "seq": seq, "results": { "number": seq } }));
+        request.reply(&json!({ "errorcode": 0, "more": true, "seq": seq, "results": { "number": seq } }));
         // The next event is sent only after this one has reached the client.
         let event = format!("id: {seq}\ndata: {{\"number\":{seq}}}\n\n");
         while !seen.ends_with(&event) {
@@ -331,7 +331,7 @@ fn trap_8_a_stream_is_sent_as_it_comes() {
     assert!(seen.starts_with("HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n"), "{seen}");
     // A stream uses no place that others need, and its end closes its connection.
     assert_eq!(stage.http().get("/echo/1").status, 200);
-    asked.reply(&json!({ "errorcode": 0 }));
+    request.reply(&json!({ "errorcode": 0 }));
     connection.stream().read_to_string(&mut seen).expect("the end arrives");
 }
 

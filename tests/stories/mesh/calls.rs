@@ -12,7 +12,7 @@ use pilcrow::service::{Failure, Reply, Request, Service};
 use serde_json::{Value, json};
 
 use super::{await_route, join, serve};
-use crate::harness::{Asked, Echo, Process, await_instances, eventually};
+use crate::harness::{Echo, Process, ReceivedRequest, await_instances, eventually};
 
 /// A service that forwards each `GET path` to `GET next`, after this long a time of its work.
 fn relay(
@@ -54,18 +54,18 @@ fn a_call_resolves_paths_as_the_gateway_does() {
             "{method} {path}"
         );
     }
-    assert_eq!(echo.asked().len(), 5);
+    assert_eq!(echo.requests().len(), 5);
 }
 
 #[test]
 fn a_failed_call_says_why() {
     let distributor = Process::distributor(&[]);
-    let play = |asked: &Asked| match asked.params()["do"].as_str() {
+    let play = |request: &ReceivedRequest| match request.params()["do"].as_str() {
         Some("refuse") => {
-            asked.reply(&json!({ "errorcode": 418, "errormessage": "no tea", "pot": { "tea": 0 } }));
+            request.reply(&json!({ "errorcode": 418, "errormessage": "no tea", "pot": { "tea": 0 } }));
         }
-        Some("stream") => asked.reply(&json!({ "errorcode": 0, "results": 1, "more": true })),
-        Some("hang up") => asked.hang_up(),
+        Some("stream") => request.reply(&json!({ "errorcode": 0, "results": 1, "more": true })),
+        Some("hang up") => request.hang_up(),
         _ => {}
     };
     let echo = Echo::answering(&distributor, "echo", &["POST/echo", "PUT/echo"], play);
@@ -94,11 +94,11 @@ fn a_failed_call_says_why() {
     let stream = fail("POST", "/echo", "stream");
     assert_eq!(stream.errorcode, 406);
     assert!(stream.errormessage.contains("subscribe"), "{stream}");
-    let key = |asked: &Asked| asked.key().as_u64().unwrap();
-    let asked = echo.await_asked(4);
+    let key = |request: &ReceivedRequest| request.key().as_u64().unwrap();
+    let requests = echo.await_requests(4);
     assert_eq!(
-        (&asked[3].packet["method"], key(&asked[3])),
-        (&json!("CANCEL"), key(&asked[2])),
+        (&requests[3].packet["method"], key(&requests[3])),
+        (&json!("CANCEL"), key(&requests[2])),
         "an unused stream is cancelled"
     );
     let lost = fail("POST", "/echo", "hang up");
@@ -127,8 +127,8 @@ fn the_remaining_time_and_the_hops_travel_with_a_call() {
     });
     assert_eq!(answer.results()["uri"], "/echo");
     gateway.http().get("/echo");
-    let asked = echo.await_asked(2);
-    let (through, direct) = (&asked[asked.len() - 2].packet, &asked[asked.len() - 1].packet);
+    let requests = echo.await_requests(2);
+    let (through, direct) = (&requests[requests.len() - 2].packet, &requests[requests.len() - 1].packet);
     let deadline = |packet: &Value| packet["deadline_ms"].as_u64().unwrap();
     // A mesh waits at most 5 s for a reply, even if its caller waits longer.
     assert!(deadline(direct) <= 60_000 && deadline(direct) > 5_000, "{direct}");
@@ -139,11 +139,11 @@ fn the_remaining_time_and_the_hops_travel_with_a_call() {
     let near = relay(&distributor, "soon", "/soon", "/echo", WORK);
     let hurried = Process::gateway(&distributor, &["--timeout", "3"]);
     await_instances(&hurried, "GET", "/soon", 1);
-    let before = echo.asked().len();
+    let before = echo.requests().len();
     crate::harness::eventually("the route is known", || {
         (hurried.http().get("/soon").status == 200).then_some(())
     });
-    let through = echo.await_asked(before + 1).last().unwrap().packet.clone();
+    let through = echo.await_requests(before + 1).last().unwrap().packet.clone();
     let left = deadline(&through);
     assert!(left <= 2_950, "the service's 50 ms are subtracted: {through}");
     assert_eq!(through["hops"], 1);
@@ -162,9 +162,9 @@ fn a_call_past_its_deadline_is_given_up() {
     crate::harness::eventually("the call gets through", || {
         let answer = gateway.http().get("/relay");
         assert!(matches!(answer.status, 404 | 503 | 504), "{}", answer.text());
-        (!echo.asked().is_empty()).then_some(())
+        (!echo.requests().is_empty()).then_some(())
     });
-    assert!(echo.asked()[0].packet["deadline_ms"].as_u64().unwrap() < 400);
+    assert!(echo.requests()[0].packet["deadline_ms"].as_u64().unwrap() < 400);
 }
 
 #[test]
@@ -212,8 +212,8 @@ fn a_request_with_too_many_hops_is_rejected() {
 #[test]
 fn a_course_service_gets_no_unknown_fields() {
     let distributor = Process::distributor(&[]);
-    let course = Echo::course(&distributor, "course", &["GET/course"], |asked| {
-        asked.reply(&json!({ "errorcode": 0, "errormessage": "success", "results": "hello" }));
+    let course = Echo::course(&distributor, "course", &["GET/course"], |request| {
+        request.reply(&json!({ "errorcode": 0, "errormessage": "success", "results": "hello" }));
     });
     let _relay = relay(&distributor, "relay", "/relay", "/course", Duration::ZERO);
     let gateway = Process::gateway(&distributor, &[]);
@@ -221,11 +221,11 @@ fn a_course_service_gets_no_unknown_fields() {
     crate::harness::eventually("the route is known", || {
         (gateway.http().get("/relay").text().contains("hello")).then_some(())
     });
-    let asked = course.await_asked(1)[0].packet.clone();
-    let fields: Vec<&String> = asked.as_object().unwrap().keys().collect();
-    assert_eq!(fields, ["key", "method", "params", "uri"], "neither deadline nor hops: {asked}");
-    let key = asked["key"].as_u64().unwrap();
-    assert_eq!(asked["params"]["key"], key + 1, "the service may read either key");
+    let request = course.await_requests(1)[0].packet.clone();
+    let fields: Vec<&String> = request.as_object().unwrap().keys().collect();
+    assert_eq!(fields, ["key", "method", "params", "uri"], "neither deadline nor hops: {request}");
+    let key = request["key"].as_u64().unwrap();
+    assert_eq!(request["params"]["key"], key + 1, "the service may read either key");
 }
 
 #[test]
@@ -233,8 +233,8 @@ fn more_in_the_reply_of_a_course_service_starts_no_stream() {
     let distributor = Process::distributor(&[]);
     let page =
         json!({ "errorcode": 0, "errormessage": "success", "results": [1, 2], "more": true, "seq": 3 });
-    let told = page.clone();
-    let course = Echo::course(&distributor, "course", &["GET/course"], move |asked| asked.reply(&told));
+    let reply = page.clone();
+    let course = Echo::course(&distributor, "course", &["GET/course"], move |request| request.reply(&reply));
     let gateway = Process::gateway(&distributor, &[]);
     await_instances(&gateway, "GET", "/course", 1);
     for accept in ["*/*", "text/event-stream"] {
@@ -245,5 +245,5 @@ fn more_in_the_reply_of_a_course_service_starts_no_stream() {
         }
     }
     // It receives only requests.
-    assert!(course.await_asked(2).iter().all(|asked| asked.packet["method"] == "GET"));
+    assert!(course.await_requests(2).iter().all(|request| request.packet["method"] == "GET"));
 }

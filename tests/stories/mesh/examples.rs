@@ -96,9 +96,9 @@ fn orders_accepts_orders_of_existing_users_and_lists_them_with_their_names() {
 #[test]
 fn the_list_of_orders_shows_a_new_name_without_a_call_to_users() {
     let (system, _orders) = shop();
-    let asked =
+    let count_reads =
         |users: &Process| users.log().iter().filter(|line| line.contains("request GET /users,")).count();
-    let before = asked(&system.users[0]);
+    let before = count_reads(&system.users[0]);
     let mut times = Vec::new();
     for round in 0..20 {
         let name = json!(format!("Kim {round}"));
@@ -114,7 +114,7 @@ fn the_list_of_orders_shows_a_new_name_without_a_call_to_users() {
     );
     assert_eq!(system.http().delete("/users/2").status, 200);
     await_names(&system, &[json!("Kim 19"), Value::Null]);
-    assert_eq!(asked(&system.users[0]), before);
+    assert_eq!(count_reads(&system.users[0]), before);
 }
 
 #[test]

@@ -117,8 +117,8 @@ fn any_stream_becomes_events_at_the_gateway_and_its_end_an_event_that_says_why()
     stream.end(&Failure::new(409, "no more ticks today"));
     let end = events.event().unwrap();
     assert_eq!(end.name.as_deref(), Some("error"));
-    let told: Value = serde_json::from_str(&end.data).unwrap();
-    assert_eq!(told, json!({ "errorcode": 409, "errormessage": "no more ticks today" }));
+    let error: Value = serde_json::from_str(&end.data).unwrap();
+    assert_eq!(error, json!({ "errorcode": 409, "errormessage": "no more ticks today" }));
     assert_eq!(events.piece(), None);
 }
 

@@ -25,14 +25,14 @@ pub struct Written {
 
 /// The changes that a subscriber received.
 #[derive(Default)]
-pub struct Told {
+pub struct ReceivedChanges {
     pub changes: Vec<Value>,
     /// The number of times it joined.
     pub joined: usize,
 }
 
 /// A requested write.
-struct Wish {
+struct PlannedWrite {
     kind: &'static str,
     id: u64,
     fields: Value,
@@ -49,10 +49,10 @@ pub fn write(shared: &Shared, writer: usize, count: usize, mut random: Random) -
             break;
         }
         assert!(success.elapsed() < PATIENCE, "writer {writer} makes no progress");
-        let wish = Wish::random(shared, &format!("{writer}-{number}"), &mut random);
+        let planned = PlannedWrite::random(shared, &format!("{writer}-{number}"), &mut random);
         let reply = match random.index(4) {
-            place @ (0 | 1) => wish.ask_users(shared.users[place], &mut direct[place]),
-            _ => wish.ask_gateway(shared.gateway),
+            place @ (0 | 1) => planned.ask_users(shared.users[place], &mut direct[place]),
+            _ => planned.ask_gateway(shared.gateway),
         };
         let Some(reply) = reply else {
             assert!(shared.unsafe_world, "no reply, though nothing was killed");
@@ -65,20 +65,20 @@ pub fn write(shared: &Shared, writer: usize, count: usize, mut random: Random) -
                 shared.acknowledged.fetch_add(1, Ordering::SeqCst);
                 let seq = reply["seq"].as_u64().unwrap();
                 let user = reply["results"].clone();
-                shared.learn(&wish, user["id"].as_u64().unwrap(), seq);
-                written.push(Written { seq, kind: wish.kind, user, after_version: wish.version });
+                shared.learn(&planned, user["id"].as_u64().unwrap(), seq);
+                written.push(Written { seq, kind: planned.kind, user, after_version: planned.version });
             }
             // Another writer was faster.
-            Some(404) if wish.kind != "created" => shared.forget(wish.id),
-            Some(412) if wish.version.is_some() => {}
+            Some(404) if planned.kind != "created" => shared.forget(planned.id),
+            Some(412) if planned.version.is_some() => {}
             Some(404 | 502 | 503 | 504) if shared.unsafe_world => thread::sleep(Duration::from_millis(5)),
-            _ => panic!("{} {}: {reply}", wish.kind, wish.fields),
+            _ => panic!("{} {}: {reply}", planned.kind, planned.fields),
         }
     }
     written
 }
 
-impl Wish {
+impl PlannedWrite {
     fn random(shared: &Shared, tag: &str, random: &mut Random) -> Self {
         let known = shared.known.lock().unwrap();
         let (id, version) = if known.is_empty() { (0, 0) } else { known[random.index(known.len())] };
@@ -133,10 +133,10 @@ impl Wish {
 }
 
 impl Shared {
-    fn learn(&self, wish: &Wish, id: u64, seq: u64) {
+    fn learn(&self, planned: &PlannedWrite, id: u64, seq: u64) {
         let mut known = self.known.lock().unwrap();
         known.retain(|(one, _)| *one != id);
-        if wish.kind != "deleted" {
+        if planned.kind != "deleted" {
             known.push((id, seq));
         }
     }
@@ -146,7 +146,7 @@ impl Shared {
     }
 }
 
-impl Told {
+impl ReceivedChanges {
     fn last(&self) -> u64 {
         self.changes.len() as u64
     }
@@ -163,28 +163,28 @@ impl Told {
 }
 
 /// Reads events until the last change, and disconnects and reconnects at random.
-pub fn follow_through_gateway(shared: &Shared, mut random: Random) -> Told {
-    let mut told = Told::default();
+pub fn follow_through_gateway(shared: &Shared, mut random: Random) -> ReceivedChanges {
+    let mut received = ReceivedChanges::default();
     let mut success = Instant::now();
-    while !told.is_complete() {
+    while !received.is_complete() {
         assert!(success.elapsed() < PATIENCE, "a client of the gateway gets no more answers");
-        let Some(mut events) = join_events(shared, told.last(), &mut random) else {
+        let Some(mut events) = join_events(shared, received.last(), &mut random) else {
             thread::sleep(Duration::from_millis(5));
             continue;
         };
-        told.joined += 1;
+        received.joined += 1;
         for _ in 0..=random.below(100) {
             let Some(event) = events.event().filter(|event| event.name.is_none()) else { break };
             let change: Value = serde_json::from_str(&event.data).unwrap();
             assert_eq!(event.id, change["seq"].as_u64());
-            told.add(change);
+            received.add(change);
             success = Instant::now();
-            if told.is_complete() {
+            if received.is_complete() {
                 break;
             }
         }
     }
-    told
+    received
 }
 
 fn join_events(shared: &Shared, last: u64, random: &mut Random) -> Option<Events> {
@@ -212,12 +212,12 @@ fn join_events(shared: &Shared, last: u64, random: &mut Random) -> Option<Events
 
 /// Follows one users process by packets until the last change. It leaves at random, with or without a cancel. It
 /// returns on the same connection or a new one.
-pub fn follow_users(shared: &Shared, place: usize, mut random: Random) -> Told {
-    let mut told = Told::default();
+pub fn follow_users(shared: &Shared, place: usize, mut random: Random) -> ReceivedChanges {
+    let mut received = ReceivedChanges::default();
     let mut success = Instant::now();
     let mut held: Option<Packets> = None;
     let mut key = 0;
-    while !told.is_complete() {
+    while !received.is_complete() {
         assert!(success.elapsed() < PATIENCE, "a subscriber gets no more changes");
         let Some(mut packets) = held.take().or_else(|| Packets::try_to(shared.users[place])) else {
             thread::sleep(Duration::from_millis(5));
@@ -226,9 +226,9 @@ pub fn follow_users(shared: &Shared, place: usize, mut random: Random) -> Told {
         key += 1;
         let about = |method: &str| json!({ "uri": "/users/changes", "method": method, "key": key });
         let mut request = about("GET");
-        request["params"] = json!({ "after": told.last() });
+        request["params"] = json!({ "after": received.last() });
         packets.send(&request);
-        told.joined += 1;
+        received.joined += 1;
         let mut left = random.below(100) + 1;
         let stands = loop {
             // Late replies of a cancelled stream are ignored.
@@ -243,10 +243,10 @@ pub fn follow_users(shared: &Shared, place: usize, mut random: Random) -> Told {
             assert_eq!(reply["more"], true, "{reply}");
             let Some(change) = reply.get("results") else { continue };
             assert_eq!(reply["seq"], change["seq"]);
-            told.add(change.clone());
+            received.add(change.clone());
             success = Instant::now();
             left -= 1;
-            if left == 0 || told.is_complete() {
+            if left == 0 || received.is_complete() {
                 break true;
             }
         };
@@ -255,5 +255,5 @@ pub fn follow_users(shared: &Shared, place: usize, mut random: Random) -> Told {
             held = Some(packets);
         }
     }
-    told
+    received
 }

@@ -54,7 +54,7 @@ fn pass(mut from: TcpStream, mut to: TcpStream, passed: &Mutex<Vec<u8>>) {
 }
 
 /// Expects only the challenge, the rejection and the end, and no list. Returns the rejection.
-fn turned_away(stranger: &mut Packets) -> String {
+fn await_rejection(stranger: &mut Packets) -> String {
     let refusal = stranger.receive().expect("a rejection");
     assert_eq!(refusal["errorcode"], 401, "{refusal}");
     assert_eq!(stranger.receive(), None);
@@ -77,7 +77,7 @@ fn a_course_node_without_the_secret_is_closed_and_sees_no_list() {
     for (process, packet) in [(&system.distributor, &register), (&system.users[0], &request)] {
         let (mut stranger, _) = challenged(process.address());
         stranger.send(packet);
-        let message = turned_away(&mut stranger);
+        let message = await_rejection(&mut stranger);
         assert!(message.contains("this cluster has a secret"), "{message}");
         let port = stranger.stream().local_addr().unwrap().port().to_string();
         process.await_log(&["WARN", &port, "does not prove the cluster secret", "what came is no proof"]);
@@ -125,12 +125,12 @@ fn a_recorded_proof_is_rejected() {
     let (mut stranger, challenge) = challenged(distributor.address());
     assert_ne!(challenge, frames[0]["challenge"], "a new one for each connection");
     stranger.send(answer);
-    assert!(turned_away(&mut stranger).contains("another secret, or for another connection"));
+    assert!(await_rejection(&mut stranger).contains("another secret, or for another connection"));
     // A proof of the distributor itself is useless too.
     let proof = frames.iter().find(|one| one["proof"].is_string() && one["challenge"].is_null()).unwrap();
     let (mut stranger, challenge) = challenged(distributor.address());
     stranger.send(&json!({ "challenge": challenge, "proof": proof["proof"] }));
-    turned_away(&mut stranger);
+    await_rejection(&mut stranger);
 }
 
 #[test]
@@ -144,7 +144,7 @@ fn hundreds_of_unknown_peers_disturb_no_member_and_do_not_fill_the_log() {
     let late = Program::users(system.distributor.address(), &system.scratch).variables(&WITH_SECRET).start();
     system.await_instances("GET", "/users", 2);
     for stranger in &mut strangers {
-        turned_away(stranger);
+        await_rejection(stranger);
     }
     assert_eq!(system.http().get("/users/1").status, 200);
     system.distributor.await_log(&["does not prove the cluster secret", "only counted"]);
@@ -177,7 +177,7 @@ fn no_log_contains_the_secret_and_it_never_crosses_the_wire() {
     // Failed attempts are logged as well.
     let mut stranger = challenged(users.address()).0;
     stranger.send(&json!({ "challenge": "0".repeat(64), "proof": "1".repeat(64) }));
-    turned_away(&mut stranger);
+    await_rejection(&mut stranger);
     crate::harness::await_instances(&gateway, "GET", "/users", 1);
     assert_eq!(gateway.http().get("/users").status, 200);
     let passed = relay.passed();

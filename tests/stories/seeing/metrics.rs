@@ -6,7 +6,7 @@ use std::thread;
 
 use serde_json::json;
 
-use crate::harness::{Asked, Echo, Metrics, Process, System, await_instances, eventually};
+use crate::harness::{Echo, Metrics, Process, ReceivedRequest, System, await_instances, eventually};
 
 const HTTP: &str = "pilcrow_http_requests_total";
 const SERVICE: &str = "pilcrow_service_requests_total";
@@ -99,9 +99,9 @@ fn promtool_accepts_the_metrics() {
             return;
         };
         promtool.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
-        let told = promtool.wait_with_output().unwrap();
-        let words = String::from_utf8_lossy(&[told.stdout, told.stderr].concat()).into_owned();
-        assert!(told.status.success() && words.is_empty(), "{words}\n{text}");
+        let output = promtool.wait_with_output().unwrap();
+        let words = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+        assert!(output.status.success() && words.is_empty(), "{words}\n{text}");
     }
 }
 
@@ -172,9 +172,9 @@ fn bad_frames_and_orphans_and_retries_are_counted() {
     eventually("the bad frame is counted", || (counted("not_an_object") == 1.0).then_some(()));
     assert_eq!(counted("too_long"), 0.0);
 
-    let twice = |asked: &Asked| {
-        asked.echo();
-        asked.echo();
+    let twice = |request: &ReceivedRequest| {
+        request.echo();
+        request.echo();
     };
     let _twice = Echo::answering(&system.distributor, "twice", &["GET/twice"], twice);
     system.await_instances("GET", "/twice", 1);
@@ -185,11 +185,11 @@ fn bad_frames_and_orphans_and_retries_are_counted() {
     });
 
     let before = count("pilcrow_retries_total");
-    let lost = Echo::answering(&system.distributor, "shaky", &["GET/shaky"], Asked::hang_up);
+    let lost = Echo::answering(&system.distributor, "shaky", &["GET/shaky"], ReceivedRequest::hang_up);
     let _good = Echo::start(&system.distributor, "shaky", &["GET/shaky"]);
     system.await_instances("GET", "/shaky", 2);
     assert!((0..2).all(|_| system.http().get("/shaky").status == 200));
-    assert_eq!(lost.asked().len(), 1, "once, and then its link is down");
+    assert_eq!(lost.requests().len(), 1, "once, and then its link is down");
     assert_eq!(count("pilcrow_retries_total"), before + 1.0);
     let links = |state| system.http().metrics().value("pilcrow_links", &[("state", state)]);
     assert_eq!((links("up"), links("down")), (3.0, 1.0));
@@ -198,7 +198,7 @@ fn bad_frames_and_orphans_and_retries_are_counted() {
 #[test]
 fn the_metrics_show_that_a_silent_instance_is_set_aside() {
     let distributor = Process::distributor(&[]);
-    let silent = |_: &Asked| {};
+    let silent = |_: &ReceivedRequest| {};
     let _one = Echo::answering(&distributor, "mute", &["POST/mute"], silent);
     let gateway = Process::gateway(&distributor, &["--timeout", "1"]);
     await_instances(&gateway, "POST", "/mute", 1);
@@ -208,8 +208,8 @@ fn the_metrics_show_that_a_silent_instance_is_set_aside() {
             move || http.request("POST", "/mute", &[], b"").status
         })
     };
-    let asked: Vec<_> = (0..3).map(|_| ask()).collect();
-    assert!(asked.into_iter().all(|status| status.join().unwrap() == 504));
+    let pending: Vec<_> = (0..3).map(|_| ask()).collect();
+    assert!(pending.into_iter().all(|status| status.join().unwrap() == 504));
     let metrics = gateway.http().metrics();
     assert_eq!(metrics.value("pilcrow_ejections_total", &[]), 1.0);
     assert_eq!(metrics.value("pilcrow_links", &[("state", "set_aside")]), 1.0);

@@ -43,8 +43,8 @@ fn no_log_contains_passwords_or_tokens_even_at_trace() {
         }
     }
     let careless = secrets.fresh();
-    let leaky = Echo::answering(&distributor, "leaky", &["GET/leaky"], move |asked| {
-        asked.raw(format!("{{\"key\":1,\"results\":{{\"token\":\"{careless}\"}}¶").as_bytes());
+    let leaky = Echo::answering(&distributor, "leaky", &["GET/leaky"], move |request| {
+        request.raw(format!("{{\"key\":1,\"results\":{{\"token\":\"{careless}\"}}¶").as_bytes());
     });
     await_instances(&gateway, "GET", "/leaky", 1);
     assert_eq!(gateway.http().get("/leaky").status, 502);

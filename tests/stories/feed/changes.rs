@@ -61,9 +61,9 @@ fn no_change_shows_a_password_or_its_hash() {
     http.post("/users", &json!({ "email": "kim@example.com", "name": "Kim", "password": secret }));
     let answer = http.patch("/users/1", &json!({ "password": "another secret of mine" }));
     assert_eq!(answer.status, 200, "{}", answer.text());
-    let told =
+    let histories =
         [events.changes(2), all_changes(&http), (0..2).map(|_| next_change(&mut packets, 1)).collect()];
-    for changes in told {
+    for changes in histories {
         assert_eq!(changes[1]["kind"], "updated", "a new password is a change");
         let fields: Vec<&String> = changes[1]["user"].as_object().unwrap().keys().collect();
         assert_eq!(fields, ["created_at", "email", "id", "name", "updated_at"]);
