@@ -57,7 +57,14 @@ fn codec(criterion: &mut Criterion) {
     let params = RawValue::from_string(r#"{"params":"1"}"#.to_owned()).unwrap();
     let client = Some([127, 0, 0, 1].into());
     let origin = Origin { request_id: "cf1199fd0815ded5-b".to_owned(), client, authorization: None };
-    let request = Outgoing { uri: "/users", method: "GET", params: &params, hops: 0, origin: Some(&origin) };
+    let request = Outgoing {
+        uri: "/users",
+        method: "GET",
+        params: &params,
+        hops: 0,
+        origin: Some(&origin),
+        explanation: None,
+    };
     let timing = Timing { deadline_ms: 5000, sent_ms: 123_456 };
     let mut buffer = Vec::with_capacity(1024);
     request.write(&mut buffer, 4711, timing).unwrap();
@@ -141,7 +148,7 @@ struct Echo;
 
 impl Answerer for Echo {
     fn packet(&self, peer: &Arc<Peer>, head: &Head<'_>, _batch: Option<&Arc<pilcrow::net::batch::Batch>>) {
-        peer.answer(head.answer_key().as_ref(), &Reply::ok("here"), DEFAULT_MAX_FRAME_BYTES);
+        peer.answer(head.answer_key().as_ref(), &Reply::ok("here"), DEFAULT_MAX_FRAME_BYTES, None);
     }
 }
 
@@ -151,7 +158,14 @@ fn calls(criterion: &mut Criterion) {
     let (serving, link) = echo();
     let params = RawValue::from_string("{}".to_owned()).unwrap();
     let call = |link: &Link| {
-        let request = Outgoing { uri: "/echo", method: "GET", params: &params, hops: 0, origin: None };
+        let request = Outgoing {
+            uri: "/echo",
+            method: "GET",
+            params: &params,
+            hops: 0,
+            origin: None,
+            explanation: None,
+        };
         link.call(&request, Instant::now() + Duration::from_secs(5)).unwrap()
     };
     group.throughput(Throughput::Elements(1));

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::value::RawValue;
 
+use crate::packet::explain::Explanation;
 use crate::packet::{Origin, Outgoing};
 
 /// The timeout of a caller without a deadline.
@@ -25,6 +26,8 @@ pub struct Context {
     pub hops: u32,
     /// The origin of the request, if it came through a gateway.
     pub origin: Option<Arc<Origin>>,
+    /// The explanation of the request, if it is explained.
+    pub explanation: Option<Arc<Explanation>>,
 }
 
 impl Context {
@@ -35,9 +38,17 @@ impl Context {
         self.deadline.map_or(latest, |deadline| deadline.min(latest))
     }
 
+    /// Adds a step to the explanation of the request, if it is explained. `file` does the step.
+    pub fn explain(&self, file: &'static str, step: impl FnOnce() -> String) {
+        if let Some(explanation) = &self.explanation {
+            explanation.add(file, step());
+        }
+    }
+
     /// A request that is sent on behalf of the request with this context.
     #[must_use]
     pub fn request<'a>(&'a self, method: &'a str, uri: &'a str, params: &'a RawValue) -> Outgoing<'a> {
-        Outgoing { uri, method, params, hops: self.hops, origin: self.origin.as_deref() }
+        let (origin, explanation) = (self.origin.as_deref(), self.explanation.as_deref());
+        Outgoing { uri, method, params, hops: self.hops, origin, explanation }
     }
 }

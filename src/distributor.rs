@@ -165,7 +165,7 @@ impl Registrar {
         log_limited(Level::Warn, "rejected", peer, format_args!("{}: {failure}; {then}", peer.address()));
         // A course node may crash on a packet that it did not request. Our nodes log the reason.
         if let Some(key) = head.answer_key().filter(|_| is_ours || !head.is_notice()) {
-            peer.answer(Some(&key), &Err(failure), usize::MAX);
+            peer.answer(Some(&key), &Err(failure), usize::MAX, None);
         }
         if !stays {
             peer.outbox().finish();
@@ -183,7 +183,7 @@ fn read_node(head: &Head<'_>) -> Result<Node, Failure> {
 /// Answers, unless the packet is a notice. A packet for `/distributes` with key 0 is a notice, like the list.
 fn answer(peer: &Peer, head: &Head<'_>, outcome: &Result<Reply, Failure>) {
     if let Some(key) = head.answer_key().filter(|_| !head.is_notice()) {
-        peer.answer(Some(&key), outcome, usize::MAX);
+        peer.answer(Some(&key), outcome, usize::MAX, None);
     }
 }
 

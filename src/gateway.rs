@@ -12,11 +12,14 @@
 //! | [`translate`] | HTTP to packet and back | sockets, the mesh |
 //! | [`own_paths`] | the paths that the gateway answers itself | the request, other than its method and path |
 //! | [`request_record`] | what is known about a request, for metrics and access log | packets, the mesh |
+//! | [`explain`], [`diagram`] | the explanation of a request, and how it is drawn | the mesh |
 //! | [`events`] | a stream of replies as Server-Sent Events | the request, other than its record |
 //! | [`Gateway`] | one request, from HTTP to its answer | sockets |
 //! | [`tiny_front`] | `--front tiny-http`: the same gateway on tiny_http's server | links, packets |
 
+pub mod diagram;
 pub mod events;
+pub mod explain;
 pub mod own_paths;
 pub mod request_record;
 pub mod tiny_front;
@@ -35,18 +38,22 @@ use tiny_http::{Header, Method};
 
 use crate::address::canonical;
 use crate::context::Context;
+use crate::http::event_stream::EventSource;
 use crate::http::request::find_header;
 use crate::http::{HttpAnswer, HttpHandler, HttpOutcome, HttpRequest, RequestError, Target};
 use crate::mesh::Mesh;
 use crate::net::link::{Outcome as CallOutcome, Refusal};
 use crate::net::membership::Membership;
 use crate::observe::metrics::{self, Gauge};
+use crate::packet::explain::Explanation;
+use crate::packet::masked::masked;
 use crate::packet::{Dialect, Origin};
 use crate::process::Identity;
 use crate::routes::Resolved;
 use crate::subscription::Subscription;
 use crate::sync::Permit;
 use events::{EventStream, StreamPlace};
+use explain::{ExplainFormat, ExplainPolicy};
 use request_record::RequestRecord;
 
 /// The process that speaks HTTP.
@@ -78,6 +85,8 @@ pub struct Settings {
     pub max_streams: usize,
     /// The proxies in front of the gateway. Only they may state the address of a client.
     pub trusted_proxies: Vec<IpAddr>,
+    /// Who may ask for explanations.
+    pub explain: ExplainPolicy,
 }
 
 /// A whole answer, or a stream of events.
@@ -103,6 +112,78 @@ impl Gateway {
         self.mesh.close_streams();
     }
 
+    /// Answers a request together with its explanation. Only [`ExplainPolicy`] permits it.
+    #[cold]
+    fn explain(&self, request: &HttpRequest, format: &str) -> HttpAnswer {
+        let format = match ExplainFormat::parse(format)
+            .and_then(|format| self.permit_explanation(request).map(|()| format))
+        {
+            Ok(format) => format,
+            Err(error) => return self.reject(error, &request.headers, request.peer),
+        };
+        let text = explain::describe_request(request);
+        let explanation = Explanation::begin("gateway", request.began, "src/http/reader.rs", text);
+        let answer = match self.answer_request(request, Some(explanation.clone())) {
+            GatewayOutcome::Answer(answer) => answer,
+            GatewayOutcome::Events(events) => first_event(*events),
+        };
+        let request_line = format!("{} {}", request.method, request.target);
+        explain::explained_answer(&request_line, answer, &explanation, format)
+    }
+
+    /// In a secured cluster, `users` is asked whether the client is an admin.
+    fn permit_explanation(&self, request: &HttpRequest) -> Result<(), RequestError> {
+        match self.settings.explain {
+            ExplainPolicy::Everyone => return Ok(()),
+            ExplainPolicy::Off => return Err(explain::off()),
+            ExplainPolicy::Admins => {}
+        }
+        let context = Context { origin: Some(Arc::new(self.origin(request))), ..Context::default() };
+        let (method, path) = explain::SESSION_ROUTE;
+        let session = self.mesh.call(&context, method, path, &json!({}));
+        let session =
+            session.map_err(|failure| RequestError::new(failure.errorcode, failure.errormessage))?;
+        if session["results"]["role"] == "admin" { Ok(()) } else { Err(explain::not_admin()) }
+    }
+
+    fn answer_request(&self, request: &HttpRequest, explanation: Option<Arc<Explanation>>) -> GatewayOutcome {
+        let began = Instant::now();
+        let origin = Arc::new(self.origin(request));
+        let context = Context { origin: Some(origin.clone()), explanation, ..Context::default() };
+        let target = Target::parse(&request.target);
+        let mut record = RequestRecord {
+            began,
+            id: Cow::Borrowed(&origin.request_id),
+            client: origin.client.unwrap_or(request.peer),
+            method: Cow::Borrowed(request.method.as_str()),
+            target: Cow::Borrowed(&request.target),
+            route: None,
+            instance: None,
+        };
+        let result = match &target {
+            Ok(target) => self.route(&context, request, target, &mut record),
+            Err(error) => Err(error.clone().into()),
+        };
+        // Without this drop, the id could only be copied out of the origin below.
+        drop(context);
+        let took = began.elapsed();
+        match result.unwrap_or_else(GatewayOutcome::Answer) {
+            GatewayOutcome::Answer(answer) => {
+                record.count(answer.status, took);
+                record.log(answer.status, answer.sent_bytes(&request.method), took);
+                let answer = with_challenge(answer);
+                GatewayOutcome::Answer(
+                    answer.with_header("X-Request-Id", Arc::unwrap_or_clone(origin).request_id),
+                )
+            }
+            // The access log gets its line after the stream has ended.
+            GatewayOutcome::Events(events) => {
+                record.count(200, took);
+                GatewayOutcome::Events(events)
+            }
+        }
+    }
+
     fn route<'a>(
         &self,
         context: &Context,
@@ -122,6 +203,7 @@ impl Gateway {
             Resolved::Route(uri, segment) => (uri, segment.is_some()),
             unresolved => return self.answer_unresolved(unresolved, method, path, record),
         };
+        context.explain("src/routes.rs", || describe_route(method, path, uri, has_segment));
         record.route = Some(Cow::Borrowed(uri));
         // A route without an instance is not treated as a log service: it gets 503 below.
         if (method, uri) == ("POST", "/logs") && self.mesh.dialect(method, uri) != Some(Dialect::Pilcrow) {
@@ -129,6 +211,9 @@ impl Gateway {
         }
         let segment = if has_segment { Some(target.last_segment()?) } else { None };
         let params = translate::params(request, target.query, segment)?;
+        context.explain("src/gateway/translate.rs", || {
+            format!("params of the packet: {}", masked(params.get()))
+        });
         if translate::wants_events(request) {
             return self.stream(context, request, uri, &params, record);
         }
@@ -186,6 +271,12 @@ impl Gateway {
         let mut subscription = Subscription::new(&self.mesh, context, uri, params);
         let first = subscription.next(record.began + self.settings.timeout);
         record.instance = subscription.instance().cloned();
+        if let (Some(explanation), Some(instance), Ok(Some(first))) =
+            (&context.explanation, &record.instance, &first)
+        {
+            let text = "the first reply of the stream".to_owned();
+            explanation.add_received("src/subscription.rs", instance, text, &first.json);
+        }
         match first {
             Ok(Some(first)) if first.more => {
                 let events = EventStream::new(subscription, first, record.to_static(), place);
@@ -258,40 +349,9 @@ impl HttpHandler for Gateway {
 
     /// Returns within the timeout.
     fn answer(&self, request: &HttpRequest) -> GatewayOutcome {
-        let began = Instant::now();
-        let origin = Arc::new(self.origin(request));
-        let context = Context { origin: Some(origin.clone()), ..Context::default() };
-        let target = Target::parse(&request.target);
-        let mut record = RequestRecord {
-            began,
-            id: Cow::Borrowed(&origin.request_id),
-            client: origin.client.unwrap_or(request.peer),
-            method: Cow::Borrowed(request.method.as_str()),
-            target: Cow::Borrowed(&request.target),
-            route: None,
-            instance: None,
-        };
-        let result = match &target {
-            Ok(target) => self.route(&context, request, target, &mut record),
-            Err(error) => Err(error.clone().into()),
-        };
-        // Without this drop, the id could only be copied out of the origin below.
-        drop(context);
-        let took = began.elapsed();
-        match result.unwrap_or_else(GatewayOutcome::Answer) {
-            GatewayOutcome::Answer(answer) => {
-                record.count(answer.status, took);
-                record.log(answer.status, answer.sent_bytes(&request.method), took);
-                let answer = with_challenge(answer);
-                GatewayOutcome::Answer(
-                    answer.with_header("X-Request-Id", Arc::unwrap_or_clone(origin).request_id),
-                )
-            }
-            // The access log gets its line after the stream has ended.
-            GatewayOutcome::Events(events) => {
-                record.count(200, took);
-                GatewayOutcome::Events(events)
-            }
+        match request.header(explain::HEADER) {
+            None => self.answer_request(request, None),
+            Some(format) => GatewayOutcome::Answer(self.explain(request, format)),
         }
     }
 
@@ -310,8 +370,27 @@ impl HttpHandler for Gateway {
         };
         record.count(answer.status, Duration::ZERO);
         record.log(answer.status, answer.body.len(), Duration::ZERO);
-        answer.with_header("X-Request-Id", id)
+        let answer = answer.with_header("X-Request-Id", id);
+        match find_header(headers, explain::HEADER).map(ExplainFormat::parse) {
+            Some(Ok(format)) if self.settings.explain == ExplainPolicy::Everyone => {
+                explain::rejected_answer(answer, format)
+            }
+            _ => answer,
+        }
     }
+}
+
+/// The beginning of a stream, as an answer. Dropping the stream ends it.
+fn first_event(mut events: EventStream) -> HttpAnswer {
+    let mut sent = Vec::new();
+    let _ = events.append_events(&mut sent);
+    events.finish(sent.len());
+    HttpAnswer::text("text/event-stream", String::from_utf8_lossy(&sent).into_owned())
+}
+
+fn describe_route(method: &str, path: &str, uri: &str, has_segment: bool) -> String {
+    let segment = if has_segment { ", and its last segment becomes a parameter" } else { "" };
+    format!("{method} {path} matches the route {method} {uri}{segment}")
 }
 
 /// A 401 carries `WWW-Authenticate`, as RFC 9110 requires.

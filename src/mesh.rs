@@ -6,7 +6,9 @@
 //! - This file calls: [`Mesh::exchange`] picks an instance, sends, waits, and handles failures.
 //! - `link_table` knows which instance serves which route.
 //! - `failure` maps an outcome to a status.
+//! - `explain` lists the candidates of a pick.
 
+mod explain;
 mod failure;
 mod link_table;
 
@@ -164,7 +166,7 @@ impl Mesh {
             return Exchange { asked: None, outcome: Err(Outcome::Refused(Refusal::Ring)) };
         }
         // Pick an instance.
-        let Some(first) = self.pick(request.method, request.uri, None) else {
+        let Some(first) = self.pick_for(request, None) else {
             return Exchange { asked: None, outcome: Err(Outcome::Refused(Refusal::Down)) };
         };
         // Send the request.
@@ -202,8 +204,7 @@ impl Mesh {
             Outcome::LinkLost => intent(request.method) == Intent::Read,
             _ => false,
         };
-        let second =
-            if may_retry { self.pick(request.method, request.uri, Some(failed.address())) } else { None };
+        let second = if may_retry { self.pick_for(request, Some(failed.address())) } else { None };
         let Some(second) = second else { return Exchange { asked: Some(failed.clone()), outcome: Err(why) } };
         log_retry(request, failed, &why, &second);
         let outcome = second.call(request, deadline);
@@ -220,7 +221,7 @@ impl Mesh {
         first: &Arc<Link>,
         silent: Call<'_>,
     ) -> Exchange {
-        let second = self.pick(request.method, request.uri, Some(first.address()));
+        let second = self.pick_for(request, Some(first.address()));
         // A request that waits in the window of a course service stays there: a burst must not move elsewhere.
         let second = second.filter(|second| !second.is_aside() && !silent.is_waiting_for_turn());
         let Some((second, call)) =
@@ -242,7 +243,7 @@ impl Mesh {
         if self.is_closing() {
             return Err(Outcome::Refused(Refusal::Down));
         }
-        let link = self.pick(request.method, request.uri, None);
+        let link = self.pick_for(request, None);
         link.ok_or(Outcome::Refused(Refusal::Down))?.open_stream(request, deadline)
     }
 
@@ -326,5 +327,6 @@ fn intent(method: &str) -> Intent {
 fn log_retry(request: &Outgoing<'_>, from: &Link, why: &dyn fmt::Display, to: &Link) {
     let Outgoing { method, uri, .. } = request;
     log::info!("{method} {uri}: {} ({why}); trying {}", from.address(), to.address());
+    request.explain(file!(), || format!("{} ({why}): trying {}", from.address(), to.address()));
     CALLS.retries.inc();
 }

@@ -5,18 +5,19 @@
 //!   Both carry a `key`, the correlation id: the receiver echoes it, and the sender finds its caller by it.
 //! - A *notice* is a request that gets no reply. The route decides this, not the key: see [`Head::is_notice`].
 //!
-//! This module writes requests and parses packets, `reply` writes replies, and [`frame`] cuts incoming bytes into
-//! frames. It uses no sockets: it reads from any [`std::io::Read`], so tests need no connection.
+//! This module writes requests and parses packets, `reply` writes replies, [`frame`] cuts incoming bytes into frames,
+//! and [`explain`] lists the steps of a request. It uses no sockets: it reads from any [`std::io::Read`], so tests need no connection.
 //! `docs/protocol.md` is the binding description of the wire.
 
 mod bad_frame;
 pub mod course;
 mod delimiter;
+pub mod explain;
 pub mod frame;
 pub mod masked;
+mod origin;
 mod reply;
 
-use core::net::IpAddr;
 use std::borrow::Cow;
 use std::fmt;
 use std::io;
@@ -25,10 +26,10 @@ use serde::de::{self, Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
+pub use delimiter::DELIMITER;
+use explain::Explanation;
+pub use origin::Origin;
 pub use reply::{Answer, Failure, Reply};
-
-/// The bytes of `¶` (U+00B6). They end every frame and appear nowhere else on the wire.
-pub const DELIMITER: [u8; 2] = [0xC2, 0xB6];
 
 /// The default limit of a frame, in bytes without the delimiter (`--max-frame`).
 pub const DEFAULT_MAX_FRAME_BYTES: usize = 1024 * 1024;
@@ -156,6 +157,8 @@ pub struct Head<'a> {
     pub client: Option<Cow<'a, str>>,
     /// The `Authorization` header of the HTTP client (only to `pilcrow/1` nodes).
     pub authorization: Option<Cow<'a, str>>,
+    /// `true` in a request that is explained, and the steps in its reply (only `pilcrow/1` nodes).
+    pub explain: Option<&'a RawValue>,
 }
 
 #[derive(Deserialize)]
@@ -179,6 +182,7 @@ enum Field {
     RequestId,
     Client,
     Authorization,
+    Explain,
     #[serde(other)]
     Other,
 }
@@ -291,6 +295,7 @@ impl<'de> Visitor<'de> for HeadVisitor {
                 Field::RequestId => head.request_id = text(raw)?,
                 Field::Client => head.client = text(raw)?,
                 Field::Authorization => head.authorization = text(raw)?,
+                Field::Explain => head.explain = Some(raw),
                 Field::Other => {}
             }
         }
@@ -323,6 +328,8 @@ pub struct Outgoing<'a> {
     pub hops: u32,
     /// The origin of the request, if known (only to `pilcrow/1` nodes).
     pub origin: Option<&'a Origin>,
+    /// The explanation of the request, if it is explained (only to `pilcrow/1` nodes).
+    pub explanation: Option<&'a Explanation>,
 }
 
 /// The dialect that a node announced in its registration.
@@ -344,40 +351,6 @@ pub struct Timing {
     pub sent_ms: u64,
 }
 
-/// The origin of a request: the gateway's facts about the HTTP client, for every service that handles the request.
-#[derive(Clone, Default, PartialEq, Eq, Serialize)]
-pub struct Origin {
-    /// The id of the request in the logs of all processes.
-    pub request_id: String,
-    /// The client's address.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub client: Option<IpAddr>,
-    /// The client's `Authorization` header as received. It is a secret, so `Debug` does not print it.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub authorization: Option<String>,
-}
-
-impl Origin {
-    /// The origin that the sender of this packet states, if any.
-    #[must_use]
-    pub fn of(head: &Head<'_>) -> Option<Self> {
-        let request_id = head.request_id.as_deref()?.to_owned();
-        let client = head.client.as_deref().and_then(|client| client.parse().ok());
-        let authorization = head.authorization.as_deref().map(str::to_owned);
-        Some(Self { request_id, client, authorization })
-    }
-}
-
-impl fmt::Debug for Origin {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Origin")
-            .field("request_id", &self.request_id)
-            .field("client", &self.client)
-            .field("authorized", &self.authorization.is_some())
-            .finish()
-    }
-}
-
 #[derive(Serialize)]
 struct WireRequest<'a> {
     uri: &'a str,
@@ -390,6 +363,8 @@ struct WireRequest<'a> {
     hops: Option<u32>,
     #[serde(flatten)]
     origin: Option<&'a Origin>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    explain: Option<bool>,
 }
 
 /// The end of the stream that was requested under `key`.
@@ -412,6 +387,13 @@ impl<'a> Cancel<'a> {
 }
 
 impl Outgoing<'_> {
+    /// Adds a step to the explanation of the request, if it is explained. `file` does the step.
+    pub fn explain(&self, file: &'static str, step: impl FnOnce() -> String) {
+        if let Some(explanation) = self.explanation {
+            explanation.add(file, step());
+        }
+    }
+
     /// Appends this request to `buffer` as a frame for a `pilcrow/1` node.
     ///
     /// # Errors
@@ -419,7 +401,8 @@ impl Outgoing<'_> {
     pub fn write(&self, buffer: &mut Vec<u8>, key: u64, timing: Timing) -> serde_json::Result<()> {
         let Self { uri, method, params, origin, .. } = *self;
         let hops = (self.hops > 0).then_some(self.hops);
-        encode_into(buffer, &WireRequest { uri, method, key, params, timing, hops, origin })
+        let explain = self.explanation.map(|_| true);
+        encode_into(buffer, &WireRequest { uri, method, key, params, timing, hops, origin, explain })
     }
 }
 

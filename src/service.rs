@@ -39,6 +39,7 @@ use std::time::Duration;
 use clap::Parser;
 use log::Level;
 
+use crate::context::Context;
 use crate::mesh::Mesh;
 use crate::metrics_page;
 pub use crate::net::batch::Batch;
@@ -56,6 +57,7 @@ use askers::Askers;
 use course::CourseNodes;
 use endpoints::{Endpoints, Handler};
 pub use request::Request;
+use request::begin_explanation;
 use requested_route::RequestedRoute;
 pub use responder::Responder;
 use streams::StreamTable;
@@ -85,6 +87,7 @@ pub struct Running {
 
 /// Answers the packets of all connections.
 struct Dispatcher {
+    name: &'static str,
     endpoints: Endpoints,
     /// Runs the slow handlers, if the service has any.
     pool: Option<Pool>,
@@ -191,7 +194,7 @@ impl Service {
     pub fn start(self, listener: Listener, common: &Common, join: &Join) -> Result<Running, String> {
         let Self { identity: Identity { name, .. }, endpoints, mesh } = self;
         let urls = endpoints.urls();
-        let dispatcher = Arc::new(Dispatcher::new(endpoints)?);
+        let dispatcher = Arc::new(Dispatcher::new(name, endpoints)?);
         let server = PacketServer::new(dispatcher.clone(), common.max_frame, common.secret());
         let serving = listener.serve(name, common.max_connections, Arc::new(server)).map_err(no_thread)?;
         let node = Node::ours(name, serving.address().port(), urls, &process::new_id()?);
@@ -236,7 +239,7 @@ impl Running {
 }
 
 impl Dispatcher {
-    fn new(mut endpoints: Endpoints) -> Result<Self, String> {
+    fn new(name: &'static str, mut endpoints: Endpoints) -> Result<Self, String> {
         // Whoever can reach the port can ask for the metrics. The gateway does not route to them.
         if !endpoints.has("GET", METRICS) {
             endpoints.add("GET", METRICS, Handler::Now(Box::new(|_| Reply::ok(metrics::text()))));
@@ -247,7 +250,7 @@ impl Dispatcher {
         metrics::watch(Gauge::Streams, move || Some(counted.upgrade()?.count()));
         let (askers, course_nodes) = (Askers::default(), CourseNodes::default());
         let registration = OnceLock::new();
-        Ok(Self { endpoints, pool, streams, askers, course_nodes, registration })
+        Ok(Self { name, endpoints, pool, streams, askers, course_nodes, registration })
     }
 }
 
@@ -283,9 +286,11 @@ impl Answerer for Dispatcher {
             Err(_) => RequestedRoute::unknown(method, uri),
         };
         let origin = Origin::of(head).map(Arc::new);
+        let explanation = begin_explanation(self.name, head);
+        let context = Context { origin, explanation, ..Context::default() };
         let rules = self.course_nodes.reply_rules(peer, head);
-        let responder = Responder::new(peer, head, rules, requested, origin.clone(), &self.streams);
-        let ready = endpoint.and_then(|endpoint| Ok((endpoint, Request::read(peer, head, origin, batch)?)));
+        let responder = Responder::new(peer, head, rules, requested, &context, &self.streams);
+        let ready = endpoint.and_then(|endpoint| Ok((endpoint, Request::read(peer, head, context, batch)?)));
         let (endpoint, request) = match ready {
             Ok(ready) => ready,
             Err(failure) => return responder.answer(&Err(failure)),

@@ -40,7 +40,8 @@ impl Subscription {
             Value::String(text) => text.parse().ok(),
             other => other.as_u64(),
         });
-        let context = Context { origin: context.origin.clone(), ..Context::default() };
+        let (origin, explanation) = (context.origin.clone(), context.explanation.clone());
+        let context = Context { origin, explanation, ..Context::default() };
         Self { mesh: mesh.clone(), uri: uri.to_owned(), params, after, context, stream: None, opened: false }
     }
 

@@ -4,6 +4,7 @@
 //!
 //! ```text
 //! this file      the routes: their input, their work and their answers
+//! session        the routes for logins
 //! admin          `users --admin`: how a user becomes an admin
 //! feed           the change feed: sends every commit to all subscribers
 //! replay         sends a subscriber the changes that it missed
@@ -35,6 +36,7 @@ pub mod notify;
 pub mod operations;
 pub mod passwords;
 pub mod replay;
+mod session;
 pub mod sqlite;
 pub mod store;
 pub mod subscribers;
@@ -46,20 +48,17 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
-use serde::Serialize;
-
 use crate::context::DEFAULT_TIMEOUT;
 use crate::process::Identity;
 use crate::service::{Batch, Failure, Reply, Request, Responder, Service};
-use access::{Actor, Credential, unknown_token};
+use access::{Actor, Credential};
 use database::Database;
 use feed::Feed;
 use input::Fields;
-use login_limit::LoginLimit;
-use operations::{CreateUser, DeleteUser, EndToken, FinishLogin, UpdateUser};
-use passwords::{Password, PasswordHash, Token, start_hashing};
+use operations::{CreateUser, DeleteUser, UpdateUser};
+use passwords::{Password, PasswordHash, start_hashing};
 use store::{Engine, Operation, StoreError, UserReader, View};
-use values::{Expiry, NewUser, Role, User, UserUpdate};
+use values::{NewUser, Role, User, UserUpdate};
 use workers::WorkerPool;
 use writer::ANSWER_IN_TIME;
 
@@ -108,6 +107,7 @@ fn service_on<E: Engine>(database: Database<E>, settings: UsersSettings) -> Resu
         .route_later("POST", "/users", handler(Users::create))
         .route_later("PATCH", "/users", handler(Users::update))
         .route_later("DELETE", "/users", handler(Users::delete))
+        .route_later("GET", "/users/me", handler(Users::me))
         .route_later("POST", "/users/login", handler(Users::login))
         .route_later("POST", "/users/logout", handler(Users::logout)))
 }
@@ -124,15 +124,6 @@ enum Query {
     Page { limit: usize, after: i64, email: Option<String> },
 }
 
-/// The answer to a login.
-#[derive(Serialize)]
-struct LoginAnswer {
-    user: User,
-    token: String,
-    #[serde(flatten)]
-    expiry: Expiry,
-}
-
 impl<E: Engine> Users<E> {
     /// `GET /users`, `GET /users/1`. With `at_least`, it answers only after that change has happened.
     fn read(self: &Arc<Self>, request: &Request) -> Result<Begun, Failure> {
@@ -142,7 +133,9 @@ impl<E: Engine> Users<E> {
         let (users, deadline, batch) = (self.clone(), request.deadline(), request.batch().cloned());
         Ok(Box::new(move |responder| {
             let Some(seq) = seq else {
-                return responder.answer(&users.run(&query, credential, batch.as_ref()));
+                let read = users.run(&query, credential, batch.as_ref());
+                explain_read(&responder);
+                return responder.answer(&read);
             };
             let deadline = deadline.unwrap_or_else(|| Instant::now() + DEFAULT_TIMEOUT);
             // The client must still be waiting when the rejection arrives.
@@ -152,6 +145,7 @@ impl<E: Engine> Users<E> {
             match last {
                 Ok(last) if last >= seq => responder.answer(&users.run(&query, credential, None)),
                 Ok(_) => users.feed.clone().wait_for(seq, deadline, move |happened| {
+                    responder.explain("src/users/feed.rs", || format!("change {seq} was awaited"));
                     responder.answer(&happened.and_then(|()| users.run(&query, credential, None)));
                 }),
                 Err(error) => responder.answer(&Err(error.into())),
@@ -278,74 +272,6 @@ impl<E: Engine> Users<E> {
         }))
     }
 
-    /// `POST /users/login`. An unknown e-mail address and a wrong password get the same answer after the same work. So
-    /// a client cannot find out which addresses have an account. A client over the limit is rejected before that work.
-    fn login(self: &Arc<Self>, request: &Request) -> Result<Begun, Failure> {
-        let fields = Fields::among(request.params()?, &["email", "password"])?;
-        let (email, password) = (fields.login_email()?, fields.login_password()?);
-        let limit = LoginLimit::new(&email, request.origin().and_then(|origin| origin.client));
-        limit.check(&self.database.reader(View::Newest)?)?;
-        let (users, deadline) = (self.clone(), request.deadline());
-        Ok(Box::new(move |responder| {
-            users.clone().on_pool(responder, move |responder| {
-                match users.match_password(&email, &password, &limit) {
-                    Ok(matched) => users.finish_login(matched, limit, deadline, responder),
-                    Err(failure) => responder.answer(&Err(failure)),
-                }
-            });
-        }))
-    }
-
-    /// The user with this e-mail address, if the password is right. No password is hashed for a client that exceeded
-    /// the limit while it waited for a thread.
-    fn match_password(
-        &self,
-        email: &str,
-        password: &Password,
-        limit: &LoginLimit,
-    ) -> Result<Option<(User, PasswordHash)>, Failure> {
-        let reader = self.database.reader(View::Newest)?;
-        limit.check(&reader)?;
-        let found = reader.credentials(email)?;
-        drop(reader); // hashing takes long
-        let (user, hash) = found.map_or((None, None), |(user, hash)| (Some(user), hash));
-        let is_right = password.matches(hash.as_ref());
-        Ok(user.zip(hash).filter(|_| is_right))
-    }
-
-    /// Adds a token, or counts a failure.
-    fn finish_login(
-        &self,
-        matched: Option<(User, PasswordHash)>,
-        limit: LoginLimit,
-        deadline: Option<Instant>,
-        responder: Responder,
-    ) {
-        let Token { text: token, hash } = match Token::generate() {
-            Ok(token) => token,
-            Err(failure) => return responder.answer(&Err(failure)),
-        };
-        let (user, password) = matched.unzip();
-        let matched = user.as_ref().map(|user| user.id).zip(password);
-        let finish = FinishLogin { matched, limit, token: hash, seconds: self.settings.token_seconds };
-        self.write(deadline, responder, finish, move |outcome| match outcome?.zip(user) {
-            Some((expiry, user)) => Reply::ok(LoginAnswer { user, token, expiry }),
-            None => Err(Failure::new(401, "the e-mail or the password is wrong")),
-        });
-    }
-
-    /// `POST /users/logout`: ends the token in the request.
-    fn logout(self: &Arc<Self>, request: &Request) -> Result<Begun, Failure> {
-        Fields::among(request.params()?, &[])?;
-        let token = Credential::required(request)?;
-        let (users, deadline) = (self.clone(), request.deadline());
-        Ok(Box::new(move |responder| {
-            users.write(deadline, responder, EndToken(token), |outcome| {
-                if outcome? { Ok(Reply::empty()) } else { Err(unknown_token()) }
-            });
-        }))
-    }
-
     /// Hashes the password, if there is one, on the pool; then continues.
     fn with_hash(
         &self,
@@ -354,15 +280,22 @@ impl<E: Engine> Users<E> {
         resume: impl FnOnce(Option<PasswordHash>, Responder) + Send + 'static,
     ) {
         let Some(password) = password else { return resume(None, responder) };
-        self.on_pool(responder, move |responder| match password.hash() {
-            Ok(hash) => resume(Some(hash), responder),
-            Err(failure) => responder.answer(&Err(failure)),
+        self.on_pool(responder, move |responder| {
+            let hash = password.hash();
+            responder.explain("src/users/passwords.rs", || "the password is hashed".to_owned());
+            match hash {
+                Ok(hash) => resume(Some(hash), responder),
+                Err(failure) => responder.answer(&Err(failure)),
+            }
         });
     }
 
     fn on_pool(&self, responder: Responder, work: impl FnOnce(Responder) + Send + 'static) {
         self.hashing.submit(move |admitted| match admitted {
-            Ok(()) => work(responder),
+            Ok(()) => {
+                responder.explain("src/users/workers.rs", || "a hashing thread has taken the job".to_owned());
+                work(responder);
+            }
             Err(failure) => responder.answer(&Err(failure)),
         });
     }
@@ -374,8 +307,17 @@ impl<E: Engine> Users<E> {
         operation: O,
         reply: impl FnOnce(Result<O::Output, StoreError>) -> Result<Reply, Failure> + Send + 'static,
     ) {
-        self.database
-            .write(deadline, operation, move |outcome| responder.answer_among_others(&reply(outcome)));
+        let explanation = responder.explanation().cloned();
+        self.database.write_explained(deadline, explanation, operation, move |outcome| {
+            responder.answer_among_others(&reply(outcome))
+        });
+    }
+}
+
+fn explain_read(responder: &Responder) {
+    if let Some(explanation) = responder.explanation() {
+        let text = "SQLite has read a snapshot of the newest commit, on the thread of the connection";
+        explanation.add_in_database("src/users/sqlite/reads.rs", text.to_owned());
     }
 }
 

@@ -92,7 +92,7 @@ fn request_arrives(head: &Head<'_>) {
     let (uri, method) = (head.uri.as_deref().unwrap_or("/"), head.method.as_deref().unwrap_or("GET"));
     let key = head.number().filter(|key| (1..1 << 52).contains(key)).unwrap_or(17);
     let origin = Origin::of(head);
-    let request = Outgoing { uri, method, params, hops: 2, origin: origin.as_ref() };
+    let request = Outgoing { uri, method, params, hops: 2, origin: origin.as_ref(), explanation: None };
     let timing = Timing { deadline_ms: 5, sent_ms: 1 };
     for dialect in [Dialect::Pilcrow, Dialect::Course] {
         let mut bytes = Vec::new();

@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::str::FromStr;
+use std::time::Instant;
 
 use libfuzzer_sys::fuzz_target;
 use pilcrow::gateway::translate::{params, reply_answer, wants_events};
@@ -50,6 +51,7 @@ fuzz_target!(|input: &[u8]| {
         headers: kept,
         body,
         peer: Ipv4Addr::LOCALHOST.into(),
+        began: Instant::now(),
     };
 
     match packet(&request) {
@@ -124,7 +126,7 @@ fn packet_is_sound(uri: &str, method: &str, params: &RawValue) {
     for dialect in [Dialect::Pilcrow, Dialect::Course] {
         let mut frame = Vec::new();
         let timing = Timing { deadline_ms: 5000, sent_ms: 0 };
-        let request = Outgoing { uri, method, params, hops: 0, origin: None };
+        let request = Outgoing { uri, method, params, hops: 0, origin: None, explanation: None };
         let written = match dialect {
             Dialect::Pilcrow => request.write(&mut frame, 17, timing),
             Dialect::Course => course::write_request(&mut frame, &request, 9, None),

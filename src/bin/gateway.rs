@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use clap::{Parser, ValueEnum};
 use pilcrow::address::canonical;
+use pilcrow::gateway::explain::ExplainPolicy;
 use pilcrow::gateway::{GATEWAY, Gateway, Settings, tiny_front};
 use pilcrow::http::HttpServer;
 use pilcrow::mesh::Mesh;
@@ -43,9 +44,22 @@ struct Args {
     #[arg(long, env = "GATEWAY_TRUSTED_PROXY", value_name = "ADDRESS", value_delimiter = ',')]
     trusted_proxy: Vec<IpAddr>,
 
+    /// Whether clients may ask for the steps of a request with the header X-Explain. By default on without a secret,
+    /// and off with one. With a secret, only admins may ask
+    #[arg(long, env = "GATEWAY_EXPLAIN", value_enum)]
+    explain: Option<Switch>,
+
     /// What reads HTTP
     #[arg(long, env = "GATEWAY_FRONT", value_enum, default_value_t = FrontKind::Own)]
     front: FrontKind,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Switch {
+    /// Answer
+    On,
+    /// Reject
+    Off,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -82,7 +96,12 @@ fn serve(args: &Args) -> Result<(), String> {
         Mesh::join(&args.join.distributor, node, limits, args.common.secret()).map_err(no_thread)?;
     let Args { timeout, max_in_flight, max_streams, .. } = *args;
     let trusted_proxies = args.trusted_proxy.iter().copied().map(canonical).collect();
-    let settings = Settings { timeout, max_in_flight, max_streams, trusted_proxies };
+    let explain = match (args.explain, args.common.secret()) {
+        (Some(Switch::Off), _) | (None, Some(_)) => ExplainPolicy::Off,
+        (Some(Switch::On), Some(_)) => ExplainPolicy::Admins,
+        (_, None) => ExplainPolicy::Everyone,
+    };
+    let settings = Settings { timeout, max_in_flight, max_streams, trusted_proxies, explain };
     let gateway = Arc::new(Gateway::new(mesh, membership, settings, id));
     match args.front {
         FrontKind::Own => {

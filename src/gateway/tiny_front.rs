@@ -7,6 +7,7 @@ use std::io::Read;
 use std::net::{IpAddr, Ipv4Addr, TcpListener};
 use std::sync::Arc;
 use std::thread;
+use std::time::Instant;
 
 use tiny_http::{Request, Server};
 
@@ -77,6 +78,7 @@ fn read(request: &mut Request) -> Result<HttpRequest, RequestError> {
         let message = format!("the body is longer than {MAX_BODY_BYTES} bytes; send less");
         return Err(RequestError::new(413, message));
     }
-    let (method, target) = (request.method().clone(), request.url().to_owned());
-    Ok(HttpRequest { method, target, headers: request.headers().to_vec(), body, peer: peer(request) })
+    let (method, target, began) = (request.method().clone(), request.url().to_owned(), Instant::now());
+    let headers = request.headers().to_vec();
+    Ok(HttpRequest { method, target, headers, body, peer: peer(request), began })
 }

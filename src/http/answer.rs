@@ -48,6 +48,15 @@ impl HttpAnswer {
         Self { content_type, ..Self::from_json(200, text.into_bytes()) }
     }
 
+    /// This body in place of that of `answer`, with its status and its headers. The tag of the other body is dropped. A
+    /// status that allows no body becomes 200.
+    #[must_use]
+    pub fn in_place_of(self, answer: Self) -> Self {
+        let status = if answer.may_have_body() { answer.status } else { 200 };
+        let headers = answer.headers.into_iter().filter(|(name, _)| *name != "ETag").collect();
+        Self { status, headers, ..self }
+    }
+
     /// The same answer with one more header.
     #[must_use]
     pub fn with_header(mut self, name: &'static str, value: impl Into<Cow<'static, str>>) -> Self {

@@ -52,12 +52,23 @@ pub struct RequestReader<'a> {
     /// The deadline by which the request must be complete. Not set for a request that arrived in one piece.
     deadline: Option<Instant>,
     timed_out: bool,
+    /// When the first bytes of the current request had been read.
+    began: Instant,
 }
 
 impl<'a> RequestReader<'a> {
     pub fn new(stream: &'a TcpStream) -> Self {
         let (buffer, headers) = (Vec::new(), Vec::new());
-        Self { stream, buffer, unread: 0..0, headers, timeout: None, deadline: None, timed_out: false }
+        Self {
+            stream,
+            buffer,
+            unread: 0..0,
+            headers,
+            timeout: None,
+            deadline: None,
+            timed_out: false,
+            began: Instant::now(),
+        }
     }
 
     pub fn stream(&self) -> &'a TcpStream {
@@ -76,6 +87,11 @@ impl<'a> RequestReader<'a> {
     /// Marks the next `count` bytes as used.
     pub fn consume(&mut self, count: usize) {
         self.unread.start += count;
+    }
+
+    /// When the first bytes of the current request had been read.
+    pub fn began(&self) -> Instant {
+        self.began
     }
 
     /// Whether the deadline of the request has passed.
@@ -103,6 +119,7 @@ impl<'a> RequestReader<'a> {
             self.skip_line_ends();
         }
         self.deadline = None;
+        self.began = Instant::now();
         Ok(true)
     }
 

@@ -1,6 +1,7 @@
 //! A request as a value, and the error of a rejected request. The types are tiny_http's.
 
 use std::net::IpAddr;
+use std::time::Instant;
 
 use tiny_http::{Header, Method};
 
@@ -20,6 +21,8 @@ pub struct HttpRequest {
     pub body: Vec<u8>,
     /// The address at the other end of the connection.
     pub peer: IpAddr,
+    /// When its first bytes had been read.
+    pub began: Instant,
 }
 
 /// Why a request is rejected: the status of the answer, and a sentence that states what to do.

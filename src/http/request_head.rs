@@ -21,7 +21,7 @@ const MAX_HEADERS: usize = 100;
 const USUAL_HEADERS: usize = 24;
 
 /// The headers that a handler may read. All others are read and dropped.
-const KEPT_HEADERS: [&str; 8] = [
+const KEPT_HEADERS: [&str; 9] = [
     "Content-Type",
     "X-Request-Id",
     "Accept",
@@ -30,6 +30,7 @@ const KEPT_HEADERS: [&str; 8] = [
     "If-Match",
     "If-None-Match",
     "X-Forwarded-For",
+    "X-Explain",
 ];
 
 /// A valid head.

@@ -112,7 +112,8 @@ fn read_request(
         BodyLength::Chunked => read_chunked_body(reader, &mut held_bytes)?,
     };
     let headers = reader.take_headers();
-    let request = HttpRequest { method: head.method, target: head.target, headers, body, peer };
+    let request =
+        HttpRequest { method: head.method, target: head.target, headers, body, peer, began: reader.began() };
     Ok((request, head.options))
 }
 

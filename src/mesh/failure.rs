@@ -4,6 +4,7 @@ use serde_json::Value;
 
 use crate::net::reply::{Outcome, Refusal, ReplyFrame};
 use crate::packet::Failure;
+use crate::packet::explain::without_explanation;
 
 /// The status of each outcome, in HTTP and between services. No other function decides it.
 #[must_use]
@@ -27,7 +28,12 @@ const USUAL_FIELDS: [&str; 5] = ["key", "errorcode", "errorCode", "errormessage"
 /// # Errors
 /// The failure that the reply reports.
 pub(crate) fn read_reply(reply: &ReplyFrame) -> Result<Value, Failure> {
-    let packet: Value = serde_json::from_str(&reply.json)
+    let json = if reply.explained_at.is_some() {
+        without_explanation(&reply.json)
+    } else {
+        reply.json.as_str().into()
+    };
+    let packet: Value = serde_json::from_str(&json)
         .map_err(|error| Failure::new(502, format!("the reply cannot be read: {error}")))?;
     match reply.errorcode.unwrap_or(0) {
         0 => Ok(packet),

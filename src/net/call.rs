@@ -10,6 +10,8 @@ use super::connection::LinkConnection;
 use super::health::Health;
 use super::mailbox::Mailbox;
 use super::reply::{Outcome, Refusal, ReplyFrame};
+use crate::packet::Outgoing;
+use crate::packet::explain::Explanation;
 use crate::sync::Permit;
 
 /// The shortest timeout that counts. A call with less time says nothing about the instance if it gets no reply.
@@ -19,6 +21,7 @@ const FAIR_WAIT: Duration = Duration::from_millis(100);
 pub struct Call<'a> {
     health: &'a Health,
     uri: &'a str,
+    explanation: Option<&'a Explanation>,
     reply: Mailbox,
     entry: PendingEntry,
     began: Instant,
@@ -30,13 +33,15 @@ impl<'a> Call<'a> {
     /// A call that starts now. It holds one of the link's permits for calls, `in_flight`.
     pub(super) fn new(
         health: &'a Health,
-        uri: &'a str,
+        request: &Outgoing<'a>,
         reply: Mailbox,
         entry: PendingEntry,
         deadline: Instant,
         in_flight: Permit<&'a AtomicUsize>,
     ) -> Self {
-        Self { health, uri, reply, entry, began: Instant::now(), deadline, _in_flight: in_flight }
+        let Outgoing { uri, explanation, .. } = *request;
+        let began = Instant::now();
+        Self { health, uri, explanation, reply, entry, began, deadline, _in_flight: in_flight }
     }
 
     /// Waits for the reply until the deadline of the call.
@@ -76,6 +81,14 @@ impl<'a> Call<'a> {
     }
 
     fn conclude(&mut self, received: Result<ReplyFrame, RecvTimeoutError>) -> Result<ReplyFrame, Outcome> {
+        let ended = self.end(received);
+        if let Some(explanation) = self.explanation {
+            explain_end(explanation, &self.entry.connection.address, &ended);
+        }
+        ended
+    }
+
+    fn end(&mut self, received: Result<ReplyFrame, RecvTimeoutError>) -> Result<ReplyFrame, Outcome> {
         match received {
             Ok(reply) => {
                 self.entry.is_answered = true;
@@ -102,6 +115,20 @@ impl<'a> Call<'a> {
         if now.saturating_duration_since(self.began) >= FAIR_WAIT {
             self.health.count_failure();
         }
+    }
+}
+
+#[cold]
+fn explain_end(explanation: &Explanation, address: &str, ended: &Result<ReplyFrame, Outcome>) {
+    const FILE: &str = "src/net/mailbox.rs";
+    match ended {
+        Ok(reply) => {
+            let waited = reply.explained_at.map(|read| read.elapsed().as_micros());
+            let waited = waited.map(|us| format!(", {us} µs after the link's thread had read it"));
+            let text = format!("the caller wakes up with its reply{}", waited.unwrap_or_default());
+            explanation.add_received(FILE, address, text, &reply.json);
+        }
+        Err(outcome) => explanation.add(FILE, format!("{address}: {outcome}")),
     }
 }
 

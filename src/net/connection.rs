@@ -16,6 +16,8 @@ const UP_AFTER: Duration = Duration::from_secs(1);
 /// One connection of a link.
 #[derive(Debug)]
 pub struct LinkConnection {
+    /// The instance at the other end.
+    pub(super) address: Arc<str>,
     pub(super) began: Instant,
     pub(super) outbox: Outbox,
     pub(super) pending: PendingTable,
@@ -35,6 +37,7 @@ impl LinkConnection {
             Dialect::Course => (Batching::OneByOne, Some(CourseConnection::new(address.clone()))),
         };
         Arc::new(Self {
+            address: address.clone(),
             began: Instant::now(),
             outbox: Outbox::new(stream, batching),
             pending: PendingTable::default(),

@@ -68,6 +68,10 @@ impl CourseConnection {
             top_number(key),
             masked(&frame)
         );
+        if let Some(explanation) = request.explanation {
+            let text = format!("the request gets key {}, as the course sends it", top_number(key));
+            explanation.add_sent(file!(), &self.address, text, &frame);
+        }
         let mut state = lock(&self.state);
         if state.window.is_stuck(bytes) {
             drop(state);

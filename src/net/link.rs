@@ -260,8 +260,9 @@ impl Link {
         let key = connection.pending.register(Waiter::Caller(sender), self.max_waiters())?;
         // From here on, dropping the call removes its entry from the pending table.
         let entry = PendingEntry::new(connection.clone(), key);
-        let call = Call::new(&self.shared.health, request.uri, reply, entry, deadline, in_flight);
+        let call = Call::new(&self.shared.health, request, reply, entry, deadline, in_flight);
         self.send(&connection, request, key, deadline)?;
+        request.explain("src/net/outbox.rs", || "the packet leaves, alone or with others".to_owned());
         Ok(call)
     }
 
@@ -322,6 +323,14 @@ impl Link {
                 "{address} ← request {method} {uri}, key {key}, {bytes} bytes: {}",
                 masked(&queue[before..])
             );
+            if let Some(explanation) = request.explanation {
+                explanation.add_sent(
+                    file!(),
+                    address,
+                    format!("the request gets key {key}"),
+                    &queue[before..],
+                );
+            }
             Ok(())
         })
     }

@@ -18,6 +18,7 @@ use super::proof;
 use super::secret::Secret;
 use super::{linger, spawn};
 use crate::observe::metrics::WIRE;
+use crate::packet::explain::{Explanation, add_to_reply};
 use crate::packet::frame::FrameError;
 use crate::packet::masked::masked;
 use crate::packet::{Answer, DELIMITER, Dialect, Failure, Head, Key, Reply, course};
@@ -231,18 +232,19 @@ impl Peer {
     /// Answers under `key`. Never waits for a slow peer, unless it runs on this peer's own thread.
     ///
     /// `limit_bytes` is the longest answer that this peer can accept. A longer answer becomes a failure with that
-    /// reason.
+    /// reason. The explanation is added if there is room for it.
     pub fn answer(
         &self,
         key: Option<&Key>,
         outcome: &Result<Reply, Failure>,
         limit_bytes: usize,
+        explanation: Option<&Explanation>,
     ) -> SentAnswer {
         let errorcode = outcome.as_ref().err().map_or(0, |failure| failure.errorcode);
         let mut sent = SentAnswer { errorcode, ..SentAnswer::default() };
         let limit = limit_bytes.min(self.max_frame_bytes);
         let answer = Answer { key, outcome, more: false };
-        let frame = match answer.encode() {
+        let mut frame = match answer.encode() {
             Ok(frame) if frame.len() <= limit => frame,
             Ok(frame) => {
                 let size = frame.len();
@@ -253,6 +255,9 @@ impl Peer {
             }
             Err(error) => self.fail_instead(key, format!("the answer has no JSON form: {error}"), &mut sent),
         };
+        if let Some(explanation) = explanation {
+            add_steps(&mut frame, explanation, limit);
+        }
         sent.bytes = frame.len();
         self.log_answer(key, &sent, &frame);
         match self.send(&frame) {
@@ -307,6 +312,15 @@ impl Peer {
         while self.connection.working() > 0 && Instant::now() < deadline {
             self.connection.await_change(Duration::from_millis(50));
         }
+    }
+}
+
+#[cold]
+fn add_steps(frame: &mut Vec<u8>, explanation: &Explanation, limit: usize) {
+    let mut explained = frame.clone();
+    add_to_reply(&mut explained, explanation);
+    if explained.len() <= limit {
+        *frame = explained;
     }
 }
 

@@ -4,6 +4,7 @@
 
 use std::fmt;
 use std::ops::Range;
+use std::time::Instant;
 
 use super::outbox::SendError;
 use crate::packet::{COURSE_MAX_BYTES, Head};
@@ -27,6 +28,8 @@ pub struct ReplyFrame {
     pub etag: Option<String>,
     /// After how many seconds a retry makes sense, for `Retry-After`.
     pub retry_after: Option<u64>,
+    /// When it was read, if it explains its request.
+    pub explained_at: Option<Instant>,
 }
 
 /// The result of a request that got no reply.
@@ -85,6 +88,7 @@ impl ReplyFrame {
             seq: head.seq,
             etag: head.etag.as_deref().map(str::to_owned),
             retry_after: head.retry_after,
+            explained_at: head.explain.map(|_| Instant::now()),
         }
     }
 
@@ -99,6 +103,7 @@ impl ReplyFrame {
             seq: None,
             etag: None,
             retry_after: None,
+            explained_at: None,
         }
     }
 

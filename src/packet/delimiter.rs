@@ -1,6 +1,7 @@
-//! The search for `¶` in bytes.
+//! The delimiter of frames, and the search for it.
 
-use super::DELIMITER;
+/// The bytes of `¶` (U+00B6). They end every frame and appear nowhere else on the wire.
+pub const DELIMITER: [u8; 2] = [0xC2, 0xB6];
 
 /// The position of the first delimiter in `frame`. The first `searched` bytes were searched before.
 pub(super) fn find_delimiter(frame: &[u8], searched: &mut usize) -> Option<usize> {

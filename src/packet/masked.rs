@@ -5,7 +5,7 @@
 
 use std::fmt::{self, Display, Formatter, Write};
 
-use super::DELIMITER;
+use super::delimiter::DELIMITER;
 
 /// How many characters of a packet are shown.
 const MAX_SHOWN_CHARS: usize = 1000;

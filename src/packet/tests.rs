@@ -222,7 +222,7 @@ proptest! {
     #[test]
     fn a_course_node_gets_the_key_in_any_params_that_are_an_object(fields in object(), key in 1..1_u64 << 52) {
         let params = raw(&Value::Object(fields.clone()).to_string());
-        let request = Outgoing { uri: "/goods", method: "POST", params: &params, hops: 0, origin: None };
+        let request = Outgoing { uri: "/goods", method: "POST", params: &params, hops: 0, origin: None, explanation: None };
         let mut frame = Vec::new();
         course::write_request(&mut frame, &request, key, None).unwrap();
         let mut expected = fields;
@@ -545,7 +545,11 @@ fn sent(
     let origin = Origin { request_id: "r-1".to_owned(), ..Origin::default() };
     let origin = Some(&origin).filter(|_| hops > 0);
     let mut frame = b"before".to_vec();
-    write(&mut frame, &Outgoing { uri: "/goods", method: "GET", params: &params, hops, origin }).unwrap();
+    write(
+        &mut frame,
+        &Outgoing { uri: "/goods", method: "GET", params: &params, hops, origin, explanation: None },
+    )
+    .unwrap();
     let text = String::from_utf8(frame).unwrap();
     text.strip_prefix(r#"before{"uri":"/goods","method":"GET","#).unwrap().to_owned()
 }

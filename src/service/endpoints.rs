@@ -41,6 +41,10 @@ pub(super) struct Endpoints(HashMap<String, HashMap<String, Endpoint>>);
 impl Handler {
     /// Answers the request, now or later. `pool` runs the slow handlers.
     pub(super) fn handle(&self, request: Request, responder: Responder, pool: Option<&Pool>) {
+        responder.explain(file!(), || match self {
+            Self::Slow(_) => "the request goes to the queue of the pool".to_owned(),
+            _ => "the handler begins, on the thread of the connection".to_owned(),
+        });
         match self {
             Self::Now(answer) => responder.answer(&answer(&request)),
             Self::Later(answer) => answer(request, responder),
@@ -55,7 +59,10 @@ impl Handler {
 fn answer_on_pool(pool: &Pool, answer: Arc<AnswerNow>, request: Request, responder: Responder) {
     pool.submit(move |admission| {
         let outcome = match admission {
-            Admission::Admitted => answer(&request),
+            Admission::Admitted => {
+                responder.explain(file!(), || "the handler begins, on a thread of the pool".to_owned());
+                answer(&request)
+            }
             Admission::Refused => {
                 Err(Failure::new(503, "too many requests wait here; try again in a moment"))
             }

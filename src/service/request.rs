@@ -9,6 +9,7 @@ use super::course::is_packet_key;
 use crate::context::{Context, MAX_HOPS};
 use crate::net::batch::Batch;
 use crate::net::peer::Peer;
+use crate::packet::explain::Explanation;
 use crate::packet::{Failure, Head, Origin};
 
 /// A request as a handler sees it.
@@ -20,7 +21,7 @@ pub struct Request {
 }
 
 impl Request {
-    /// Reads a request that has just arrived.
+    /// Reads a request that has just arrived. Its context gets its deadline and hops.
     ///
     /// # Errors
     /// A request that nobody waits for any more, that has passed too many services, or that cannot be read. None of
@@ -28,10 +29,12 @@ impl Request {
     pub(super) fn read(
         peer: &Peer,
         head: &Head<'_>,
-        origin: Option<Arc<Origin>>,
+        mut context: Context,
         batch: Option<&Arc<Batch>>,
     ) -> Result<Self, Failure> {
-        let context = Context { deadline: check_deadline(peer, head)?, hops: check_hops(head)?, origin };
+        context.deadline = check_deadline(peer, head)?;
+        context.hops = check_hops(head)?;
+        context.explain(file!(), || describe_admission(head, &context));
         let json = head.params.map_or("{}", |params| params.get());
         let mut params: Value = serde_json::from_str(json)
             .map_err(|error| Failure::bad_request(format!("params cannot be read: {error}")))?;
@@ -92,6 +95,26 @@ impl Request {
     #[must_use]
     pub fn deadline(&self) -> Option<Instant> {
         self.context.deadline
+    }
+}
+
+/// The explanation that this request asks for.
+pub(super) fn begin_explanation(service: &'static str, head: &Head<'_>) -> Option<Arc<Explanation>> {
+    let is_explained = head.explain.is_some_and(|explain| explain.get() == "true");
+    is_explained.then(|| {
+        let text = "the thread of this connection has read the packet".to_owned();
+        Explanation::begin(service, Instant::now(), "src/net/peer.rs", text)
+    })
+}
+
+fn describe_admission(head: &Head<'_>, context: &Context) -> String {
+    let hops = context.hops;
+    match (head.deadline_ms, context.deadline) {
+        (Some(sent), Some(deadline)) => {
+            let left = deadline.saturating_duration_since(Instant::now()).as_millis();
+            format!("admitted: the caller waits {sent} ms, and {left} ms are left; service {hops} on the way")
+        }
+        _ => format!("admitted: the caller states no deadline; service {hops} on the way"),
     }
 }
 

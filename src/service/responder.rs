@@ -6,10 +6,12 @@ use std::time::Instant;
 use super::course::ReplyRules;
 use super::requested_route::RequestedRoute;
 use super::streams::{StreamSender, StreamTable};
+use crate::context::Context;
 use crate::net::listener::Work;
 use crate::net::peer::{Peer, SentAnswer};
 use crate::observe::access_log::ServiceLine;
 use crate::observe::metrics::SERVICE_IN_FLIGHT;
+use crate::packet::explain::Explanation;
 use crate::packet::{Failure, Head, Key, Origin, Reply};
 
 /// The duty to answer one request, exactly once, from any thread.
@@ -22,6 +24,7 @@ pub struct Responder {
     rules: ReplyRules,
     requested: Arc<RequestedRoute>,
     origin: Option<Arc<Origin>>,
+    explanation: Option<Arc<Explanation>>,
     began: Instant,
     is_answered: bool,
     streams: Arc<StreamTable>,
@@ -36,7 +39,7 @@ impl Responder {
         head: &Head<'_>,
         rules: ReplyRules,
         requested: Arc<RequestedRoute>,
-        origin: Option<Arc<Origin>>,
+        context: &Context,
         streams: &Arc<StreamTable>,
     ) -> Self {
         SERVICE_IN_FLIGHT.inc();
@@ -46,7 +49,8 @@ impl Responder {
             is_notice: head.is_notice(),
             rules,
             requested,
-            origin,
+            origin: context.origin.clone(),
+            explanation: context.explanation.clone(),
             began: Instant::now(),
             is_answered: false,
             streams: streams.clone(),
@@ -66,12 +70,26 @@ impl Responder {
     /// Returns the responder if the asker cannot take a stream, or if too many are open.
     pub fn into_stream(mut self) -> Result<StreamSender, Self> {
         let Some(key) = self.key.clone().filter(|_| self.can_stream()) else { return Err(self) };
-        match self.streams.open(&self.peer, key) {
+        self.explain("src/service/streams.rs", || "a stream begins".to_owned());
+        match self.streams.open(&self.peer, key, self.explanation.as_ref()) {
             Some(stream) => {
                 self.record(&SentAnswer::default());
                 Ok(stream)
             }
             None => Err(self),
+        }
+    }
+
+    /// The explanation of the request, if it is explained.
+    #[must_use]
+    pub fn explanation(&self) -> Option<&Arc<Explanation>> {
+        self.explanation.as_ref()
+    }
+
+    /// Adds a step to the explanation of the request, if it is explained. `file` does the step.
+    pub fn explain(&self, file: &'static str, step: impl FnOnce() -> String) {
+        if let Some(explanation) = &self.explanation {
+            explanation.add(file, step());
         }
     }
 
@@ -92,7 +110,12 @@ impl Responder {
             let errorcode = outcome.as_ref().err().map_or(0, |failure| failure.errorcode);
             SentAnswer { errorcode, ..SentAnswer::default() }
         } else {
-            self.peer.answer(self.key.as_ref(), outcome, self.rules.limit_bytes)
+            self.explain(file!(), || match outcome {
+                Ok(_) => "the handler has answered".to_owned(),
+                Err(failure) => format!("the handler has answered {failure}"),
+            });
+            let explanation = self.explanation.as_deref();
+            self.peer.answer(self.key.as_ref(), outcome, self.rules.limit_bytes, explanation)
         };
         self.record(&sent);
         sent

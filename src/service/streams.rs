@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use crate::net::peer::Peer;
+use crate::packet::explain::{Explanation, add_to_reply};
 use crate::packet::{Answer, Failure, Key, Reply};
 use crate::sync::lock;
 
@@ -30,6 +31,8 @@ pub struct StreamTable {
 #[derive(Debug)]
 pub struct StreamSender {
     stream: Arc<Stream>,
+    /// The explanation for the first reply, if the request is explained.
+    explanation: Option<Mutex<Option<Arc<Explanation>>>>,
     table: Arc<StreamTable>,
 }
 
@@ -50,7 +53,12 @@ struct Stream {
 }
 
 impl StreamTable {
-    pub(super) fn open(self: &Arc<Self>, peer: &Arc<Peer>, key: Key) -> Option<StreamSender> {
+    pub(super) fn open(
+        self: &Arc<Self>,
+        peer: &Arc<Peer>,
+        key: Key,
+        explanation: Option<&Arc<Explanation>>,
+    ) -> Option<StreamSender> {
         let place = (peer.id(), key.json().to_owned());
         let mut open = lock(&self.open);
         if open.len() >= MAX_STREAMS || open.contains_key(&place) {
@@ -58,7 +66,8 @@ impl StreamTable {
         }
         let stream = Arc::new(Stream { peer_id: peer.id(), key, peer: Mutex::new(Some(peer.clone())) });
         open.insert(place, stream.clone());
-        Some(StreamSender { stream, table: self.clone() })
+        let explanation = explanation.map(|explanation| Mutex::new(Some(explanation.clone())));
+        Some(StreamSender { stream, explanation, table: self.clone() })
     }
 
     pub(super) fn count(&self) -> usize {
@@ -121,6 +130,9 @@ impl StreamSender {
         }
         let mut frame = format!("{{\"key\":{},", self.stream.key.json()).into_bytes();
         frame.extend_from_slice(&reply.rest);
+        if let Some(first) = self.explanation.as_ref().and_then(|explanation| lock(explanation).take()) {
+            add_to_reply(&mut frame, &first);
+        }
         peer.outbox().post(&frame).is_ok()
     }
 
@@ -174,7 +186,7 @@ impl Stream {
     fn end(&self, why: &Failure) {
         let peer = lock(&self.peer).take();
         if let Some(peer) = peer {
-            peer.answer(Some(&self.key), &Err(why.clone()), usize::MAX);
+            peer.answer(Some(&self.key), &Err(why.clone()), usize::MAX, None);
         }
     }
 }

@@ -9,6 +9,7 @@ use crossbeam_channel::bounded;
 use super::sqlite::Sqlite;
 use super::store::{BUSY_TIMEOUT, Engine, Operation, StoreError, View};
 use super::writer::WriteQueue;
+use crate::packet::explain::Explanation;
 use crate::service::Batch;
 
 /// A database of users on this engine.
@@ -69,7 +70,18 @@ impl<E: Engine> Database<E> {
         operation: O,
         done: impl FnOnce(Result<O::Output, StoreError>) -> R + Send + 'static,
     ) {
-        self.writes.push(deadline, operation, done);
+        self.write_explained(deadline, None, operation, done);
+    }
+
+    /// As [`write`](Self::write). Adds its steps to the explanation, if there is one.
+    pub fn write_explained<O: Operation, R: 'static>(
+        &self,
+        deadline: Option<Instant>,
+        explanation: Option<Arc<Explanation>>,
+        operation: O,
+        done: impl FnOnce(Result<O::Output, StoreError>) -> R + Send + 'static,
+    ) {
+        self.writes.push(deadline, explanation, operation, done);
     }
 
     /// Writes and waits for the commit. Use it only at the start of a process, when no client waits yet.

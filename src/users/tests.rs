@@ -10,6 +10,9 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, bounded, unbounded};
 use sha2::{Digest, Sha256};
 
+use super::login_limit::LoginLimit;
+use super::operations::FinishLogin;
+use super::passwords::Token;
 use super::sqlite::{LentReader, MAX_READERS, Sqlite};
 use super::store::{UserTransaction, contract};
 use super::*;

@@ -6,7 +6,7 @@
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -15,6 +15,7 @@ use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 use super::notify::CommitNotifier;
 use super::store::{BUSY_TIMEOUT, GroupCommit, Operation, StoreError, UserTransaction};
 use crate::observe::metrics::STORE;
+use crate::packet::explain::Explanation;
 use crate::pool::no_thread;
 
 /// How long before the deadline of its client a wait ends. The client must still be there to read the answer.
@@ -38,6 +39,7 @@ struct QueuedWrite<O: Operation, D> {
     /// When it stops waiting for another process that writes.
     give_up_at: Instant,
     operation: O,
+    explanation: Option<Arc<Explanation>>,
     /// The result of the operation, after it has been executed.
     outcome: Option<Result<O::Output, StoreError>>,
     done: D,
@@ -67,19 +69,33 @@ where
     }
 
     fn execute(&mut self, transaction: &dyn UserTransaction) -> Result<(), StoreError> {
+        self.explain("the writer thread takes the write from its queue, in an open transaction");
         let outcome = match self.deadline {
             Some(deadline) if deadline <= Instant::now() => Err(StoreError::TooLate),
             _ => self.operation.execute(transaction),
         };
+        self.explain("the write is executed in a savepoint of its own");
         let executed = outcome.as_ref().map(|_| ()).map_err(StoreError::clone);
         self.outcome = Some(outcome);
         executed
     }
 
     fn report(self: Box<Self>, committed: Result<(), StoreError>) -> Box<dyn Any> {
+        self.explain(match &committed {
+            Ok(()) => "the transaction is committed: one fsync for all its writes",
+            Err(_) => "the transaction was not committed",
+        });
         let Self { outcome, done, .. } = *self;
         // A write without an outcome was not executed, so its transaction was not committed either.
         Box::new(done(committed.and_then(|()| outcome.unwrap_or(Err(StoreError::Busy)))))
+    }
+}
+
+impl<O: Operation, D> QueuedWrite<O, D> {
+    fn explain(&self, step: &str) {
+        if let Some(explanation) = &self.explanation {
+            explanation.add_in_database(file!(), step.to_owned());
+        }
     }
 }
 
@@ -117,13 +133,14 @@ impl WriteQueue {
     pub fn push<O: Operation, R: 'static>(
         &self,
         deadline: Option<Instant>,
+        explanation: Option<Arc<Explanation>>,
         operation: O,
         done: impl FnOnce(Result<O::Output, StoreError>) -> R + Send + 'static,
     ) {
         let busy = Instant::now() + BUSY_TIMEOUT;
         let give_up_at = deadline
             .map_or(busy, |deadline| busy.min(deadline.checked_sub(ANSWER_IN_TIME).unwrap_or(deadline)));
-        let write = QueuedWrite { deadline, give_up_at, operation, outcome: None, done };
+        let write = QueuedWrite { deadline, give_up_at, operation, explanation, outcome: None, done };
         if let Err(TrySendError::Full(write) | TrySendError::Disconnected(write)) =
             self.writes.try_send(Box::new(write))
         {

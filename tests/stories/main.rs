@@ -21,6 +21,7 @@ mod distributor;
 #[cfg(target_os = "linux")]
 mod documents;
 #[cfg(unix)]
+mod explain;
 mod faults;
 mod feed;
 mod harness;

@@ -13,6 +13,7 @@ mod origin;
 mod streams;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use pilcrow::mesh::Mesh;
 use pilcrow::net::link::LinkLimits;
@@ -39,6 +40,16 @@ pub fn serve(service: Service, distributor: &Process) -> Running {
     };
     let join = Join { distributor: vec![distributor.address().to_string()] };
     service.start(common.bind().unwrap(), &common, &join).unwrap()
+}
+
+/// A service that answers each `GET path` with the reply to `GET next`.
+pub fn relay_to(
+    distributor: &Process,
+    name: &'static str,
+    path: &'static str,
+    next: &'static str,
+) -> Running {
+    calls::relay(distributor, name, path, next, Duration::ZERO)
 }
 
 /// A mesh of this process. It is a member until the membership is dropped.

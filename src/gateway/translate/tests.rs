@@ -1,6 +1,7 @@
 //! Tests of the parent module, on values only.
 
 use std::net::Ipv4Addr;
+use std::time::Instant;
 
 use proptest::collection::{btree_map, vec};
 use proptest::prelude::*;
@@ -23,6 +24,7 @@ fn request(method: Method, content_type: Option<&str>, body: &[u8]) -> HttpReque
         headers,
         body: body.to_vec(),
         peer: Ipv4Addr::LOCALHOST.into(),
+        began: Instant::now(),
     }
 }
 

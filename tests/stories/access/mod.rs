@@ -1,6 +1,7 @@
 //! Access control: logins, tokens, roles, visible fields, and the limit on password guesses.
 
 mod admins;
+mod explain;
 mod feed;
 mod guessing;
 mod leaks;

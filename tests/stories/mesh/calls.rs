@@ -15,7 +15,7 @@ use super::{await_route, join, serve};
 use crate::harness::{Echo, Process, ReceivedRequest, await_instances, eventually};
 
 /// A service that forwards each `GET path` to `GET next`, after this long a time of its work.
-fn relay(
+pub fn relay(
     distributor: &Process,
     name: &'static str,
     path: &str,
