@@ -12,7 +12,7 @@ fn explained(person: &Person, path: &str) -> Response {
 
 #[test]
 fn with_a_secret_no_request_is_explained_by_default() {
-    let system = System::secured(1);
+    let system = System::builder().secured().start();
     let boss = Person::admin(&system, "boss");
     let answer = explained(&boss, "/users/1");
     assert_eq!(answer.status, 403, "{}", answer.text());
@@ -22,7 +22,7 @@ fn with_a_secret_no_request_is_explained_by_default() {
 
 #[test]
 fn with_a_secret_and_explain_on_only_admins_get_explanations() {
-    let system = System::secured_with(&[&[]], &["--explain", "on"]);
+    let system = System::builder().secured().gateway_flags(&["--explain", "on"]).start();
     let (boss, kim) = (Person::admin(&system, "boss"), Person::new(&system, "kim"));
     let answer = explained(&boss, "/users/1");
     assert_eq!(answer.status, 200, "{}", answer.text());
@@ -39,7 +39,7 @@ fn with_a_secret_and_explain_on_only_admins_get_explanations() {
 
 #[test]
 fn a_client_sees_who_it_is_logged_in_as() {
-    let system = System::secured(1);
+    let system = System::builder().secured().start();
     let (boss, kim) = (Person::admin(&system, "boss"), Person::new(&system, "kim"));
     for person in [&boss, &kim] {
         let me = person.get("/users/me").results();

@@ -37,6 +37,20 @@ pub fn is_as_shown(shown: &str, printed: &str) -> bool {
     true
 }
 
+/// Whether the lines of a terminal match the document. In the document a line `…` stands for any number of lines.
+pub fn are_as_shown(shown: &[String], printed: &[String]) -> bool {
+    match (shown.split_first(), printed.split_first()) {
+        (None, None) => true,
+        (Some((first, rest)), _) if first == "…" => {
+            (0..=printed.len()).any(|skipped| are_as_shown(rest, &printed[skipped..]))
+        }
+        (Some((first, shown)), Some((line, printed))) => {
+            is_as_shown(first, line) && are_as_shown(shown, printed)
+        }
+        _ => false,
+    }
+}
+
 fn without_variables(line: &str) -> String {
     let mut line = line.trim_end().to_owned();
     for (rule, name) in VARIABLE.iter() {
@@ -52,4 +66,9 @@ fn an_ellipsis_stands_for_anything_and_ids_for_each_other() {
     assert!(is_as_shown("127.0.0.1:59428 connected", "127.0.0.1:40000 connected"));
     assert!(!is_as_shown("127.0.0.1:9000", "127.0.0.1:9020") && !is_as_shown("a…z", "a to y"));
     assert!(!is_as_shown("\"id\":1", "\"id\":2"));
+    let lines = |text: &str| text.lines().map(str::to_owned).collect::<Vec<_>>();
+    assert!(are_as_shown(&lines("a\n…\nd"), &lines("a\nb\nc\nd")) && are_as_shown(&lines("…"), &[]));
+    assert!(
+        !are_as_shown(&lines("a\n…\nd"), &lines("a\nb\nc")) && !are_as_shown(&lines("a"), &lines("a\nb"))
+    );
 }

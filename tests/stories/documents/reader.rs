@@ -14,7 +14,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use super::blocks::{Action, Block, FIRST_TERMINAL};
-use super::output::is_as_shown;
+use super::output::{are_as_shown, is_as_shown};
 use crate::harness::{PATIENCE, Scratch, eventually};
 
 /// The marker that a terminal prints when a command has ended.
@@ -227,8 +227,7 @@ impl Terminal {
         if expected.is_empty() {
             return;
         }
-        let is_same = expected.len() == printed.len()
-            && expected.iter().zip(&printed).all(|(shown, printed)| is_as_shown(shown, printed));
+        let is_same = are_as_shown(expected, &printed);
         let (shown, printed) = (expected.join("\n"), printed.join("\n"));
         assert!(is_same, "{place}\nthe document shows:\n{shown}\nprinted was:\n{printed}");
     }
