@@ -153,24 +153,16 @@ impl<'a> Diagram<'a> {
     fn print(&self) -> String {
         let mut out = String::new();
         let names = self.columns.iter().map(|column| column.name.as_str());
-        self.print_head(&mut out, ("ms", "µs"), names);
+        print_head(&mut out, ("ms", "µs"), names);
         let addresses = self.columns.iter().map(|column| match &column.key {
             ColumnKey::Process(address) => address.as_str(),
             _ => "",
         });
-        self.print_head(&mut out, ("", ""), addresses);
+        print_head(&mut out, ("", ""), addresses);
         for event in &self.events {
             self.print_event(&mut out, event);
         }
         out
-    }
-
-    fn print_head<'b>(&self, out: &mut String, times: (&str, &str), cells: impl Iterator<Item = &'b str>) {
-        let mut line = format!("{:>9}{:>8} ", times.0, times.1);
-        for cell in cells {
-            let _ = write!(line, "{:^COLUMN$}", escape(cell));
-        }
-        let _ = writeln!(out, "{}", line.trim_end());
     }
 
     fn print_event(&self, out: &mut String, event: &Event<'_>) {
@@ -192,7 +184,7 @@ impl<'a> Diagram<'a> {
     }
 
     fn bare_lifelines(&self) -> String {
-        self.columns.iter().map(|_| format!("{:^COLUMN$}", "│")).collect()
+        format!("{:^COLUMN$}", "│").repeat(self.columns.len())
     }
 
     /// The lifelines, with a dot where something happens, or with an arrow.
@@ -211,6 +203,14 @@ impl<'a> Diagram<'a> {
         }
         line.into_iter().collect()
     }
+}
+
+fn print_head<'a>(out: &mut String, times: (&str, &str), cells: impl Iterator<Item = &'a str>) {
+    let mut line = format!("{:>9}{:>8} ", times.0, times.1);
+    for cell in cells {
+        let _ = write!(line, "{:^COLUMN$}", escape(cell));
+    }
+    let _ = writeln!(out, "{}", line.trim_end());
 }
 
 /// The text with its control characters escaped, so that it cannot steer a terminal.
