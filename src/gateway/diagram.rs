@@ -9,14 +9,14 @@ use std::fmt::Write;
 
 use crate::packet::explain::{DATABASE, Direction, Step};
 
-/// The width of a column, in characters. An address such as `127.0.0.1:9020` fits.
-const COLUMN: usize = 15;
+/// The width of a column, in characters. An address such as `127.0.0.1:19020` fits.
+const COLUMN: usize = 16;
 
 /// The width of the times at the left.
 const TIMES: usize = 18;
 
 /// The width of the text at the right.
-const TEXT: usize = 64;
+const TEXT: usize = 60;
 
 /// The column of the HTTP client, and the column of the gateway.
 const CLIENT: usize = 0;
@@ -208,9 +208,18 @@ impl<'a> Diagram<'a> {
 fn print_head<'a>(out: &mut String, times: (&str, &str), cells: impl Iterator<Item = &'a str>) {
     let mut line = format!("{:>9}{:>8} ", times.0, times.1);
     for cell in cells {
-        let _ = write!(line, "{:^COLUMN$}", escape(cell));
+        let _ = write!(line, "{:^COLUMN$}", shorten(&escape(cell)));
     }
     let _ = writeln!(out, "{}", line.trim_end());
+}
+
+/// The text, cut to the width of a column.
+fn shorten(text: &str) -> String {
+    if text.chars().count() < COLUMN {
+        text.to_owned()
+    } else {
+        text.chars().take(COLUMN - 2).chain(['…']).collect()
+    }
 }
 
 /// The text with its control characters escaped, so that it cannot steer a terminal.
