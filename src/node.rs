@@ -160,6 +160,14 @@ impl Node {
         self.text("advertise").filter(|host| !host.is_empty())
     }
 
+    /// The same node, which other nodes reach at another address than its own.
+    #[must_use]
+    pub fn advertised_at(mut self, host: &str, port: u16) -> Self {
+        self.port = port;
+        self.extra.insert("advertise".to_owned(), host.into());
+        self
+    }
+
     /// True if this node is shutting down and must get no new requests.
     #[must_use]
     pub fn is_leaving(&self) -> bool {

@@ -18,6 +18,7 @@ use crossbeam_channel::{Receiver, bounded};
 use crate::address::canonical;
 use crate::net::listener::{DEFAULT_MAX_CONNECTIONS, Listener};
 use crate::net::secret::Secret;
+use crate::node::Node;
 use crate::observe::{access_log, log_writer, metrics};
 use crate::packet::DEFAULT_MAX_FRAME_BYTES;
 use crate::packet::frame::FrameError;
@@ -109,6 +110,21 @@ pub struct Join {
     #[arg(long, env = "PILCROW_DISTRIBUTOR", value_name = "HOST:PORT", value_delimiter = ',')]
     #[arg(value_parser = host_port)]
     pub distributor: Vec<String>,
+
+    /// The address to register instead of its own, such as that of `cargo tap`
+    #[arg(long, env = "PILCROW_ADVERTISE", value_name = "HOST:PORT", value_parser = reachable_address)]
+    pub advertise: Option<(String, u16)>,
+}
+
+impl Join {
+    /// The registration of `node`, under the address that `--advertise` names, if any.
+    #[must_use]
+    pub fn advertised(&self, node: Node) -> Node {
+        match &self.advertise {
+            Some((host, port)) => node.advertised_at(host, *port),
+            None => node,
+        }
+    }
 }
 
 impl Common {
@@ -261,11 +277,20 @@ impl FromArgMatches for Cluster {
 }
 
 /// Checks only the form of an address. The host is looked up later, since its address may change.
-fn host_port(text: &str) -> Result<String, String> {
+pub fn host_port(text: &str) -> Result<String, String> {
     let text = text.trim();
     match text.rsplit_once(':') {
         Some((host, port)) if !host.is_empty() && port.parse::<u16>().is_ok() => Ok(text.to_owned()),
         _ => Err("must be HOST:PORT, such as 127.0.0.1:9000".to_owned()),
+    }
+}
+
+/// Parses an address that other nodes connect to. No node can connect to port 0.
+fn reachable_address(text: &str) -> Result<(String, u16), String> {
+    let text = host_port(text)?;
+    match text.rsplit_once(':').map(|(host, port)| (host.trim_matches(['[', ']']), port.parse())) {
+        Some((host, Ok(port))) if port != 0 => Ok((host.to_owned(), port)),
+        _ => Err("must have a port from 1 to 65535, where other nodes can connect".to_owned()),
     }
 }
 

@@ -197,7 +197,7 @@ impl Service {
         let dispatcher = Arc::new(Dispatcher::new(name, endpoints)?);
         let server = PacketServer::new(dispatcher.clone(), common.max_frame, common.secret());
         let serving = listener.serve(name, common.max_connections, Arc::new(server)).map_err(no_thread)?;
-        let node = Node::ours(name, serving.address().port(), urls, &process::new_id()?);
+        let node = join.advertised(Node::ours(name, serving.address().port(), urls, &process::new_id()?));
         let on_list = list_readers(&dispatcher, mesh.as_ref().map(|mesh| mesh.on_list(common.secret())));
         let membership =
             Membership::join(&join.distributor, node, common.max_frame, common.secret(), &on_list)

@@ -90,7 +90,7 @@ fn serve(args: &Args) -> Result<(), String> {
     let _metrics = metrics_page::serve(&args.common)?;
     let address = listener.address();
     let id = process::new_id()?;
-    let node = Node::ours(GATE, address.port(), Vec::new(), &id);
+    let node = args.join.advertised(Node::ours(GATE, address.port(), Vec::new(), &id));
     let limits = LinkLimits { max_frame_bytes: args.common.max_frame, max_pending: args.max_in_flight };
     let (mesh, membership) =
         Mesh::join(&args.join.distributor, node, limits, args.common.secret()).map_err(no_thread)?;

@@ -273,9 +273,16 @@ impl Follower {
             return;
         }
         let me = lock(&self.me.node).clone();
-        if nodes.iter().any(|node| is_entry_of(node, &me)) {
+        if let Some(entry) = nodes.iter().find(|node| is_entry_of(node, &me)) {
             (self.is_answered, self.problem) = (true, None);
             log::info!("registered as {} with distributor {}", me.name, self.address);
+            // Course distributors ignore the field.
+            if let Some(host) = me.advertise().filter(|host| *host != entry.host) {
+                let (listed, distributor) = (entry.address(), &self.address);
+                log::warn!(
+                    "distributor {distributor} lists this node at {listed} and not at {host}, as advertised"
+                );
+            }
         }
     }
 

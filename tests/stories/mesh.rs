@@ -38,7 +38,7 @@ pub fn serve(service: Service, distributor: &Process) -> Running {
         metrics_listen: None,
         access_log: Switch::Off,
     };
-    let join = Join { distributor: vec![distributor.address().to_string()] };
+    let join = Join { distributor: vec![distributor.address().to_string()], advertise: None };
     service.start(common.bind().unwrap(), &common, &join).unwrap()
 }
 
