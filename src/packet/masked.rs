@@ -26,6 +26,15 @@ pub fn masked<T: AsRef<[u8]> + ?Sized>(packet: &T) -> impl Display {
     Masked(str::from_utf8(text).unwrap_or("not UTF-8"))
 }
 
+/// The whole text of a packet, with its secrets masked, for recordings. Valid JSON stays valid JSON.
+#[must_use]
+pub fn masked_whole(packet: &str) -> String {
+    let mut text = String::with_capacity(packet.len());
+    // Writing to a string cannot fail.
+    let _ = write_masked(&mut text, packet);
+    text
+}
+
 struct Masked<'a>(&'a str);
 
 impl Display for Masked<'_> {
@@ -197,5 +206,7 @@ mod tests {
         assert_eq!(shown(&long), format!("{exact}… (6000 bytes)"));
         let secret = format!(r#"{{"password":"{long}","name":"Kim"}}"#);
         assert_eq!(shown(&secret), r#"{"password":"***","name":"Kim"}"#);
+        assert_eq!(masked_whole(&secret), r#"{"password":"***","name":"Kim"}"#);
+        assert_eq!(masked_whole(&long), long);
     }
 }

@@ -32,4 +32,6 @@ mod mesh;
 mod model;
 mod secret;
 mod seeing;
+#[cfg(unix)]
+mod tap;
 mod users_api;

@@ -104,6 +104,11 @@ fn the_document_about_the_secret_shows_what_happens() {
 }
 
 #[test]
+fn the_document_about_the_tap_shows_what_happens() {
+    run_document("documents::the_document_about_the_tap_shows_what_happens", "docs/tap.md");
+}
+
+#[test]
 fn the_document_of_examples_shows_what_happens() {
     run_document("documents::the_document_of_examples_shows_what_happens", "examples/README.md");
 }
@@ -114,12 +119,13 @@ fn the_document_of_decisions_shows_what_happens() {
 }
 
 /// The documents that have separate tests above.
-const RUN: [&str; 6] = [
+const RUN: [&str; 7] = [
     "README.md",
     "docs/decisions.md",
     "docs/protocol.md",
     "docs/secret.md",
     "docs/seeing.md",
+    "docs/tap.md",
     "examples/README.md",
 ];
 

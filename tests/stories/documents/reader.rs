@@ -15,7 +15,7 @@ use nix::unistd::Pid;
 
 use super::blocks::{Action, Block, FIRST_TERMINAL};
 use super::output::{are_as_shown, is_as_shown};
-use crate::harness::{PATIENCE, Scratch, eventually};
+use crate::harness::{PATIENCE, Scratch, eventually, tool};
 
 /// The marker that a terminal prints when a command has ended.
 const DONE: &str = "--the command has ended--";
@@ -29,7 +29,8 @@ pub struct Reader {
 impl Reader {
     /// A reader in a directory that looks like a fresh clone of `root` after a build.
     pub fn new(root: &Path) -> Self {
-        build_up(root);
+        // This may take a minute, so no terminal waits for it.
+        let _ = tool("pilcrow-up");
         let scratch = Scratch::in_memory();
         let release = scratch.file("target/release");
         fs::create_dir_all(&release).unwrap();
@@ -82,18 +83,6 @@ fn binaries() -> [PathBuf; 3] {
         .map(PathBuf::from)
 }
 
-/// Builds `cargo up`, which is a package of its own. This may take a minute, so no terminal waits for it.
-fn build_up(root: &Path) {
-    let target = binaries()[0].parent().and_then(Path::parent).unwrap().to_owned();
-    let built = Command::new(env!("CARGO"))
-        .args(["build", "--quiet", "--offline", "--package", "pilcrow-up", "--manifest-path"])
-        .arg(root.join("Cargo.toml"))
-        .arg("--target-dir")
-        .arg(target)
-        .status();
-    assert!(built.unwrap().success(), "cargo cannot build pilcrow-up");
-}
-
 /// A replacement for cargo. The cargo of this test has already built the documents' programs, without optimisation.
 fn cargo_script() -> String {
     let [gateway, distributor, users] = binaries();
@@ -108,6 +97,9 @@ case "$*" in
   up*)
     shift
     USERS_DATABASE="$PWD/data/users.db" CARGO="$0" exec "{built}/pilcrow-up" "$@" ;;
+  tap*)
+    shift
+    exec "{built}/pilcrow-tap" "$@" ;;
   *--message-format*) {distributor}; {users}; {gateway} ;;
   build*) ;;
   "run --example "*) exec "{built}/examples/$3" "${{@:5}}" ;;

@@ -12,6 +12,7 @@ mod secrets;
 mod skipped;
 mod sse;
 mod system;
+mod tools;
 
 use std::fs;
 use std::io::Read;
@@ -31,6 +32,7 @@ pub use random::Random;
 pub use skipped::skip;
 pub use sse::{Event, Events, Piece};
 pub use system::System;
+pub use tools::tool;
 
 /// The time after which a story fails. It is far more than any step needs, because the machine may be busy.
 pub const PATIENCE: Duration = Duration::from_secs(20);
