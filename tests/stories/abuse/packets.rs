@@ -17,6 +17,11 @@ use crate::harness::{
 /// The frame limit at the attacked ports. It is short, so that oversized frames are quick to send.
 const SHORT_FRAME: usize = 4096;
 
+/// The memory that a process may take at most. It takes 9 MiB with short frames. After frames of 1 MiB, the allocator
+/// keeps a few of them for each of its arenas, and there are 8 arenas for each processor.
+#[cfg(target_os = "linux")]
+const MOST_KIB: u64 = 96 * 1024;
+
 /// The number of attackers at each port at a time.
 const ATTACKERS: usize = 4;
 
@@ -109,7 +114,7 @@ impl Stage {
             {
                 let peak = process.peak_kib();
                 println!("{name}: peak {peak} KiB, {lines} lines of log caused by strangers");
-                assert!(peak < 64 * 1024, "{name}: {peak} KiB");
+                assert!(peak < MOST_KIB, "{name}: {peak} KiB");
             }
         }
     }
