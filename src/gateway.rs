@@ -131,16 +131,17 @@ impl Gateway {
         explain::explained_answer(&request_line, answer, &explanation, format)
     }
 
-    /// In a secured cluster, `users` is asked whether the client is an admin.
     fn permit_explanation(&self, request: &HttpRequest) -> Result<(), RequestError> {
         match self.settings.explain {
-            ExplainPolicy::Everyone => return Ok(()),
-            ExplainPolicy::Off => return Err(explain::off()),
-            ExplainPolicy::Admins => {}
+            ExplainPolicy::Everyone => Ok(()),
+            ExplainPolicy::Off => Err(explain::off()),
+            ExplainPolicy::Admins(session_path) => self.require_admin(request, session_path),
         }
+    }
+
+    fn require_admin(&self, request: &HttpRequest, session_path: &str) -> Result<(), RequestError> {
         let context = Context { origin: Some(Arc::new(self.origin(request))), ..Context::default() };
-        let (method, path) = explain::SESSION_ROUTE;
-        let session = self.mesh.call(&context, method, path, &json!({}));
+        let session = self.mesh.call(&context, "GET", session_path, &json!({}));
         let session =
             session.map_err(|failure| RequestError::new(failure.errorcode, failure.errormessage))?;
         if session["results"]["role"] == "admin" { Ok(()) } else { Err(explain::not_admin()) }

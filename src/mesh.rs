@@ -129,7 +129,7 @@ impl Mesh {
                 uri
             }
             Resolved::MethodNotAllowed(allowed) => {
-                return Err(Failure::new(405, format!("{path} takes {}, not {method}", allowed.join(", "))));
+                return Err(Failure::new(405, format!("{path} accepts {}", allowed.join(", "))));
             }
             Resolved::NotFound => {
                 return Err(Failure::not_found(format!("no service has registered {method} {path}")));

@@ -44,7 +44,7 @@ fn page(request: &HttpRequest) -> Result<HttpAnswer, HttpAnswer> {
         return Err(RequestError::new(404, "this port has only /metrics and /healthz").into());
     }
     if !request.is_read() {
-        let message = format!("{} does not take {}; it takes GET, HEAD", target.path, request.method);
+        let message = format!("{} does not accept {}; it accepts GET, HEAD", target.path, request.method);
         return Err(HttpAnswer::from(RequestError::new(405, message)).with_header("Allow", "GET, HEAD"));
     }
     Ok(match &*target.path {

@@ -70,6 +70,9 @@ enum FrontKind {
     TinyHttp,
 }
 
+/// The path of the client's own record. Only this file names a service: the gateway itself knows none.
+const SESSION_PATH: &str = "/users/me";
+
 fn seconds(text: &str) -> Result<Duration, String> {
     let seconds = text.parse().map_err(|_| "must be a number of seconds")?;
     match Duration::try_from_secs_f64(seconds) {
@@ -98,7 +101,7 @@ fn serve(args: &Args) -> Result<(), String> {
     let trusted_proxies = args.trusted_proxy.iter().copied().map(canonical).collect();
     let explain = match (args.explain, args.common.secret()) {
         (Some(Switch::Off), _) | (None, Some(_)) => ExplainPolicy::Off,
-        (Some(Switch::On), Some(_)) => ExplainPolicy::Admins,
+        (Some(Switch::On), Some(_)) => ExplainPolicy::Admins(SESSION_PATH),
         (_, None) => ExplainPolicy::Everyone,
     };
     let settings = Settings { timeout, max_in_flight, max_streams, trusted_proxies, explain };

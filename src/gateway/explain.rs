@@ -12,16 +12,13 @@ use crate::packet::masked::masked;
 /// The header that asks for an explanation.
 pub const HEADER: &str = "X-Explain";
 
-/// The route that tells a gateway whether a client is an admin.
-pub const SESSION_ROUTE: (&str, &str) = ("GET", "/users/me");
-
 /// Who may ask for an explanation (`--explain`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ExplainPolicy {
     /// Nobody.
     Off,
-    /// Only a client that is logged in as an admin.
-    Admins,
+    /// Only a client that is logged in as an admin. A GET of this path answers the client's own record, with its `role`.
+    Admins(&'static str),
     /// Every client: development mode.
     Everyone,
 }

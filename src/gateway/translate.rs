@@ -212,7 +212,7 @@ pub fn method_not_allowed_answer(method: &str, path: &str, allowed: &[String]) -
         allowed.push("HEAD".to_owned());
     }
     let allowed = allowed.join(", ");
-    let error = RequestError::new(405, format!("{path} does not take {method}; it takes {allowed}"));
+    let error = RequestError::new(405, format!("{path} does not accept {method}; it accepts {allowed}"));
     HttpAnswer::from(error).with_header("Allow", allowed)
 }
 

@@ -10,8 +10,8 @@ use crate::packet::explain::without_explanation;
 #[must_use]
 pub fn failure_of(outcome: Outcome, uri: &str) -> Failure {
     let (status, what_now) = match outcome {
-        Outcome::Timeout => (504, "look before you repeat it"),
-        Outcome::LinkLost => (502, "look before you repeat it"),
+        Outcome::Timeout => (504, "check its effect before you repeat it"),
+        Outcome::LinkLost => (502, "check its effect before you repeat it"),
         Outcome::Refused(Refusal::TooLarge { .. } | Refusal::TooLargeForCourse { .. }) => (413, "send less"),
         Outcome::Refused(Refusal::Down) => (503, "start an instance, or try again in a moment"),
         Outcome::Refused(Refusal::Busy | Refusal::NoTurn) => (503, "try again in a moment"),

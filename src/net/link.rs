@@ -426,7 +426,7 @@ impl LinkShared {
                 self.orphans.fetch_add(1, Ordering::Relaxed);
                 CALLS.orphans.inc();
                 let named = named.map_or("none", RawValue::get);
-                log::debug!("{} → orphan reply, key {named:.40}: nobody waits for it any more", self.address);
+                log::debug!("{} → orphan reply, key {named:.40}: it has no waiter", self.address);
             }
             Delivery::Lagging(uri) => {
                 let address = &self.address;

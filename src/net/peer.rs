@@ -249,7 +249,7 @@ impl Peer {
             Ok(frame) => {
                 let size = frame.len();
                 let why = format!(
-                    "the answer has {size} bytes and the asker takes {limit} in one packet; ask for less"
+                    "the answer has {size} bytes, above the limit of {limit} in one packet; ask for less"
                 );
                 self.fail_instead(key, why, &mut sent)
             }

@@ -148,7 +148,7 @@ impl fmt::Display for Refusal {
             }
             Self::TooLargeForCourse { bytes } => write!(
                 f,
-                "the request has {bytes} bytes; a course service takes at most {COURSE_MAX_BYTES} in one packet"
+                "the request has {bytes} bytes; a course service accepts at most {COURSE_MAX_BYTES} in one packet"
             ),
             Self::Ring => f.write_str("the request has passed through too many services"),
         }

@@ -83,7 +83,7 @@ pub static SERVICE_IN_FLIGHT: LazyLock<IntGauge> = LazyLock::new(|| {
 
 /// Calls over links.
 pub static CALLS: LazyLock<Calls> = LazyLock::new(|| Calls {
-    orphans: counter("pilcrow_orphan_replies_total", "Replies for which nobody was waiting any more."),
+    orphans: counter("pilcrow_orphan_replies_total", "Replies without a waiter."),
     retries: counter("pilcrow_retries_total", "Calls that were tried once more on another instance."),
     ejections: counter(
         "pilcrow_ejections_total",

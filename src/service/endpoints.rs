@@ -89,7 +89,7 @@ impl Endpoints {
         methods.get(method).ok_or_else(|| {
             let mut known: Vec<&str> = methods.keys().map(String::as_str).collect();
             known.sort_unstable();
-            Failure::new(405, format!("{uri} takes {}, not {method}", known.join(", ")))
+            Failure::new(405, format!("{uri} accepts {}, not {method}", known.join(", ")))
         })
     }
 

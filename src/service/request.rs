@@ -24,7 +24,7 @@ impl Request {
     /// Reads a request that has just arrived. Its context gets its deadline and hops.
     ///
     /// # Errors
-    /// A request that nobody waits for any more, that has passed too many services, or that cannot be read. None of
+    /// A request whose deadline has passed, that has passed too many services, or that cannot be read. None of
     /// them reaches a handler.
     pub(super) fn read(
         peer: &Peer,
@@ -123,10 +123,7 @@ fn describe_admission(head: &Head<'_>, context: &Context) -> String {
 fn check_deadline(peer: &Peer, head: &Head<'_>) -> Result<Option<Instant>, Failure> {
     let deadline = peer.deadline_of(head);
     if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
-        return Err(Failure::new(
-            503,
-            "the request came when nobody waited for it any more; it was not begun",
-        ));
+        return Err(Failure::new(503, "the request arrived after its deadline and was not started"));
     }
     Ok(deadline)
 }

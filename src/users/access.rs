@@ -103,7 +103,7 @@ impl Credential {
         let refused = match self.actor(reader)? {
             actor if actor.owns(id) => return Ok(()),
             Actor::Stranger => log_in_first(),
-            _ => Failure::new(403, "this is another user: you may change none but yourself"),
+            _ => Failure::new(403, "this is another user; you can change only your own record"),
         };
         Err(StoreError::Rejected(refused))
     }
@@ -122,7 +122,7 @@ impl Credential {
         let refused = match actor {
             Actor::Anybody | Actor::User { admin: true, .. } => return Ok(actor),
             Actor::User { id, .. } if reader.has_email(id, email)? => return Ok(actor),
-            Actor::User { .. } => Failure::new(403, "you may look for no e-mail address but your own"),
+            Actor::User { .. } => Failure::new(403, "you can search only for your own e-mail address"),
             Actor::Stranger => log_in_first(),
         };
         Err(StoreError::Rejected(refused))
@@ -174,5 +174,5 @@ fn log_in_first() -> Failure {
 /// Rejects a token that is not valid.
 #[must_use]
 pub fn unknown_token() -> Failure {
-    Failure::new(401, "this token is not valid, or not any more: log in at POST /users/login for a new one")
+    Failure::new(401, "this token is not valid or has expired; log in at POST /users/login for a new one")
 }

@@ -34,9 +34,7 @@ impl<'a> Fields<'a> {
     pub fn among(fields: &'a Map<String, Value>, known: &[&str]) -> Result<Self, Failure> {
         match fields.keys().find(|field| !known.contains(&field.as_str())) {
             None => Ok(Self(fields)),
-            Some(field) if field == "params" => {
-                Err(Failure::bad_request("this route takes nothing after its path"))
-            }
+            Some(field) if field == "params" => Err(Failure::bad_request("this route has no path parameter")),
             Some(field) => Err(Failure::bad_request(unknown_field(field, known))),
         }
     }
@@ -233,7 +231,7 @@ fn unknown_field(field: &str, known: &[&str]) -> String {
     let field: String = field.chars().take(40).collect();
     let known: Vec<&str> = known.iter().copied().filter(|name| *name != "params").collect();
     if known.is_empty() {
-        return format!("unknown field `{field}`; this route takes no fields");
+        return format!("unknown field `{field}`; this route has no fields");
     }
     format!("unknown field `{field}`; expected one of: {}", known.join(", "))
 }

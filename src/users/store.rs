@@ -215,7 +215,7 @@ pub enum StoreError {
     // Not applied: the same operation may succeed later.
     /// Another process has been writing for too long, or too many writes wait.
     Busy,
-    /// The client has stopped waiting, so the write was not begun.
+    /// The deadline of the client has passed, so the write was not started.
     TooLate,
     /// The disk is full.
     DiskFull,
@@ -267,7 +267,7 @@ impl fmt::Display for StoreError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Busy => f.write_str("the database is busy; try again in a moment"),
-            Self::TooLate => f.write_str("the write was not begun in time and has not been carried out"),
+            Self::TooLate => f.write_str("the write did not start before its deadline and was not applied"),
             Self::DiskFull => f.write_str("the disk is full; nothing was written"),
             Self::ReadOnly => f.write_str("the database file may not be written; nothing was written"),
             Self::Unwritable(code) => {

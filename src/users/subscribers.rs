@@ -257,7 +257,10 @@ pub fn check_kept(after: u64, oldest: Option<u64>) -> Result<(), Failure> {
     match oldest {
         Some(oldest) if after + 1 < oldest => Err(Failure::new(
             410,
-            format!("changes up to {} are gone; the oldest is {oldest}: read the users anew", oldest - 1),
+            format!(
+                "changes up to {} have expired; the oldest is {oldest}: read the users again",
+                oldest - 1
+            ),
         )
         .with("oldest", oldest)),
         _ => Ok(()),

@@ -218,7 +218,7 @@ fn a_packet_over_64_kib_is_never_sent_to_a_course_service_and_the_413_names_both
         let answer = post(length);
         assert_eq!(answer.status, 413, "{}", answer.text());
         let expected = format!(
-            "the request has {} bytes; a course service takes at most 65536 in one packet; send less",
+            "the request has {} bytes; a course service accepts at most 65536 in one packet; send less",
             known + length
         );
         assert!(answer.message().ends_with(&expected), "{}", answer.text());

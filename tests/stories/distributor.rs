@@ -138,6 +138,7 @@ fn our_own_nodes_register_with_name_routes_proto_and_id() {
         "DELETE/users",
         "GET/users",
         "GET/users/changes",
+        "GET/users/me",
         "PATCH/users",
         "POST/users",
         "POST/users/login",
