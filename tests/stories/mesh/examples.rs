@@ -207,7 +207,7 @@ fn watch_ends_with_a_reason_when_the_requested_changes_are_gone() {
     let Output { status, stdout, stderr } =
         example("watch", &system.distributor).flags(["--after", "1"]).run();
     assert_eq!((status, stdout.as_str()), (Some(1), ""), "{stderr}");
-    assert!(stderr.contains("watch: changes up to 3 are gone"), "{stderr}");
+    assert!(stderr.contains("watch: changes up to 3 have expired"), "{stderr}");
 }
 
 // ---- services in other languages
