@@ -7,16 +7,23 @@ use crate::harness::{Echo, Load, Process, Program, Scratch, System, await_instan
 /// The time limit for a request at a gateway with its default settings.
 const TIMEOUT: Duration = Duration::from_secs(5);
 
+/// The load makes over 100,000 changes in a minute. Its end reads them all.
+const KEEP_ALL_CHANGES: [&str; 2] = ["--keep-changes", "10000000"];
+
 fn without_a_distributor_for(time: Duration) {
     let address = format!("127.0.0.1:{}", free_port());
     let distributor = Process::distributor(&["--listen", &address]);
-    let system = System::builder().scratch(Scratch::in_memory()).distributor(distributor).start();
+    let system = System::builder()
+        .scratch(Scratch::in_memory())
+        .distributor(distributor)
+        .users_flags(&KEEP_ALL_CHANGES)
+        .start();
     let load = Load::start(system.http(), 4, TIMEOUT);
     load.await_more(50);
     system.distributor.kill();
     let gone = Instant::now();
     system.gateway.await_log(&["distributor", "trying again"]);
-    let newcomer = Program::users(&address, &system.scratch).start();
+    let newcomer = Program::users(&address, &system.scratch).flags(KEEP_ALL_CHANGES).start();
     newcomer.await_log(&["cannot reach", &address, "trying again every 3 s"]);
     load.await_more(100);
     std::thread::sleep(time.saturating_sub(gone.elapsed()));
