@@ -404,8 +404,9 @@ fn start_log() -> io::Result<()> {
     Ok(())
 }
 
-/// Log lines contain text from peers. Control characters are escaped, so that this text cannot forge a log line.
-fn on_one_line(text: String) -> String {
+/// Escapes control characters. So text from a peer cannot forge a log line or steer a terminal.
+#[must_use]
+pub fn on_one_line(text: String) -> String {
     if !text.contains(char::is_control) {
         return text;
     }

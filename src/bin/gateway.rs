@@ -15,7 +15,7 @@ use pilcrow::metrics_page;
 use pilcrow::net::link::LinkLimits;
 use pilcrow::node::{GATE, Node};
 use pilcrow::pool::no_thread;
-use pilcrow::process::{self, Common, Join};
+use pilcrow::process::{self, Common, Join, Switch};
 
 /// Pilcrow's HTTP gateway: turns HTTP requests into packets for the services that the distributor lists.
 #[derive(Debug, Parser)]
@@ -52,14 +52,6 @@ struct Args {
     /// What reads HTTP
     #[arg(long, env = "GATEWAY_FRONT", value_enum, default_value_t = FrontKind::Own)]
     front: FrontKind,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Switch {
-    /// Answer
-    On,
-    /// Reject
-    Off,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]

@@ -8,6 +8,7 @@
 use std::fmt::Write;
 
 use crate::packet::explain::{DATABASE, Direction, Step};
+use crate::process::on_one_line;
 
 /// The width of a column, in characters. An address such as `127.0.0.1:19020` fits.
 const COLUMN: usize = 16;
@@ -66,7 +67,10 @@ pub fn draw(steps: &[Step], request: &str, answer: &str) -> String {
     diagram.events.push(first);
     diagram.add(steps, 0, GATEWAY, false);
     let mut out = diagram.print();
-    let _ = writeln!(out, "\n{}", escape(answer.trim_end()));
+    out.push('\n');
+    for line in answer.lines() {
+        let _ = writeln!(out, "{}", on_one_line(line.to_owned()));
+    }
     out
 }
 
@@ -100,7 +104,7 @@ impl<'a> Diagram<'a> {
         let (mut before, mut sent) = (None, Vec::<(&str, u64)>::new());
         for step in steps {
             let mut event = Event {
-                at_us: base_us + step.at_us,
+                at_us: base_us.saturating_add(step.at_us),
                 took_us: Some(step.at_us.saturating_sub(before.unwrap_or(0))),
                 is_estimate,
                 from: me,
@@ -145,7 +149,7 @@ impl<'a> Diagram<'a> {
         let name = first.place.as_deref().unwrap_or_default();
         let column = self.column(ColumnKey::Process(peer.to_owned()), name);
         let network = received.saturating_sub(sent).saturating_sub(last.at_us);
-        self.add(steps, base_us + sent + network / 2, column, true);
+        self.add(steps, base_us.saturating_add(sent + network / 2), column, true);
         let _ = write!(reply.text, "\n≈ {network} µs were network and waiting, both ways together");
         reply.took_us = Some(network / 2);
     }
@@ -176,7 +180,7 @@ impl<'a> Diagram<'a> {
             let end = text.find('\n').unwrap_or(text.len());
             text.insert_str(end, &format!(" · {}", event.file));
         }
-        for line in text.lines().flat_map(|line| wrap(&escape(line))) {
+        for line in text.lines().flat_map(|line| wrap(&on_one_line(line.to_owned()))) {
             let _ = writeln!(out, "{}", format!("{times}{lifelines}  {line}").trim_end());
             times = " ".repeat(TIMES);
             lifelines = self.bare_lifelines();
@@ -208,7 +212,7 @@ impl<'a> Diagram<'a> {
 fn print_head<'a>(out: &mut String, times: (&str, &str), cells: impl Iterator<Item = &'a str>) {
     let mut line = format!("{:>9}{:>8} ", times.0, times.1);
     for cell in cells {
-        let _ = write!(line, "{:^COLUMN$}", shorten(&escape(cell)));
+        let _ = write!(line, "{:^COLUMN$}", shorten(&on_one_line(cell.to_owned())));
     }
     let _ = writeln!(out, "{}", line.trim_end());
 }
@@ -220,18 +224,6 @@ fn shorten(text: &str) -> String {
     } else {
         text.chars().take(COLUMN - 2).chain(['…']).collect()
     }
-}
-
-/// The text with its control characters escaped, so that it cannot steer a terminal.
-fn escape(text: &str) -> String {
-    text.chars().fold(String::with_capacity(text.len()), |mut out, one| {
-        if one.is_control() && one != '\n' {
-            out.extend(one.escape_default());
-        } else {
-            out.push(one);
-        }
-        out
-    })
 }
 
 /// The lines of a text that is too long for one. A space ends a line if there is one, since a packet has few.

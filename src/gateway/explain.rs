@@ -12,7 +12,7 @@ use crate::packet::masked::masked;
 /// The header that asks for an explanation.
 pub const HEADER: &str = "X-Explain";
 
-/// Who may ask for an explanation (`--explain`).
+/// The clients that may ask for an explanation (`--explain`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ExplainPolicy {
     /// Nobody.
@@ -54,7 +54,8 @@ pub fn describe_request(request: &HttpRequest) -> String {
     format!("the HTTP request is read, with {} bytes of body", request.body.len())
 }
 
-/// The explained answer to a request with this request line. Its status is that of the plain answer, unless that allows no body.
+/// The explained answer to a request with this request line. Its status is that of the plain answer, unless that allows
+/// no body.
 #[must_use]
 pub fn explained_answer(
     request: &str,
@@ -85,7 +86,7 @@ pub fn rejected_answer(answer: HttpAnswer, format: ExplainFormat) -> HttpAnswer 
     explained_answer("a request that was not read", answer, &explanation, format)
 }
 
-/// The reply packet with its steps. A body that is no packet is left out.
+/// The reply packet with its steps. A body that is not a packet is left out.
 fn with_steps(body: &str, explanation: &Explanation) -> Value {
     let mut packet: Map<String, Value> = serde_json::from_str(body).unwrap_or_default();
     packet.insert("explain".to_owned(), json!(explanation.steps()));

@@ -25,6 +25,9 @@ pub const MAX_STEPS: usize = 64;
 /// The limit of the text in the explanation of one process, in bytes.
 pub const MAX_BYTES: usize = 16 * 1024;
 
+/// What a step of another process counts for at least, in bytes.
+const STEP_BYTES: usize = 32;
+
 /// The place of steps that the database does.
 pub const DATABASE: &str = "database";
 
@@ -89,6 +92,14 @@ pub enum Direction {
     From(String),
 }
 
+impl Direction {
+    fn peer(&self) -> &str {
+        match self {
+            Self::To(peer) | Self::From(peer) => peer,
+        }
+    }
+}
+
 impl Explanation {
     /// An explanation whose first step is now. `place` is the name of this process.
     #[must_use]
@@ -146,17 +157,13 @@ impl Explanation {
 
     fn push(&self, mut step: Step) {
         let mut recorded = lock(&self.recorded);
-        if recorded.steps.len() + 1 >= MAX_STEPS {
-            if recorded.steps.len() < MAX_STEPS {
-                step = Step {
-                    text: "the next steps are left out".to_owned(),
-                    packet: None,
-                    explain: Vec::new(),
-                    ..step
-                };
-                recorded.steps.push(step);
+        match MAX_STEPS.saturating_sub(recorded.steps.len()) {
+            0 => return,
+            1 => {
+                let text = "the next steps are left out".to_owned();
+                step = Step { text, packet: None, explain: Vec::new(), ..step };
             }
-            return;
+            _ => {}
         }
         for cut in [Step::drop_nested, Step::drop_packet, Step::drop_text] {
             if recorded.bytes + step.size() <= MAX_BYTES {
@@ -173,7 +180,14 @@ impl Step {
     /// The size of its texts, in bytes.
     fn size(&self) -> usize {
         let packet = self.packet.as_ref().map_or(0, |packet| packet.packet.len());
-        self.text.len() + packet + self.explain.iter().map(Self::size).sum::<usize>()
+        self.text.len() + packet + self.explain.iter().map(Self::size_of_nested).sum::<usize>()
+    }
+
+    /// The size that a step of another process counts for. That process may send many empty steps with long names.
+    fn size_of_nested(&self) -> usize {
+        let place = self.place.as_ref().map_or(0, |place| place.len());
+        let peer = self.packet.as_ref().map_or(0, |packet| packet.direction.peer().len());
+        STEP_BYTES + self.file.len() + place + peer + self.size()
     }
 
     fn drop_nested(&mut self) {

@@ -313,6 +313,26 @@ fn text_that_a_service_sends_cannot_steer_the_terminal() {
 }
 
 #[test]
+fn a_service_that_reports_absurd_steps_gets_a_small_diagram() {
+    let distributor = Process::distributor(&[]);
+    let gateway = Process::gateway(&distributor, &[]);
+    let step = |number: usize| json!({ "at_us": u64::MAX, "text": "", "file": "", "to": number.to_string(), "bytes": 0, "packet": "" });
+    let many = Echo::answering(&distributor, "many", &["GET/many"], move |request: &ReceivedRequest| {
+        let count = if request.params()["count"] == "few" { 5 } else { 5_000 };
+        let steps: Vec<Value> = (0..count).map(step).collect();
+        request.reply(&json!({ "errorcode": 0, "errormessage": "success", "explain": steps }));
+    });
+    await_instances(&gateway, "GET", "/many", 1);
+    for (count, expected) in [("few", "≈"), ("all", "too long to show")] {
+        let answer = explained(&gateway, "text", "GET", &format!("/many?count={count}"), None);
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        assert!(answer.text().contains(expected), "{}", answer.text());
+        assert!(answer.body.len() < 64 * 1024, "{} bytes", answer.body.len());
+    }
+    drop(many);
+}
+
+#[test]
 fn no_explanation_shows_a_password_a_token_or_an_authorization() {
     let system = System::start();
     let user = json!({ "email": "kim@example.com", "name": "Kim", "password": "correct-horse-battery" });

@@ -5,6 +5,7 @@
 use pilcrow::packet::frame::BadFrame;
 use pilcrow::packet::masked::masked_whole;
 use pilcrow::packet::{DELIMITER, Head};
+use pilcrow::process::on_one_line;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
@@ -116,10 +117,10 @@ impl Line {
         }
         let packet = self.packet.as_ref().map(|packet| beginning(packet.get()));
         if let Some(text) = packet.as_ref().or(self.text.as_ref()) {
-            parts.push(format!("{}{}", printable(text), paint("¶", PILCROW)));
+            parts.push(format!("{}{}", on_one_line(text.clone()), paint("¶", PILCROW)));
         }
         parts.extend(self.fault.as_ref().map(|fault| paint(&format!("✗ {fault}"), RED)));
-        parts.extend(self.note.as_ref().map(|note| paint(&printable(note), YELLOW)));
+        parts.extend(self.note.as_ref().map(|note| paint(&on_one_line(note.clone()), YELLOW)));
         parts.join(" ")
     }
 }
@@ -140,12 +141,6 @@ fn beginning(text: &str) -> String {
         Some((end, _)) => format!("{}…", &text[..end]),
         None => text.to_owned(),
     }
-}
-
-/// A terminal obeys control characters, so they are escaped.
-fn printable(text: &str) -> String {
-    let escaped = |c: char| if c.is_control() { c.escape_default().to_string() } else { c.to_string() };
-    text.chars().map(escaped).collect()
 }
 
 #[cfg(test)]
