@@ -86,6 +86,8 @@ struct Body<T> {
 impl HttpHandler for Users {
     type Events = NoEvents;
 
+    const HEADERS: &'static [&'static str] = &[];
+
     fn answer(&self, request: &HttpRequest) -> HttpOutcome<NoEvents> {
         HttpOutcome::Answer(self.route(request).unwrap_or_else(|answer| answer))
     }

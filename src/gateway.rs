@@ -13,6 +13,7 @@
 //! | [`own_paths`] | the paths that the gateway answers itself | the request, other than its method and path |
 //! | [`request_record`] | what is known about a request, for metrics and access log | packets, the mesh |
 //! | [`explain`], [`diagram`] | the explanation of a request, and how it is drawn | the mesh |
+//! | [`journeys`] | `GET /journeys`: the requests, for people who watch | HTTP, the mesh other than its links |
 //! | [`events`] | a stream of replies as Server-Sent Events | the request, other than its record |
 //! | [`Gateway`] | one request, from HTTP to its answer | sockets |
 //! | [`tiny_front`] | `--front tiny-http`: the same gateway on tiny_http's server | links, packets |
@@ -20,6 +21,7 @@
 pub mod diagram;
 pub mod events;
 pub mod explain;
+pub mod journeys;
 pub mod own_paths;
 pub mod request_record;
 pub mod tiny_front;
@@ -46,7 +48,6 @@ use crate::net::link::{Outcome as CallOutcome, Refusal};
 use crate::net::membership::Membership;
 use crate::observe::metrics::{self, Gauge};
 use crate::packet::explain::Explanation;
-use crate::packet::masked::masked;
 use crate::packet::{Dialect, Origin};
 use crate::process::Identity;
 use crate::routes::Resolved;
@@ -54,6 +55,7 @@ use crate::subscription::Subscription;
 use crate::sync::Permit;
 use events::{EventStream, StreamPlace};
 use explain::{ExplainFormat, ExplainPolicy};
+use journeys::{Counts, JourneyStream, JourneyTicket, Journeys};
 use request_record::RequestRecord;
 
 /// The process that speaks HTTP.
@@ -69,6 +71,7 @@ pub struct Gateway {
     settings: Settings,
     in_flight: Arc<AtomicUsize>,
     streams: Arc<AtomicUsize>,
+    journeys: Journeys,
     /// The prefix of the ids that it gives to requests, and their count.
     id_prefix: String,
     ids: AtomicU64,
@@ -90,7 +93,7 @@ pub struct Settings {
 }
 
 /// A whole answer, or a stream of events.
-type GatewayOutcome = HttpOutcome<EventStream>;
+type GatewayOutcome = HttpOutcome<dyn EventSource>;
 
 impl Gateway {
     /// A gateway on this mesh. `id` is the prefix of the ids of requests that arrive without one.
@@ -101,8 +104,8 @@ impl Gateway {
             let number = Arc::downgrade(number);
             metrics::watch(gauge, move || Some(number.upgrade()?.load(Ordering::Relaxed)));
         }
-        let ids = AtomicU64::new(0);
-        Self { mesh, membership, settings, in_flight, streams, id_prefix: id, ids }
+        let (journeys, ids) = (Journeys::new(settings.explain), AtomicU64::new(0));
+        Self { mesh, membership, settings, in_flight, streams, journeys, id_prefix: id, ids }
     }
 
     /// Notifies the distributors that this gateway is about to stop, and ends its streams. A stream has no natural end
@@ -114,18 +117,17 @@ impl Gateway {
 
     /// Answers a request together with its explanation. Only [`ExplainPolicy`] permits it.
     #[cold]
-    fn explain(&self, request: &HttpRequest, format: &str) -> HttpAnswer {
+    fn explain(&self, request: &HttpRequest, format: &str, ticket: Option<JourneyTicket>) -> HttpAnswer {
         let format = match ExplainFormat::parse(format)
             .and_then(|format| self.permit_explanation(request).map(|()| format))
         {
             Ok(format) => format,
             Err(error) => return self.reject(error, &request.headers, request.peer),
         };
-        let text = explain::describe_request(request);
-        let explanation = Explanation::begin("gateway", request.began, "src/http/reader.rs", text);
-        let answer = match self.answer_request(request, Some(explanation.clone())) {
+        let explanation = explain::begin(request);
+        let answer = match self.answer_request(request, Some(explanation.clone()), ticket) {
             GatewayOutcome::Answer(answer) => answer,
-            GatewayOutcome::Events(events) => first_event(*events),
+            GatewayOutcome::Events(events) => first_event(events),
         };
         let request_line = format!("{} {}", request.method, request.target);
         explain::explained_answer(&request_line, answer, &explanation, format)
@@ -147,7 +149,12 @@ impl Gateway {
         if session["results"]["role"] == "admin" { Ok(()) } else { Err(explain::not_admin()) }
     }
 
-    fn answer_request(&self, request: &HttpRequest, explanation: Option<Arc<Explanation>>) -> GatewayOutcome {
+    fn answer_request(
+        &self,
+        request: &HttpRequest,
+        explanation: Option<Arc<Explanation>>,
+        ticket: Option<JourneyTicket>,
+    ) -> GatewayOutcome {
         let began = Instant::now();
         let origin = Arc::new(self.origin(request));
         let context = Context { origin: Some(origin.clone()), explanation, ..Context::default() };
@@ -165,10 +172,14 @@ impl Gateway {
             Ok(target) => self.route(&context, request, target, &mut record),
             Err(error) => Err(error.clone().into()),
         };
+        let took = began.elapsed();
+        let outcome = result.unwrap_or_else(GatewayOutcome::Answer);
+        if let (Some(ticket), Some(explanation)) = (ticket, &context.explanation) {
+            self.journeys.show(ticket, &record, outcome.status(), explanation);
+        }
         // Without this drop, the id could only be copied out of the origin below.
         drop(context);
-        let took = began.elapsed();
-        match result.unwrap_or_else(GatewayOutcome::Answer) {
+        match outcome {
             GatewayOutcome::Answer(answer) => {
                 record.count(answer.status, took);
                 record.log(answer.status, answer.sent_bytes(&request.method), took);
@@ -195,6 +206,9 @@ impl Gateway {
         // A HEAD is a GET whose answer is sent without its body.
         let method = if request.method == Method::Head { "GET" } else { request.method.as_str() };
         let path = &*target.path;
+        if path == journeys::PATH && request.method == Method::Get {
+            return self.watch(request, record);
+        }
         if own_paths::is_own(path) {
             // Any other method is arbitrary text from the client, not a route.
             record.route = Some(Cow::Borrowed(path)).filter(|_| method == "GET");
@@ -202,7 +216,7 @@ impl Gateway {
         }
         let (uri, has_segment) = match self.mesh.resolve(method, path) {
             Resolved::Route(uri, segment) => (uri, segment.is_some()),
-            unresolved => return self.answer_unresolved(unresolved, method, path, record),
+            unresolved => return self.answer_unresolved(unresolved, request, method, path, record),
         };
         context.explain("src/routes.rs", || describe_route(method, path, uri, has_segment));
         record.route = Some(Cow::Borrowed(uri));
@@ -213,7 +227,7 @@ impl Gateway {
         let segment = if has_segment { Some(target.last_segment()?) } else { None };
         let params = translate::params(request, target.query, segment)?;
         context.explain("src/gateway/translate.rs", || {
-            format!("params of the packet: {}", masked(params.get()))
+            format!("path, query and body become the params of the packet: {} bytes", params.get().len())
         });
         if translate::wants_events(request) {
             return self.stream(context, request, uri, &params, record);
@@ -224,6 +238,7 @@ impl Gateway {
         let exchange = self.mesh.exchange(&packet, record.began + self.settings.timeout);
         record.instance = exchange.asked.as_ref().map(|link| link.shared_address());
         let reply = exchange.outcome.map_err(|outcome| translate::outcome_answer(outcome, uri))?;
+        let reply = explain::plain_reply(reply, context);
         if reply.more {
             let message = format!("{uri} answers with a stream; send Accept: text/event-stream, or a limit");
             return Err(RequestError::new(406, message).into());
@@ -236,6 +251,7 @@ impl Gateway {
     fn answer_unresolved<'a>(
         &self,
         resolved: Resolved<'_>,
+        request: &HttpRequest,
         method: &str,
         path: &'a str,
         record: &mut RequestRecord<'a>,
@@ -246,7 +262,7 @@ impl Gateway {
         };
         if path == "/" {
             record.route = Some(Cow::Borrowed(path)).filter(|_| method == "GET");
-            return own_paths::answer_root(&self.mesh, method, allowed).map(GatewayOutcome::Answer);
+            return own_paths::answer_root(&self.mesh, request, method, allowed).map(GatewayOutcome::Answer);
         }
         Err(if allowed.is_empty() {
             translate::not_found_answer(method, path)
@@ -284,11 +300,29 @@ impl Gateway {
                 Ok(GatewayOutcome::Events(Box::new(events)))
             }
             Ok(Some(whole)) => {
+                let whole = explain::plain_reply(whole, context);
                 Ok(GatewayOutcome::Answer(translate::reply_answer(whole).conditional(request)))
             }
             Ok(None) => Err(translate::outcome_answer(CallOutcome::Timeout, uri)),
             Err(failure) => Err(translate::failure_answer(&failure)),
         }
+    }
+
+    /// Answers a reader of [`journeys`]. Who may ask for explanations also gets journeys.
+    #[cold]
+    fn watch(
+        &self,
+        request: &HttpRequest,
+        record: &mut RequestRecord<'_>,
+    ) -> Result<GatewayOutcome, HttpAnswer> {
+        let place = StreamPlace::take(self.streams.clone(), self.settings.max_streams)
+            .ok_or_else(|| translate::outcome_answer(CallOutcome::Refused(Refusal::Busy), journeys::PATH))?;
+        record.route = Some(Cow::Borrowed(journeys::PATH));
+        let is_permitted = self.permit_explanation(request).is_ok();
+        let counts = Counts { in_flight: self.in_flight.clone(), streams: self.streams.clone() };
+        let (mesh, record) = (self.mesh.clone(), record.to_static());
+        let stream = JourneyStream::new(&self.journeys, is_permitted, mesh, counts, record, place);
+        Ok(GatewayOutcome::Events(Box::new(stream)))
     }
 
     /// The course's log service accepts text and never answers. The gateway answers as soon as the text is sent.
@@ -346,13 +380,26 @@ impl Gateway {
 }
 
 impl HttpHandler for Gateway {
-    type Events = EventStream;
+    type Events = dyn EventSource;
+
+    const HEADERS: &'static [&'static str] = &[
+        "Content-Type",
+        "X-Request-Id",
+        "Accept",
+        "Authorization",
+        "Last-Event-ID",
+        "If-Match",
+        "If-None-Match",
+        "X-Forwarded-For",
+        explain::HEADER,
+    ];
 
     /// Returns within the timeout.
     fn answer(&self, request: &HttpRequest) -> GatewayOutcome {
-        match request.header(explain::HEADER) {
-            None => self.answer_request(request, None),
-            Some(format) => GatewayOutcome::Answer(self.explain(request, format)),
+        match (request.header(explain::HEADER), self.journeys.choose()) {
+            (None, None) => self.answer_request(request, None, None),
+            (None, ticket) => self.answer_request(request, Some(explain::begin(request)), ticket),
+            (Some(format), ticket) => GatewayOutcome::Answer(self.explain(request, format, ticket)),
         }
     }
 
@@ -382,7 +429,7 @@ impl HttpHandler for Gateway {
 }
 
 /// The beginning of a stream, as an answer. Dropping the stream ends it.
-fn first_event(mut events: EventStream) -> HttpAnswer {
+fn first_event(mut events: Box<dyn EventSource>) -> HttpAnswer {
     let mut sent = Vec::new();
     let _ = events.append_events(&mut sent);
     events.finish(sent.len());

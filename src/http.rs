@@ -20,11 +20,13 @@
 //! | `reader` | bytes of one connection, with the deadline of a request | answers |
 //! | `chunks` | a chunked body | answers |
 //! | [`event_stream`] | Server-Sent Events on a connection | requests, where events come from |
+//! | [`broadcast`] | the same events for every reader | requests, where events come from |
 //! | [`server`] | the life of one connection; the trait [`HttpHandler`] | what the handler does |
 
 pub mod answer;
 pub mod answer_writer;
 pub mod backlog;
+pub mod broadcast;
 mod chunks;
 pub mod event_stream;
 mod reader;
@@ -34,6 +36,7 @@ pub mod server;
 pub mod target;
 
 pub use answer::HttpAnswer;
+pub use broadcast::{Broadcast, Watcher};
 pub use event_stream::{EventSource, NoEvents};
 pub use request::{HttpRequest, MAX_BODY_BYTES, RequestError};
 pub use server::{HttpHandler, HttpOutcome, HttpServer};

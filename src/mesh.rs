@@ -6,16 +6,17 @@
 //! - This file calls: [`Mesh::exchange`] picks an instance, sends, waits, and handles failures.
 //! - `link_table` knows which instance serves which route.
 //! - `failure` maps an outcome to a status.
-//! - `explain` lists the candidates of a pick.
+//! - `explain` lists the candidates of a pick. `status` is for people who watch.
 
 mod explain;
 mod failure;
 mod link_table;
+mod status;
 
 use std::fmt;
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, LazyLock, OnceLock, RwLock, Weak};
+use std::sync::{Arc, LazyLock, Mutex, OnceLock, RwLock, Weak};
 use std::time::Instant;
 
 use serde::Serialize;
@@ -34,15 +35,18 @@ use crate::node::Node;
 use crate::observe::metrics::{self, CALLS, Gauge};
 use crate::packet::{Dialect, Failure, Outgoing};
 use crate::routes::{Resolved, Row};
-use crate::sync::{read, write};
+use crate::sync::{lock, read, write};
 pub use failure::failure_of;
 pub(crate) use failure::read_reply;
 use link_table::LinkTable;
+pub use status::ServiceLink;
 
 /// A process's view of all services, and its links to them.
 pub struct Mesh {
     limits: LinkLimits,
     table: RwLock<LinkTable>,
+    /// Held while the table changes and the change is logged, so that the log has the order of the changes.
+    log_order: Mutex<()>,
     closing: AtomicBool,
     /// The secret that its links prove, after it has joined a cluster.
     secret: OnceLock<Option<Secret>>,
@@ -62,7 +66,8 @@ impl Mesh {
     #[must_use]
     pub fn new(limits: LinkLimits) -> Arc<Self> {
         let (table, closing) = (RwLock::new(LinkTable::default()), AtomicBool::new(false));
-        let mesh = Arc::new(Self { limits, table, closing, secret: OnceLock::new() });
+        let mesh =
+            Arc::new(Self { limits, table, log_order: Mutex::default(), closing, secret: OnceLock::new() });
         mesh.show_links();
         mesh
     }
@@ -292,6 +297,7 @@ impl Mesh {
 
     /// Applies a list: opens links to new instances, and drops unlisted links that are down.
     fn follow(self: &Arc<Self>, distributor: usize, nodes: Vec<Node>) {
+        let _in_order = lock(&self.log_order);
         let deferred =
             write(&self.table).follow(distributor, nodes, |node| self.open(&node.address(), node.dialect()));
         deferred.finish();
@@ -310,6 +316,7 @@ impl Mesh {
     }
 
     fn changed(&self, address: &str, up: bool) {
+        let _in_order = lock(&self.log_order);
         if up {
             log::info!("link {address}: up");
             return;

@@ -33,6 +33,8 @@ struct MetricsPage;
 impl HttpHandler for MetricsPage {
     type Events = NoEvents;
 
+    const HEADERS: &'static [&'static str] = &[];
+
     fn answer(&self, request: &HttpRequest) -> HttpOutcome<NoEvents> {
         HttpOutcome::Answer(page(request).unwrap_or_else(|answer| answer))
     }

@@ -18,8 +18,11 @@ const MAX_ROUTE_BYTES: usize = 1024;
 /// The name of every gateway. Gateways register no routes.
 pub const GATE: &str = "gate";
 
+/// The name of the live page. It has no routes, and its port speaks HTTP, like that of a gateway.
+pub const LOOK: &str = "look";
+
 /// The paths that a gateway answers itself. No node may register them.
-pub const GATEWAY_PATHS: [&str; 4] = ["/healthz", "/readyz", "/routes", "/metrics"];
+pub const GATEWAY_PATHS: [&str; 5] = ["/healthz", "/readyz", "/routes", "/metrics", "/journeys"];
 
 /// The entries of a list.
 #[derive(Debug, Clone, Default, PartialEq)]

@@ -1,11 +1,14 @@
 //! `X-Explain`: the client gets the steps of its request, as a diagram (`text`) or in the reply packet (`json`).
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use serde_json::{Map, Value, json};
 
 use super::diagram;
+use crate::context::Context;
 use crate::http::{HttpAnswer, HttpRequest, RequestError};
+use crate::net::link::ReplyFrame;
 use crate::packet::explain::{Explanation, without_explanation};
 use crate::packet::masked::masked;
 
@@ -48,10 +51,20 @@ impl ExplainFormat {
     }
 }
 
-/// The first step: the request has been read.
+/// The explanation of a request that has been read.
 #[must_use]
-pub fn describe_request(request: &HttpRequest) -> String {
-    format!("the HTTP request is read, with {} bytes of body", request.body.len())
+pub fn begin(request: &HttpRequest) -> Arc<Explanation> {
+    let text = format!("the HTTP request is read, with {} bytes of body", request.body.len());
+    Explanation::begin("gateway", request.began, "src/http/reader.rs", text)
+}
+
+/// The reply that the client would have got from a service that does not explain.
+#[must_use]
+pub fn plain_reply(mut reply: ReplyFrame, context: &Context) -> ReplyFrame {
+    if context.explanation.is_some() {
+        reply.json = without_explanation(&reply.json).into_owned();
+    }
+    reply
 }
 
 /// The explained answer to a request with this request line. Its status is that of the plain answer, unless that allows
@@ -65,10 +78,10 @@ pub fn explained_answer(
 ) -> HttpAnswer {
     let status = answer.status;
     explanation.add("src/http/answer_writer.rs", format!("the answer {status} is ready to be written"));
-    let body = String::from_utf8_lossy(&answer.body).into_owned();
-    let body = without_explanation(body.trim_end());
+    let body = String::from_utf8_lossy(&answer.body);
+    let body = body.trim_end();
     let explained = match format {
-        ExplainFormat::Json => HttpAnswer::json(200, &with_steps(&body, explanation)),
+        ExplainFormat::Json => HttpAnswer::json(200, &with_steps(body, explanation)),
         ExplainFormat::Text => {
             let last = format!("HTTP/1.1 {status}\n{}", masked(body.as_bytes()));
             let text = diagram::draw(&explanation.steps(), request, &last);

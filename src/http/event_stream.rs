@@ -46,14 +46,18 @@ impl EventSource for NoEvents {
 
 /// Sends events until the source ends or the client disconnects. The caller closes the connection afterwards, which
 /// marks the end of the answer. The error means that the client has disconnected or does not read.
-pub fn send_events(client: &TcpStream, source: &mut impl EventSource) -> io::Result<()> {
+pub fn send_events(client: &TcpStream, source: &mut (impl EventSource + ?Sized)) -> io::Result<()> {
     let mut sent_bytes = 0;
     let result = send_all(client, source, &mut sent_bytes);
     source.finish(sent_bytes);
     result
 }
 
-fn send_all(client: &TcpStream, source: &mut impl EventSource, sent_bytes: &mut usize) -> io::Result<()> {
+fn send_all(
+    client: &TcpStream,
+    source: &mut (impl EventSource + ?Sized),
+    sent_bytes: &mut usize,
+) -> io::Result<()> {
     let mut out =
         b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nCache-Control: no-store\r\n".to_vec();
     for (name, value) in source.headers() {

@@ -45,6 +45,8 @@ pub struct RequestReader<'a> {
     buffer: Vec<u8>,
     /// The part of the buffer that has been received but not used.
     unread: Range<usize>,
+    /// The names of the headers that the handler reads.
+    names: &'static [&'static str],
     /// The headers of the current request, after its head was parsed.
     headers: Vec<Header>,
     /// The current read timeout of the socket.
@@ -57,12 +59,13 @@ pub struct RequestReader<'a> {
 }
 
 impl<'a> RequestReader<'a> {
-    pub fn new(stream: &'a TcpStream) -> Self {
+    pub fn new(stream: &'a TcpStream, names: &'static [&'static str]) -> Self {
         let (buffer, headers) = (Vec::new(), Vec::new());
         Self {
             stream,
             buffer,
             unread: 0..0,
+            names,
             headers,
             timeout: None,
             deadline: None,
@@ -151,7 +154,8 @@ impl<'a> RequestReader<'a> {
             }
             if let Some(end) = end {
                 let begin = self.unread.start;
-                let head = RequestHead::parse(&self.buffer[begin..begin + end], &mut self.headers)?;
+                let head =
+                    RequestHead::parse(&self.buffer[begin..begin + end], self.names, &mut self.headers)?;
                 self.consume(end);
                 return Ok(head);
             }

@@ -20,19 +20,6 @@ const MAX_HEADERS: usize = 100;
 /// Nearly every head has at most this many headers.
 const USUAL_HEADERS: usize = 24;
 
-/// The headers that a handler may read. All others are read and dropped.
-const KEPT_HEADERS: [&str; 9] = [
-    "Content-Type",
-    "X-Request-Id",
-    "Accept",
-    "Authorization",
-    "Last-Event-ID",
-    "If-Match",
-    "If-None-Match",
-    "X-Forwarded-For",
-    "X-Explain",
-];
-
 /// A valid head.
 #[derive(Debug)]
 pub struct RequestHead {
@@ -51,11 +38,15 @@ pub enum BodyLength {
 }
 
 impl RequestHead {
-    /// Checks a whole head. Stores the headers for the handler in `kept`, even if it then rejects the head.
-    pub fn parse(bytes: &[u8], kept: &mut Vec<Header>) -> Result<Self, RequestError> {
-        match Self::parse_within::<USUAL_HEADERS>(bytes, kept)? {
+    /// Checks a whole head. Stores the headers called `names` in `kept`, even if it then rejects the head.
+    pub fn parse(
+        bytes: &[u8],
+        names: &'static [&'static str],
+        kept: &mut Vec<Header>,
+    ) -> Result<Self, RequestError> {
+        match Self::parse_within::<USUAL_HEADERS>(bytes, names, kept)? {
             Some(head) => Ok(head),
-            None => Self::parse_within::<MAX_HEADERS>(bytes, kept)?.ok_or_else(|| {
+            None => Self::parse_within::<MAX_HEADERS>(bytes, names, kept)?.ok_or_else(|| {
                 RequestError::new(431, format!("the request has more than {MAX_HEADERS} headers; send fewer"))
             }),
         }
@@ -67,6 +58,7 @@ impl RequestHead {
     #[inline(never)]
     fn parse_within<const HEADERS: usize>(
         bytes: &[u8],
+        names: &'static [&'static str],
         kept: &mut Vec<Header>,
     ) -> Result<Option<Self>, RequestError> {
         // Not initialised: clearing the array costs more than reading the usual three headers.
@@ -89,7 +81,7 @@ impl RequestHead {
         let method = Method::from_str(method)
             .map_err(|()| RequestError::bad_request("unknown method; use one such as GET or POST"))?;
         let headers = Headers(parsed.headers);
-        *kept = headers.kept();
+        *kept = headers.kept(names);
         if headers.all("Host").count() > 1 {
             return Err(RequestError::bad_request("the request has several Host headers; send one"));
         }
@@ -116,16 +108,16 @@ impl<'a> Headers<'a> {
         self.0.iter().filter(move |header| header.name.eq_ignore_ascii_case(name)).map(|header| header.value)
     }
 
-    fn kept(&self) -> Vec<Header> {
+    fn kept(&self, names: &'static [&'static str]) -> Vec<Header> {
         // A proxy appends its header after those of the client. So the last one is the proxy's.
-        let named = |name: &'static str| {
+        let find = |name: &&'static str| {
             let mut all = self.all(name);
-            let value = if name == "X-Forwarded-For" { all.last() } else { all.next() };
-            value.map(|value| (name, value))
+            let value = if *name == "X-Forwarded-For" { all.last() } else { all.next() };
+            value.map(|value| (*name, value))
         };
-        KEPT_HEADERS
-            .into_iter()
-            .filter_map(named)
+        names
+            .iter()
+            .filter_map(find)
             .filter_map(|(name, value)| Header::from_bytes(name, value).ok())
             .collect()
     }

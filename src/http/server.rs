@@ -28,7 +28,10 @@ const REFUSE_TIMEOUT: Duration = Duration::from_millis(100);
 /// Answers the requests of a server.
 pub trait HttpHandler: Send + Sync + 'static {
     /// The type of its event streams; [`NoEvents`](super::NoEvents) if it has none.
-    type Events: EventSource;
+    type Events: EventSource + ?Sized;
+
+    /// The headers that it reads. All others are dropped.
+    const HEADERS: &'static [&'static str];
 
     /// Answers one request. Never fails: a failure is an answer.
     fn answer(&self, request: &HttpRequest) -> HttpOutcome<Self::Events>;
@@ -41,11 +44,22 @@ pub trait HttpHandler: Send + Sync + 'static {
 }
 
 /// The result of a handler.
-pub enum HttpOutcome<E> {
+pub enum HttpOutcome<E: ?Sized> {
     /// A whole answer.
     Answer(HttpAnswer),
     /// A stream of events. The connection closes at its end.
     Events(Box<E>),
+}
+
+impl<E: ?Sized> HttpOutcome<E> {
+    /// The HTTP status. That of a stream is 200.
+    #[must_use]
+    pub fn status(&self) -> u16 {
+        match self {
+            Self::Answer(answer) => answer.status,
+            Self::Events(_) => 200,
+        }
+    }
 }
 
 /// Serves HTTP on a listener.
@@ -64,7 +78,7 @@ impl<H: HttpHandler> HttpServer<H> {
     /// Answers the requests of one connection in the order of their arrival, until it closes.
     fn answer_requests(&self, connection: &Connection) -> io::Result<()> {
         let stream = connection.stream.as_ref();
-        let mut reader = RequestReader::new(stream);
+        let mut reader = RequestReader::new(stream, H::HEADERS);
         while reader.await_request()? {
             let _work = connection.work();
             let held_bytes = self.backlog.hold(&connection.stream);
@@ -142,16 +156,21 @@ impl<H: HttpHandler> Serve for HttpServer<H> {
 #[doc(hidden)]
 pub mod fuzz_doors {
     use super::super::reader::FIRST_READ_BYTES;
-    use super::{Arc, Backlog, HttpRequest, IpAddr, ReadError, RequestReader, TcpStream, read_request};
+    use super::{
+        Arc, Backlog, HttpHandler, HttpRequest, IpAddr, ReadError, RequestReader, TcpStream, read_request,
+    };
 
     /// The smallest buffer for a read, in bytes.
     pub const LEAST_ROOM_BYTES: usize = FIRST_READ_BYTES;
 
-    /// Reads the requests of one connection until it closes. Also returns the status of the last one, if it was
-    /// rejected.
-    pub fn requests(stream: &Arc<TcpStream>, peer: IpAddr) -> (Vec<HttpRequest>, Option<u16>) {
+    /// Reads the requests of one connection to a handler until it closes. Also returns the status of the last one, if
+    /// it was rejected.
+    pub fn requests<H: HttpHandler>(
+        stream: &Arc<TcpStream>,
+        peer: IpAddr,
+    ) -> (Vec<HttpRequest>, Option<u16>) {
         let backlog = Backlog::default();
-        let mut reader = RequestReader::new(stream);
+        let mut reader = RequestReader::new(stream, H::HEADERS);
         let mut requests = Vec::new();
         while let Ok(true) = reader.await_request() {
             match read_request(&mut reader, backlog.hold(stream), peer) {

@@ -18,8 +18,8 @@ use crate::routes::Routes;
 pub struct LinkTable {
     pub routes: Routes<Arc<Link>>,
     pub links: HashMap<String, Arc<Link>>,
-    /// For each distributor: the instances of its newest list, with their ids.
-    listed: HashMap<usize, HashMap<String, Option<String>>>,
+    /// For each distributor: the nodes of its newest list.
+    pub lists: HashMap<usize, Vec<Node>>,
 }
 
 impl LinkTable {
@@ -28,18 +28,18 @@ impl LinkTable {
     pub fn follow(
         &mut self,
         distributor: usize,
-        mut nodes: Vec<Node>,
+        nodes: Vec<Node>,
         open: impl Fn(&Node) -> io::Result<Arc<Link>>,
     ) -> DeferredWork {
-        nodes.retain(|node| !node.urls.is_empty());
         let mut deferred = DeferredWork::default();
-        let before = self.listed.remove(&distributor).unwrap_or_default();
-        for node in &nodes {
-            let is_new = before.get(&node.address()).map(Option::as_deref) != Some(node.id());
+        let before = self.lists.remove(&distributor).unwrap_or_default();
+        let before: HashMap<String, Option<&str>> =
+            before.iter().map(|node| (node.address(), node.id())).collect();
+        for node in nodes.iter().filter(|node| !node.urls.is_empty()) {
+            let is_new = before.get(&node.address()) != Some(&node.id());
             self.follow_node(node, is_new, &open, &mut deferred);
         }
-        let now = nodes.iter().map(|node| (node.address(), node.id().map(str::to_owned))).collect();
-        self.listed.insert(distributor, now);
+        self.lists.insert(distributor, nodes);
         self.drop_unlisted_into(&mut deferred);
         deferred
     }
@@ -82,12 +82,12 @@ impl LinkTable {
     }
 
     fn drop_unlisted_into(&mut self, deferred: &mut DeferredWork) {
-        let listed: HashSet<&str> =
-            self.listed.values().flat_map(HashMap::keys).map(String::as_str).collect();
+        let instances = self.lists.values().flatten().filter(|node| !node.urls.is_empty());
+        let listed: HashSet<String> = instances.map(Node::address).collect();
         let gone: Vec<String> = self
             .links
             .iter()
-            .filter(|(address, link)| !listed.contains(address.as_str()) && !link.is_up())
+            .filter(|(address, link)| !listed.contains(*address) && !link.is_up())
             .map(|(address, _)| address.clone())
             .collect();
         for address in gone {

@@ -101,6 +101,14 @@ impl Health {
         lock(&self.failures).rank(intent, in_flight, Instant::now())
     }
 
+    /// How many requests in a row failed, and how long the instance stays set aside, if it is.
+    #[must_use]
+    pub fn failures(&self) -> (u32, Option<Duration>) {
+        let failures = lock(&self.failures);
+        let until = failures.until.filter(|_| failures.in_a_row >= FAILURES);
+        (failures.in_a_row, until.map(|until| until.saturating_duration_since(Instant::now())))
+    }
+
     /// True if it is set aside or on trial.
     #[must_use]
     pub fn is_aside(&self) -> bool {

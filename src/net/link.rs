@@ -15,10 +15,12 @@
 //! Every request ends in exactly one of: its reply, [`Outcome::Timeout`], [`Outcome::LinkLost`], or
 //! [`Outcome::Refused`], which means that it was never sent.
 
+mod status;
+
 use std::fmt;
 use std::io;
 use std::net::TcpStream;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, RwLock};
 use std::time::{Duration, Instant};
 
@@ -44,6 +46,7 @@ use crate::sync::{Permit, read, write};
 
 pub use super::reply::{Outcome, Refusal, ReplyFrame};
 pub use super::stream::{ReplyStream, StreamEnd};
+pub use status::LinkStatus;
 
 /// The limit of streams on one link. Streams may stay open forever, so requests have a separate limit.
 const MAX_STREAMS: usize = 4096;
@@ -115,7 +118,6 @@ struct LinkShared {
     /// The instance itself said so over this connection. No list may contradict it.
     has_said_goodbye: AtomicBool,
     in_flight: AtomicUsize,
-    orphans: AtomicU64,
     health: Health,
     connection: RwLock<Option<Arc<LinkConnection>>>,
     on_change: Box<OnChange>,
@@ -140,7 +142,6 @@ impl Link {
             is_listed_as_leaving: AtomicBool::new(false),
             has_said_goodbye: AtomicBool::new(false),
             in_flight: AtomicUsize::new(0),
-            orphans: AtomicU64::new(0),
             health: Health::of(address),
             connection: RwLock::new(None),
             on_change,
@@ -207,12 +208,6 @@ impl Link {
     #[must_use]
     pub fn is_up(&self) -> bool {
         read(&self.shared.connection).is_some()
-    }
-
-    /// The number of replies that had no waiter.
-    #[must_use]
-    pub fn orphans(&self) -> u64 {
-        self.shared.orphans.load(Ordering::Relaxed)
     }
 
     /// Sets whether the instance is shutting down. If so, it gets no new requests, and its connection closes once
@@ -423,7 +418,6 @@ impl LinkShared {
         match connection.pending.deliver(key, reply) {
             Delivery::Delivered => connection.set_used(),
             Delivery::Orphan => {
-                self.orphans.fetch_add(1, Ordering::Relaxed);
                 CALLS.orphans.inc();
                 let named = named.map_or("none", RawValue::get);
                 log::debug!("{} → orphan reply, key {named:.40}: it has no waiter", self.address);

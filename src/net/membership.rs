@@ -141,6 +141,12 @@ impl Membership {
         self.me.register_everywhere();
     }
 
+    /// The addresses of the distributors that this node is connected to now.
+    #[must_use]
+    pub fn connected(&self) -> Vec<String> {
+        lock(&self.me.connected).iter().map(|(address, _)| address.clone()).collect()
+    }
+
     /// A handle for code that needs to register again.
     #[must_use]
     pub fn registration(&self) -> RegistrationHandle {

@@ -10,6 +10,7 @@
 
 mod process;
 mod register;
+mod totals;
 
 use std::collections::HashMap;
 use std::sync::{Arc, LazyLock, Mutex, OnceLock, RwLock};
@@ -21,6 +22,7 @@ use prometheus::{
 use register::{REGISTRY, counter, counters, gauge, histogram, histograms, registered};
 
 use crate::sync::{lock, read, write};
+pub use totals::RouteTotals;
 
 /// The HTTP content type of the text.
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";

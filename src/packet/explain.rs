@@ -190,6 +190,14 @@ impl Step {
         STEP_BYTES + self.file.len() + place + peer + self.size()
     }
 
+    /// Removes the texts of all packets, here and in the steps of other processes. Their lengths stay.
+    pub fn hide_packets(&mut self) {
+        if let Some(packet) = &mut self.packet {
+            packet.packet.clear();
+        }
+        self.explain.iter_mut().for_each(Self::hide_packets);
+    }
+
     fn drop_nested(&mut self) {
         if !self.explain.is_empty() {
             self.explain.clear();

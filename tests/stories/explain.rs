@@ -87,7 +87,7 @@ fn the_json_form_is_the_reply_packet_with_one_more_field() {
     for step in [
         "read",
         "matches the route",
-        "params of the packet",
+        "become the params of the packet",
         "candidates",
         "gets key",
         "admitted",

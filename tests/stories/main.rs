@@ -27,6 +27,7 @@ mod feed;
 mod harness;
 mod http_front;
 mod invariants;
+mod journeys;
 mod links;
 mod mesh;
 mod model;

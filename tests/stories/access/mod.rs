@@ -4,6 +4,7 @@ mod admins;
 mod explain;
 mod feed;
 mod guessing;
+mod journeys;
 mod leaks;
 mod rights;
 mod tokens;
