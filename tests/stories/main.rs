@@ -29,6 +29,7 @@ mod http_front;
 mod invariants;
 mod journeys;
 mod links;
+mod look;
 mod mesh;
 mod model;
 mod secret;

@@ -109,7 +109,11 @@ impl Connection {
     }
 
     pub fn send_request(&mut self, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) {
-        let mut head = format!("{method} {path} HTTP/1.1\r\nHost: test\r\n");
+        let host = self.stream.peer_addr().map_or_else(|_| "test".to_owned(), |peer| peer.to_string());
+        let mut head = format!("{method} {path} HTTP/1.1\r\n");
+        if !headers.iter().any(|(name, _)| *name == "Host") {
+            head.extend(["Host: ", &host, "\r\n"]);
+        }
         for (name, value) in headers {
             head.extend([name, ": ", value, "\r\n"]);
         }
@@ -140,7 +144,7 @@ impl Connection {
         let version = status_line.next().unwrap().to_owned();
         let status = status_line.next().unwrap().parse().unwrap();
         let headers =
-            lines.map(|line| line.split_once(": ").unwrap()).map(|(n, v)| (n.to_owned(), v.to_owned()));
+            lines.map(|line| line.split_once(':').unwrap()).map(|(n, v)| (n.to_owned(), v.trim().to_owned()));
         let mut response = Response { status, version, headers: headers.collect(), body: Vec::new() };
         let length = response.header("Content-Length").map_or(0, |length| length.parse().unwrap());
         if method != "HEAD" && status >= 200 && status != 204 && status != 304 {

@@ -1,5 +1,6 @@
 //! The tools of the stories.
 
+mod browser;
 mod echo;
 mod http;
 mod load;
@@ -21,6 +22,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
+pub use browser::Browser;
 pub use echo::{Echo, ReceivedRequest};
 pub use http::{Connection, Http, Response};
 pub use load::Load;

@@ -10,7 +10,17 @@ pub fn tool(name: &str) -> PathBuf {
     static DIRECTORY: LazyLock<&Path> = LazyLock::new(|| {
         let directory = Path::new(env!("CARGO_BIN_EXE_gateway")).parent().unwrap();
         let built = Command::new(env!("CARGO"))
-            .args(["build", "--quiet", "--offline", "--package", "pilcrow-up", "--package", "pilcrow-tap"])
+            .args([
+                "build",
+                "--quiet",
+                "--offline",
+                "--package",
+                "pilcrow-up",
+                "--package",
+                "pilcrow-tap",
+                "--package",
+                "pilcrow-look",
+            ])
             .arg("--target-dir")
             .arg(directory.parent().unwrap())
             .current_dir(env!("CARGO_MANIFEST_DIR"))
