@@ -109,6 +109,11 @@ fn the_document_about_the_tap_shows_what_happens() {
 }
 
 #[test]
+fn the_document_about_the_live_page_shows_what_happens() {
+    run_document("documents::the_document_about_the_live_page_shows_what_happens", "docs/look.md");
+}
+
+#[test]
 fn the_document_of_examples_shows_what_happens() {
     run_document("documents::the_document_of_examples_shows_what_happens", "examples/README.md");
 }
@@ -119,9 +124,10 @@ fn the_document_of_decisions_shows_what_happens() {
 }
 
 /// The documents that have separate tests above.
-const RUN: [&str; 7] = [
+const RUN: [&str; 8] = [
     "README.md",
     "docs/decisions.md",
+    "docs/look.md",
     "docs/protocol.md",
     "docs/secret.md",
     "docs/seeing.md",

@@ -100,6 +100,9 @@ case "$*" in
   tap*)
     shift
     exec "{built}/pilcrow-tap" "$@" ;;
+  look*)
+    shift
+    exec "{built}/pilcrow-look" "$@" ;;
   *--message-format*) {distributor}; {users}; {gateway} ;;
   build*) ;;
   "run --example "*) exec "{built}/examples/$3" "${{@:5}}" ;;

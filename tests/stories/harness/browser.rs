@@ -1,4 +1,4 @@
-//! A real browser: headless Chromium, driven over HTTP by its driver (W3C WebDriver).
+//! A real browser: headless Chromium, driven over HTTP by its driver (`WebDriver`).
 
 use std::net::{Ipv4Addr, SocketAddr};
 
@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::{Http, Program, Watched, eventually, skip};
 
-/// The name under which WebDriver returns an element.
+/// The name under which the driver returns an element.
 const ELEMENT: &str = "element-6066-11e4-a52e-4f735466cecf";
 
 /// A browser with one window. Dropping it closes it.
