@@ -25,13 +25,16 @@ function knownUsers() {
   for (const { user_id, kind, user } of live.changes) {
     if (!users.has(user_id)) users.set(user_id, kind === "deleted" ? null : (user?.name ?? ""));
   }
-  return [...users].filter(([, name]) => name !== null).slice(0, MAX_CHOICES).map(([id, name]) => ({ id, name }));
+  const kept = [...users].filter(([, name]) => name !== null).slice(0, MAX_CHOICES);
+  return kept.map(([id, name]) => ({ id, name }));
 }
 
 function renderForm() {
   byId("change-form").hidden = isSecured();
-  const update = (option, { id, name }) => setText(option, id ? `#${id} ${name}` : t("new_user"));
-  sync(byId("change-user"), [{ id: "" }, ...knownUsers()], ({ id }) => id, ({ id }) => element("option", { value: id }), update);
+  const choices = [{ id: "" }, ...knownUsers()];
+  sync(byId("change-user"), choices, ({ id }) => id, ({ id }) => element("option", { value: id }), (option, { id, name }) => {
+    setText(option, id ? `#${id} ${name}` : t("new_user"));
+  });
   const isNew = !byId("change-user").value;
   byId("change-email-field").hidden = !isNew;
   setText(byId("change-send"), t(isNew ? "create" : "rename"));

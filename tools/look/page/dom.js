@@ -23,10 +23,18 @@ export function setText(node, text) {
   if (node.textContent !== shown) node.textContent = shown;
 }
 
+// Attributes that are read by people.
+const READ = new Set(["title", "aria-label", "placeholder"]);
+
+// Sets attributes that differ; `null`, `undefined` and `false` remove one.
 export function setAttributes(node, attributes) {
   for (const [name, value] of Object.entries(attributes)) {
-    if (value === null || value === undefined || value === false) node.removeAttribute(name);
-    else if (node.getAttribute(name) !== String(value)) node.setAttribute(name, value);
+    if (value === null || value === undefined || value === false) {
+      node.removeAttribute(name);
+      continue;
+    }
+    const shown = READ.has(name) ? visible(value) : String(value);
+    if (node.getAttribute(name) !== shown) node.setAttribute(name, shown);
   }
   return node;
 }

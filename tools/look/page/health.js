@@ -95,8 +95,10 @@ function createSentence({ state, key, values, next_ms }) {
 }
 
 function render() {
-  const keyOf = ({ key, values }) => `${t(key, values)}`;
-  sync(byId("health"), currentSentences(), keyOf, createSentence, (line, { next_ms }) => setText(line.next, nextTry(next_ms)));
+  const keyOf = ({ key, values }) => t(key, values);
+  sync(byId("health"), currentSentences(), keyOf, createSentence, (line, { next_ms }) => {
+    setText(line.next, nextTry(next_ms));
+  });
 }
 
 watch(["system", "language"], render);

@@ -141,7 +141,9 @@ function drawBar(step) {
   const x = Math.min(99.6, (begin / total) * 100);
   svg.append(
     shape("line", { class: "lifeline", x1: 0, x2: "100%", y1: 27.5, y2: 27.5 }),
-    shape("rect", { class: `bar${step.isEstimate ? " estimate" : ""}`, x: `${x}%`, width: `${width}%`, y: 7, height: 14, rx: 2 }),
+    shape("rect", {
+      class: `bar${step.isEstimate ? " estimate" : ""}`, x: `${x}%`, width: `${width}%`, y: 7, height: 14, rx: 2,
+    }),
   );
   return svg;
 }
@@ -232,13 +234,12 @@ async function renderSource(file) {
   detail.source.scrollTop = 0;
 }
 
-// Segments come from a packet, so each is escaped. Missing files are remembered too.
+// The name comes from another process, so it must not lead out of `/source/`. Missing files are remembered too.
 function loadSource(file) {
-  if (isSecured()) return null;
+  if (isSecured() || !/^[\w\-/]+\.rs$/.test(file)) return null;
   if (sources.has(file)) return sources.get(file);
   if (sources.size >= MAX_SOURCES) sources.delete(sources.keys().next().value);
-  const path = `/source/${file.split("/").map(encodeURIComponent).join("/")}`;
-  const text = fetch(path).then((response) => (response.ok ? response.text() : null)).catch(() => null);
+  const text = fetch(`/source/${file}`).then((response) => (response.ok ? response.text() : null)).catch(() => null);
   sources.set(file, text);
   return text;
 }

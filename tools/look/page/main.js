@@ -27,7 +27,9 @@ function setTheme(theme) {
 function renderTexts() {
   document.title = t("title");
   for (const node of document.querySelectorAll("[data-t]")) setText(node, t(node.dataset.t));
-  for (const node of document.querySelectorAll("[data-t-label]")) setAttributes(node, { "aria-label": t(node.dataset.tLabel) });
+  for (const node of document.querySelectorAll("[data-t-label]")) {
+    setAttributes(node, { "aria-label": t(node.dataset.tLabel) });
+  }
   setText(byId("language"), t("other_language"));
   setAttributes(byId("language"), { lang: language() === "en" ? "ko" : "en" });
   setText(byId("theme"), t(isDark() ? "theme_light" : "theme_dark"));

@@ -58,7 +58,7 @@ export async function send(place, request) {
   setText(place, t("sending"));
   try {
     const { status, id, body } = await postJson("/send", request);
-    showAnswer(place, status, id, body);
+    showAnswer(place, status, id, body.trimEnd());
     return status < 400;
   } catch (error) {
     setText(place, t("failed_to", { message: error.message }));
@@ -70,7 +70,8 @@ function showAnswer(place, status, id, body) {
   const word = element("strong", { class: "answer" }, t("answer", { status }));
   const open = element("button", { type: "button", class: "journey-open" }, t("show_journey"));
   open.addEventListener("click", () => openJourneyOf(place, id));
-  place.replaceChildren(word, " ", element("code", {}, id), " ", element("code", { class: "body", title: body, tabindex: 0 }, body), open);
+  const shownBody = element("code", { class: "body", title: body, tabindex: 0 }, body);
+  place.replaceChildren(word, " ", element("code", { class: "request-id" }, id), " ", shownBody, open);
   place.translateAnswer = () => {
     setText(word, t("answer", { status }));
     setText(open, t("show_journey"));

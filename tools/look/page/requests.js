@@ -54,7 +54,8 @@ const endOf = (id) => (id.length > 11 ? `…${id.slice(-10)}` : id);
 
 function createRow(journey) {
   const time = new Date(journey.at_ms).toTimeString().slice(0, 8);
-  const button = element("button", { type: "button", class: "request-row", "data-journey": journey.number, "data-id": journey.id },
+  const hooks = { "data-journey": journey.number, "data-id": journey.id };
+  const button = element("button", { type: "button", class: "request-row", ...hooks },
     statusCell(journey.status),
     element("span", { class: "path", title: `${journey.method} ${journey.path}` }, `${journey.method} ${journey.path}`),
     element("span", { class: "took" }, `${milliseconds(journey.took_us)} ms`),

@@ -73,7 +73,7 @@ const TEXTS = {
     "{number} requests per second fail with a status of 5xx.",
     "초당 {number}개의 요청이 5xx 상태로 실패합니다.",
   ],
-  health_more: ["and {n} more", "그 밖에 {n}건"],
+  health_more: ["and {n:more problem/more problems}.", "그 밖에 {n}건이 더 있습니다."],
 
   per_second: ["requests / s", "초당 요청"],
   p50: ["p50, ms", "p50, ms"],
@@ -216,8 +216,8 @@ const TEXTS = {
     "같은 주소로 다시 시작합니다. 게이트웨이가 3초 안에 다시 연결합니다.",
   ],
   look_freeze_gateway: [
-    "Clients wait and get no answer, and this page shows the gateway as silent. The services stay up.",
-    "클라이언트는 응답을 받지 못하고, 이 페이지는 게이트웨이를 무응답으로 표시합니다. 서비스는 정상입니다.",
+    "Clients connect and wait, but get no answer. The services stay up.",
+    "클라이언트는 연결되지만 응답을 받지 못하고 기다립니다. 서비스는 정상입니다.",
   ],
   look_continue_gateway: [
     "The gateway answers what waited, and counts the time in p99.",
