@@ -20,6 +20,7 @@ const FILES: &[(&str, &str, &str)] = &[
     ("/health.js", JAVASCRIPT, include_str!("../page/health.js")),
     ("/icon.svg", SVG, include_str!("../page/icon.svg")),
     ("/journey.js", JAVASCRIPT, include_str!("../page/journey.js")),
+    ("/layout.js", JAVASCRIPT, include_str!("../page/layout.js")),
     ("/live.js", JAVASCRIPT, include_str!("../page/live.js")),
     ("/main.js", JAVASCRIPT, include_str!("../page/main.js")),
     ("/map.js", JAVASCRIPT, include_str!("../page/map.js")),
