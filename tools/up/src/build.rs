@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::env;
 use std::path::PathBuf;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use crossbeam_channel::{Receiver, Sender};
 use serde_json::Value;
@@ -14,8 +14,8 @@ use crate::process::Process;
 /// The root of the workspace when this tool was compiled.
 pub const WORKSPACE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
 
-/// The programs to build.
-const NAMES: [&str; 3] = ["distributor", "users", "gateway"];
+/// The packages whose programs are built.
+const PACKAGES: [&str; 2] = ["pilcrow", "pilcrow-tap"];
 
 /// The id of cargo's process. The ids of the services count up from 0.
 const CARGO: usize = usize::MAX;
@@ -52,7 +52,7 @@ pub fn build(sender: &Sender<Event>, events: &Receiver<Event>) -> Result<Binarie
             Event::Exited { status: Some(status), .. } if status.success() => break,
             Event::Exited { .. } => return Err(failure(events)),
             Event::Interrupt => return Err(Stop::Interrupted),
-            Event::Ready { .. } => {}
+            Event::Ready { .. } | Event::Typed(_) => {}
         }
     }
     Ok(binaries)
@@ -61,9 +61,10 @@ pub fn build(sender: &Sender<Event>, events: &Receiver<Event>) -> Result<Binarie
 fn cargo() -> Command {
     let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     // Ask cargo for the paths, since the target directory can be set in many places.
-    command.current_dir(WORKSPACE).args(["build", "--release", "--message-format=json-render-diagnostics"]);
-    for name in NAMES {
-        command.args(["--bin", name]);
+    command.current_dir(WORKSPACE).stdin(Stdio::null()).stdout(Stdio::piped());
+    command.args(["build", "--release", "--message-format=json-render-diagnostics", "--bins"]);
+    for package in PACKAGES {
+        command.args(["--package", package]);
     }
     command
 }

@@ -1,53 +1,53 @@
 //! The processes that run together: they start one after the other, are watched, and stop in reverse order.
 //!
-//! *Invariant:* when one process ends, all are stopped. None is restarted, so that a failure is visible.
+//! *Invariant:* when one process ends by itself, all are stopped. None is restarted, so that a failure is visible.
+//! Only [`OnEnd`] makes exceptions: for an end that a [switch](crate::switch) caused, and for the page.
+
+mod switches;
+#[cfg(all(test, unix))]
+mod tests;
 
 use std::collections::VecDeque;
 use std::env;
 use std::net::SocketAddr;
-use std::process::{Command, ExitStatus, Stdio};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender};
+use serde_json::json;
 
 use crate::event::{Event, SAME_MOMENT, Source, Stop};
+use crate::member::{Member, OnEnd, Part, Program, State};
 use crate::process::Process;
 use crate::screen::Screen;
+use crate::switch;
 
 /// How long the start of all processes may take.
 const READY_WITHIN: Duration = Duration::from_secs(30);
 
-/// How long processes of one name may take to stop before they are killed: slightly longer than their own drain.
+/// How long processes of one program may take to stop before they are killed: slightly longer than their own drain.
 const STOP_WITHIN: Duration = Duration::from_secs(12);
 
-/// How many of its last log lines explain the end of a process.
-const LAST_LINES: usize = 3;
+/// How many commands may wait while one is carried out.
+const WAITING_COMMANDS: usize = 16;
 
-/// One process to start.
-pub struct Part {
-    /// The name of the program. Adjacent parts with one name are stopped together.
-    pub name: &'static str,
-    /// The name of this process on the screen.
-    pub label: String,
-    /// The command that starts it.
-    pub command: Command,
-    /// The address on which it listens.
-    pub listen: Listen,
-}
+/// Before these words on its stdout, the page has no command.
+const SWITCH: &str = "switch: ";
 
-/// The address on which a part listens.
-#[derive(Debug, PartialEq, Eq)]
-pub enum Listen {
-    /// The address that its defaults, the environment and `.env` define.
-    AsConfigured,
-    /// The address of an earlier part, with a port that is `ports` higher.
-    Beside { part: usize, ports: u16 },
-}
+/// Follows the reason why the page does not run.
+const WITHOUT_PAGE: &str = "The others run without the page.";
 
-/// The processes, and the receiving end of all their events.
+/// The processes, and the receiving end of all their events. A process has the number of its place in `members`, also
+/// after a restart, because it is never restarted before its end was reported.
 pub struct Crew {
     members: Vec<Member>,
     interrupted: bool,
+    /// The commands that were received and not yet carried out, oldest first.
+    commands: VecDeque<String>,
+    /// The list of processes that the page received last.
+    reported: String,
+    /// The program that disturbs packets. `None`: nothing may be broken on purpose.
+    tap: Option<PathBuf>,
     screen: Screen,
     events: Receiver<Event>,
     /// Cloned for the threads of each process.
@@ -56,30 +56,15 @@ pub struct Crew {
     stop_within: Duration,
 }
 
-/// A started process and its known state.
-struct Member {
-    name: &'static str,
-    label: String,
-    process: Process,
-    state: State,
-    /// The last lines of its log, oldest line first.
-    last_lines: VecDeque<String>,
-}
-
-/// The state of a process.
-#[derive(Clone, Copy)]
-enum State {
-    Starting,
-    Serving(SocketAddr),
-    Ended(Option<ExitStatus>),
-}
-
 impl Crew {
-    /// A crew without processes.
-    pub fn new(sender: Sender<Event>, events: Receiver<Event>, screen: Screen) -> Self {
+    /// A crew without processes. Switches exist if it has a tap.
+    pub fn new(sender: Sender<Event>, events: Receiver<Event>, screen: Screen, tap: Option<PathBuf>) -> Self {
         Self {
             members: Vec::new(),
             interrupted: false,
+            commands: VecDeque::new(),
+            reported: String::new(),
+            tap,
             screen,
             events,
             sender,
@@ -89,42 +74,45 @@ impl Crew {
     }
 
     /// Starts the parts in order. Each starts when the one before it is ready, so that no process has to reconnect.
-    /// Returns their addresses in the same order.
-    pub fn start(&mut self, parts: Vec<Part>) -> Result<Vec<SocketAddr>, Stop> {
+    pub fn start(&mut self, parts: Vec<Part>) -> Result<(), Stop> {
         let deadline = Instant::now() + self.ready_within;
-        let mut addresses = Vec::new();
-        for mut part in parts {
-            if let Listen::Beside { part: earlier, ports } = part.listen {
-                let address = beside(addresses[earlier], ports).map_err(Stop::Failed)?;
-                part.command.args(["--listen", &address.to_string()]);
+        for part in parts {
+            let program = part.program;
+            let started = self.add(part).map_err(Stop::Failed).and_then(|id| self.launch(id, deadline));
+            match started {
+                Err(Stop::Failed(reason)) if program == Program::Look => {
+                    self.say(&format!("{reason}\n{WITHOUT_PAGE}"));
+                }
+                started => started?,
             }
-            addresses.push(self.start_one(part, deadline)?);
         }
-        Ok(addresses)
+        Ok(())
     }
 
-    /// Shows the output of the processes until there is a reason to stop.
+    /// Shows the output of the processes and carries out commands, until there is a reason to stop.
     pub fn watch(&mut self) -> Stop {
         loop {
             if let Some(stop) = self.reason_to_stop() {
                 return stop;
             }
-            if let Ok(event) = self.events.recv() {
+            if let Some(command) = self.commands.pop_front() {
+                self.carry_out(&command);
+            } else if let Ok(event) = self.events.recv() {
                 self.note(event);
             }
         }
     }
 
-    /// Stops the running processes, in reverse order of their start. So the services still answer the last requests of
-    /// the gateway, and the distributor stops last.
+    /// Stops the running processes, one program after the other. The frozen ones run again first, so that no other
+    /// process waits for their answers.
     pub fn stop(&mut self) {
-        let mut rest = self.members.len();
-        while let Some(last) = self.members[..rest].last() {
-            let name = last.name;
-            let first =
-                self.members[..rest].iter().rposition(|member| member.name != name).map_or(0, |at| at + 1);
-            self.stop_some(first, rest);
-            rest = first;
+        for process in self.members.iter().filter_map(|member| member.process.as_ref()) {
+            process.resume();
+        }
+        for program in Program::ALL.into_iter().rev() {
+            let ids: Vec<usize> =
+                (0..self.members.len()).filter(|id| self.members[*id].part.program == program).collect();
+            self.end(&ids, Process::terminate);
         }
     }
 
@@ -133,63 +121,126 @@ impl Crew {
         self.screen.say(text);
     }
 
-    fn start_one(&mut self, mut part: Part, deadline: Instant) -> Result<SocketAddr, Stop> {
-        let id = self.members.len();
-        part.command.stderr(Stdio::piped());
+    /// The address of the first process of this program that serves.
+    pub fn address(&self, program: Program) -> Option<SocketAddr> {
+        let serves =
+            |member: &&Member| member.part.program == program && matches!(member.state, State::Serving);
+        self.members.iter().find(serves)?.address
+    }
+
+    /// Adds a process without starting it. A further instance of a program listens beside the first one.
+    fn add(&mut self, part: Part) -> Result<usize, String> {
+        let name = part.program.name();
+        let mut same = self.members.iter().filter(|member| member.part.program == part.program);
+        let first = same.next().map(|member| member.address);
+        let number = 1 + usize::from(first.is_some()) + same.count();
+        let (label, address) = match first {
+            None => (name.to_owned(), None),
+            Some(address) => (format!("{name}-{number}"), beside(address, number - 1)?),
+        };
+        self.members.push(Member::new(part, label, address));
+        Ok(self.members.len() - 1)
+    }
+
+    /// Starts the process of a member and waits until it serves. If it does not, the error says why, and the caller
+    /// decides what that means for the others.
+    fn launch(&mut self, id: usize, deadline: Instant) -> Result<(), Stop> {
+        let member = &mut self.members[id];
+        let mut command = member.command();
         if self.screen.colour && env::var_os("RUST_LOG_STYLE").is_none() {
             // The services write into a pipe, so they cannot detect that a terminal is at its other end.
-            part.command.env("RUST_LOG_STYLE", "always");
+            command.env("RUST_LOG_STYLE", "always");
         }
-        let process = Process::start(id, &part.label, &mut part.command, &self.sender).map_err(|error| {
-            let program = part.command.get_program().display();
-            Stop::Failed(format!("{} cannot be started ({program}): {error}", part.label))
+        let process = Process::start(id, &member.label, &mut command, &self.sender).map_err(|error| {
+            Stop::Failed(format!(
+                "{} cannot be started ({}): {error}",
+                member.label,
+                member.part.path.display()
+            ))
         })?;
-        let (name, label) = (part.name, part.label);
-        self.members.push(Member {
-            name,
-            label,
-            process,
-            state: State::Starting,
-            last_lines: VecDeque::new(),
-        });
+        member.process = Some(process);
+        (member.state, member.on_end, member.is_frozen) = (State::Starting, OnEnd::Ignore, false);
+        member.last_lines.clear();
+        self.report();
+        self.await_ready(id, deadline)?;
+        if self.members[id].part.program == Program::Look {
+            self.members[id].on_end = OnEnd::Report;
+            self.reported.clear();
+            self.report();
+        } else {
+            self.members[id].on_end = OnEnd::StopEverything;
+        }
+        Ok(())
+    }
+
+    /// Waits until a process serves. It is killed if it does not before the deadline.
+    fn await_ready(&mut self, id: usize, deadline: Instant) -> Result<(), Stop> {
         loop {
             if let Some(stop) = self.reason_to_stop() {
                 return Err(stop);
             }
-            if let State::Serving(address) = self.members[id].state {
-                return Ok(address);
+            let state = self.members[id].state;
+            match state {
+                State::Serving => return Ok(()),
+                State::Ended(_) if self.is_interrupted_now() => return Err(Stop::Interrupted),
+                State::Ended(_) => {
+                    return Err(Stop::Failed(self.members[id].describe_end("ended by itself")));
+                }
+                State::Starting => {}
             }
             if !self.note_event_before(deadline) {
-                return Err(Stop::Failed(self.members[id].describe_end("was not ready in time")));
+                let reason = self.members[id].describe_end("was not ready in time");
+                self.end(&[id], Process::kill);
+                return Err(Stop::Failed(reason));
             }
         }
     }
 
-    /// Stops `members[first..end]`, which share a name, all at once.
-    fn stop_some(&mut self, first: usize, end: usize) {
-        for member in self.members[first..end].iter().filter(|member| member.runs()) {
-            member.process.terminate();
+    /// Ends these processes on purpose, all at once. One that takes too long is killed.
+    fn end(&mut self, ids: &[usize], how: fn(&Process)) {
+        self.request_end(ids, how);
+        for member in ids.iter().map(|id| &self.members[*id]).filter(|member| member.runs()) {
+            self.screen.say(&format!("{} does not stop; killing it", member.label));
+        }
+        self.request_end(ids, Process::kill);
+    }
+
+    /// Tells the processes that still run to end, and waits for that.
+    fn request_end(&mut self, ids: &[usize], how: fn(&Process)) {
+        for id in ids {
+            let member = &mut self.members[*id];
+            member.on_end = OnEnd::Ignore;
+            if let Some(process) = member.process.as_ref().filter(|_| member.runs()) {
+                how(process);
+            }
         }
         let deadline = Instant::now() + self.stop_within;
-        while self.members[first..end].iter().any(Member::runs) && self.note_event_before(deadline) {}
-        for member in self.members[first..end].iter().filter(|member| member.runs()) {
-            self.screen.say(&format!("{} does not stop; killing it", member.label));
-            member.process.kill();
-        }
+        while ids.iter().any(|id| self.members[*id].runs()) && self.note_event_before(deadline) {}
     }
 
     /// The reason to stop: Ctrl-C, or the unexpected end of a process. Ctrl-C takes precedence, since it explains such
     /// an end.
     fn reason_to_stop(&mut self) -> Option<Stop> {
-        let ended = self.members.iter().position(|member| !member.runs());
-        if ended.is_some() {
-            let deadline = Instant::now() + SAME_MOMENT;
-            while !self.interrupted && self.note_event_before(deadline) {}
-        }
-        if self.interrupted {
+        let is_surprise = |member: &Member| !member.runs() && member.on_end != OnEnd::Ignore;
+        let ended = self.members.iter().position(is_surprise);
+        if self.interrupted || (ended.is_some() && self.is_interrupted_now()) {
             return Some(Stop::Interrupted);
         }
-        ended.map(|id| Stop::Failed(self.members[id].describe_end("ended by itself")))
+        let member = &mut self.members[ended?];
+        let reason = member.describe_end("ended by itself");
+        if member.on_end == OnEnd::StopEverything {
+            return Some(Stop::Failed(reason));
+        }
+        member.on_end = OnEnd::Ignore;
+        self.say(&format!("{reason}\n{WITHOUT_PAGE}"));
+        None
+    }
+
+    /// Whether Ctrl-C explains that a process has just ended.
+    fn is_interrupted_now(&mut self) -> bool {
+        let deadline = Instant::now() + SAME_MOMENT;
+        while !self.interrupted && self.note_event_before(deadline) {}
+        self.interrupted
     }
 
     /// Handles one event. Returns `false` after the deadline, even if more events wait: a process that never stops
@@ -210,16 +261,40 @@ impl Crew {
     /// The only place where an event changes the known state.
     fn note(&mut self, event: Event) {
         match event {
-            Event::Line { id, source, text } => {
+            Event::Line { id, source, text } => self.note_line(id, source, text),
+            Event::Ready { id, address } => {
                 let Some(member) = self.members.get_mut(id) else { return };
-                self.screen.line(id, &member.label, &text);
-                if source == Source::Stderr {
-                    member.remember(text);
-                }
+                member.address = Some(address);
+                self.set(id, State::Serving);
             }
-            Event::Ready { id, address } => self.set(id, State::Serving(address)),
             Event::Exited { id, status } => self.set(id, State::Ended(status)),
+            Event::Typed(text) => self.queue(text),
             Event::Interrupt => self.interrupted = true,
+        }
+    }
+
+    fn note_line(&mut self, id: usize, source: Source, text: String) {
+        let Some(member) = self.members.get_mut(id) else { return };
+        let command = match (member.part.program, source) {
+            (Program::Look, Source::Stdout) => text.strip_prefix(SWITCH),
+            _ => None,
+        };
+        if let Some(command) = command {
+            // The answer names it, without anything that could control the terminal.
+            return self.queue(command.to_owned());
+        }
+        self.screen.line(id, &member.label, &text);
+        if source == Source::Stderr {
+            member.remember(text);
+        }
+    }
+
+    /// Stores a command until [`Self::watch`] carries it out.
+    fn queue(&mut self, command: String) {
+        if self.commands.len() < WAITING_COMMANDS {
+            self.commands.push_back(command);
+        } else {
+            self.say(&format!("too many commands wait; `{}` is ignored", switch::shown(&command)));
         }
     }
 
@@ -227,206 +302,33 @@ impl Crew {
     fn set(&mut self, id: usize, state: State) {
         if let Some(member) = self.members.get_mut(id).filter(|member| member.runs()) {
             member.state = state;
+            self.report();
         }
     }
-}
 
-impl Member {
-    fn runs(&self) -> bool {
-        !matches!(self.state, State::Ended(_))
+    /// Sends the list of processes to the page if it has changed.
+    fn report(&mut self) {
+        let shown = self.members.iter().filter(|member| member.part.program.has_switches());
+        let list = json!({ "processes": shown.map(Member::to_json).collect::<Vec<_>>() }).to_string();
+        if list != self.reported {
+            self.tell_page(list.clone());
+            self.reported = list;
+        }
     }
 
-    fn remember(&mut self, line: String) {
-        if self.last_lines.len() == LAST_LINES {
-            self.last_lines.pop_front();
+    /// Writes a line to the page, if it runs.
+    fn tell_page(&self, line: String) {
+        let page = self.members.iter().find(|member| member.part.program == Program::Look && member.runs());
+        if let Some(process) = page.and_then(|page| page.process.as_ref()) {
+            process.tell(line);
         }
-        self.last_lines.push_back(line);
-    }
-
-    /// Describes the end of a process: the reason, the exit status, and its last log lines.
-    fn describe_end(&self, what: &str) -> String {
-        let status = match self.state {
-            State::Ended(Some(status)) => format!(" ({status})"),
-            State::Ended(None) => " (exit status unknown)".to_owned(),
-            State::Starting | State::Serving(_) => String::new(),
-        };
-        let words: String = self.last_lines.iter().map(|line| ["\n    ", line].concat()).collect();
-        if words.is_empty() {
-            return format!("{} {what}{status} and logged nothing.", self.label);
-        }
-        format!("{} {what}{status}. Its last log lines:{words}", self.label)
     }
 }
 
 /// The address that is `ports` above `first`, or a sentence that states why it does not exist.
-fn beside(first: SocketAddr, ports: u16) -> Result<SocketAddr, String> {
-    let port =
-        first.port().checked_add(ports).ok_or_else(|| format!("there is no port {ports} above {first}"))?;
-    Ok(SocketAddr::new(first.ip(), port))
-}
-
-#[cfg(all(test, unix))]
-mod tests {
-    use std::thread;
-
-    use nix::sys::signal::kill;
-    use nix::unistd::Pid;
-
-    use super::*;
-
-    /// Serves until it receives a stop signal.
-    const SERVES: &str = "echo \"pid $$\" >&2; echo part listening on 127.0.0.1:9020; exec sleep 60";
-
-    /// A service that is a shell script. Its flags arrive as `$0` and `$1`.
-    fn part(name: &'static str, script: &str) -> Part {
-        let mut command = Command::new("sh");
-        command.args(["-c", script]);
-        Part { name, label: name.to_owned(), command, listen: Listen::AsConfigured }
-    }
-
-    fn crew() -> Crew {
-        let (sender, events) = crossbeam_channel::bounded(16);
-        Crew::new(sender, events, Screen::off())
-    }
-
-    /// The ids of the processes that scripts wrote and that still exist.
-    fn alive(crew: &Crew) -> Vec<Pid> {
-        let lines = crew.members.iter().flat_map(|member| &member.last_lines);
-        let pids = lines.filter_map(|line| line.strip_prefix("pid ")?.parse().ok()).map(Pid::from_raw);
-        pids.filter(|pid| kill(*pid, None).is_ok()).collect()
-    }
-
-    /// Handles events until the scripts of all members have written their process id.
-    fn hear_pids(crew: &mut Crew) {
-        while crew.members.iter().any(|member| member.last_lines.is_empty()) {
-            if let Ok(event) = crew.events.recv() {
-                crew.note(event);
-            }
-        }
-    }
-
-    fn reason(stop: Stop) -> String {
-        match stop {
-            Stop::Failed(reason) => reason,
-            Stop::Interrupted => "interrupted".to_owned(),
-        }
-    }
-
-    #[test]
-    fn everybody_is_started_and_stopped_on_interrupt() {
-        let mut crew = crew();
-        let started =
-            crew.start(vec![part("distributor", SERVES), part("users", SERVES), part("gateway", SERVES)]);
-        assert_eq!(started, Ok(vec![([127, 0, 0, 1], 9020).into(); 3]));
-        hear_pids(&mut crew);
-        assert_eq!(alive(&crew).len(), 3);
-        let sender = crew.sender.clone();
-        thread::spawn(move || sender.send(Event::Interrupt));
-        assert_eq!(crew.watch(), Stop::Interrupted);
-        crew.stop();
-        assert!(!crew.members.iter().any(Member::runs));
-        assert_eq!(alive(&crew), []);
-    }
-
-    #[test]
-    fn the_end_of_one_is_told_with_its_own_words() {
-        let mut crew = crew();
-        let failing = part("users", "echo starting >&2; echo 'the address is in use' >&2; exit 7");
-        let started = crew.start(vec![part("distributor", SERVES), failing, part("gateway", SERVES)]);
-        let reason = started.err().map(reason);
-        assert_eq!(
-            reason.as_deref(),
-            Some(
-                "users ended by itself (exit status: 7). Its last log lines:\n    starting\n    the address is in use"
-            )
-        );
-        crew.stop();
-        assert_eq!(crew.members.len(), 2, "the gateway was not started");
-        assert_eq!(alive(&crew), []);
-    }
-
-    #[test]
-    fn a_success_nobody_asked_for_is_a_failure_too() {
-        let mut crew = crew();
-        let started = crew.start(vec![part("users", "echo users listening on 127.0.0.1:1; sleep 0.2")]);
-        assert!(started.is_ok());
-        assert_eq!(reason(crew.watch()), "users ended by itself (exit status: 0) and logged nothing.");
-    }
-
-    #[test]
-    fn an_end_at_the_moment_of_an_interrupt_is_obedience() {
-        let mut crew = crew();
-        assert!(crew.start(vec![part("users", "echo users listening on 127.0.0.1:1; sleep 0.1")]).is_ok());
-        while crew.members[0].runs() {
-            assert!(crew.events.recv().map(|event| crew.note(event)).is_ok());
-        }
-        let sender = crew.sender.clone();
-        thread::spawn(move || sender.send(Event::Interrupt));
-        assert_eq!(crew.watch(), Stop::Interrupted);
-    }
-
-    #[test]
-    fn one_that_cannot_start_leaves_nobody_behind() {
-        let mut crew = crew();
-        let missing = Part { command: Command::new("/nowhere/users"), ..part("users", "") };
-        let started = crew.start(vec![part("distributor", SERVES), missing]);
-        let reason = started.err().map_or_else(String::new, reason);
-        assert!(reason.starts_with("users cannot be started (/nowhere/users): "), "{reason}");
-        hear_pids(&mut crew);
-        let [pid] = alive(&crew)[..] else { unreachable!("the distributor runs") };
-        drop(crew);
-        assert!(kill(pid, None).is_err(), "dropping the crew ends its processes");
-    }
-
-    #[test]
-    fn one_that_never_serves_is_told() {
-        let mut crew = Crew { ready_within: Duration::from_secs(1), ..crew() };
-        let started = crew.start(vec![part("users", "echo waiting for nothing >&2; exec sleep 60")]);
-        let reason = started.err().map(reason);
-        assert_eq!(
-            reason.as_deref(),
-            Some("users was not ready in time. Its last log lines:\n    waiting for nothing")
-        );
-    }
-
-    #[test]
-    fn one_that_writes_instead_of_ending_is_killed() {
-        let mut crew = Crew { stop_within: Duration::from_millis(300), ..crew() };
-        let stubborn = "trap '' TERM; echo \"pid $$\" >&2; echo part listening on 127.0.0.1:1; while :; do echo no; done";
-        assert!(crew.start(vec![part("users", stubborn)]).is_ok());
-        hear_pids(&mut crew);
-        let [pid] = alive(&crew)[..] else { unreachable!("it runs") };
-        crew.stop();
-        drop(crew);
-        assert!(kill(pid, None).is_err());
-    }
-
-    #[test]
-    fn the_last_started_is_stopped_first_and_those_of_one_name_together() {
-        let says_bye =
-            "trap 'echo bye >&2; exit' TERM; echo part listening on 127.0.0.1:1; while :; do sleep 0.1; done";
-        let mut crew = crew();
-        let names = ["distributor", "users", "users", "gateway"];
-        assert!(crew.start(names.map(|name| part(name, says_bye)).into()).is_ok());
-        // Only the order of the groups is guaranteed. `stop_some` returns when the group has ended.
-        crew.stop_some(3, 4);
-        assert_eq!(crew.members.iter().map(Member::runs).collect::<Vec<_>>(), [true, true, true, false]);
-        crew.stop();
-        assert!(!crew.members.iter().any(Member::runs));
-        assert!(crew.members.iter().all(|member| member.last_lines.back().is_some_and(|line| line == "bye")));
-    }
-
-    #[test]
-    fn further_instances_listen_beside_the_first() {
-        let mut crew = crew();
-        let second = Part {
-            listen: Listen::Beside { part: 0, ports: 2 },
-            ..part("users", "echo \"$0 $1\" >&2; echo users listening on \"$1\"; exec sleep 60")
-        };
-        let started = crew.start(vec![part("users", SERVES), second]);
-        assert_eq!(started.map(|addresses| addresses[1]), Ok(([127, 0, 0, 1], 9022).into()));
-        hear_pids(&mut crew);
-        assert_eq!(crew.members[1].last_lines, ["--listen 127.0.0.1:9022"]);
-        assert!(beside(([127, 0, 0, 1], 65535).into(), 1).is_err());
-    }
+fn beside(first: Option<SocketAddr>, ports: usize) -> Result<Option<SocketAddr>, String> {
+    let Some(first) = first else { return Ok(None) };
+    let port = u16::try_from(ports).ok().and_then(|ports| first.port().checked_add(ports));
+    let port = port.ok_or_else(|| format!("there is no port {ports} above {first}"))?;
+    Ok(Some(SocketAddr::new(first.ip(), port)))
 }

@@ -17,6 +17,8 @@ pub enum Event {
     Ready { id: usize, address: SocketAddr },
     /// A process ended, and its last lines were sent before this. `None`: the system did not report the status.
     Exited { id: usize, status: Option<ExitStatus> },
+    /// The user typed a line.
+    Typed(String),
     /// Ctrl-C, or a signal that stops this process.
     Interrupt,
 }

@@ -1,26 +1,33 @@
 //! `cargo up`: builds Pilcrow, starts its processes, shows their logs, and stops them.
 //!
 //! Only the main thread holds state. It receives [`event::Event`]s over one channel: a process wrote a line, is ready
-//! or has ended, or the user pressed Ctrl-C.
+//! or has ended, or the user typed a command or pressed Ctrl-C.
 //!
-//! Read in this order: this file (what runs, and in which order), [`crew`] (start, watch, stop), [`process`] (one child
-//! and its threads), [`build`] (where the binaries are), [`screen`] (the coloured names).
+//! Read in this order: this file (what runs, and in which order), [`crew`] (start, watch, stop), [`member`] (one process
+//! as the crew knows it), [`process`] (one child and its threads), [`build`] (where the binaries are), [`screen`] (the
+//! coloured names). Then what breaks things on purpose: [`switch`] (the commands), `crew/switches.rs` (what they do),
+//! [`reaction`] (what to look for).
 
 mod build;
 mod crew;
 mod event;
+mod keyboard;
+mod member;
 mod process;
+mod reaction;
 mod screen;
+mod switch;
 
 use std::io::{self, Write};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::process::{Command, ExitCode};
+use std::net::SocketAddr;
+use std::process::ExitCode;
 
 use clap::Parser;
 
 use crate::build::Binaries;
-use crate::crew::{Crew, Listen, Part};
+use crate::crew::Crew;
 use crate::event::{Event, Stop};
+use crate::member::{Part, Program, reachable};
 use crate::screen::Screen;
 
 /// How many events may wait for the main thread. If a process logs faster than the terminal shows, its output waits in
@@ -34,6 +41,10 @@ struct Options {
     /// How many instances of the users service to start, on consecutive ports and one database
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=16))]
     users: u16,
+
+    /// Do not start the page
+    #[arg(long)]
+    no_look: bool,
 }
 
 fn main() -> ExitCode {
@@ -59,12 +70,16 @@ fn run(options: &Options) -> Stop {
         Ok(binaries) => binaries,
         Err(stop) => return stop,
     };
-    let parts = plan(&binaries, options.users);
-    let mut crew = Crew::new(sender, events, Screen::new(parts.iter().map(|part| part.label.as_str())));
-    let stop = match crew.start(parts) {
-        Ok(addresses) => {
-            crew.say(&addresses.last().map_or_else(String::new, |gateway| welcome(*gateway, is_secured())));
-            crew.watch()
+    let is_secured = is_secured();
+    let tap = (!is_secured).then(|| binaries.path("pilcrow-tap"));
+    let mut crew = Crew::new(sender.clone(), events, Screen::new(), tap);
+    let stop = match crew.start(plan(&binaries, options, is_secured)) {
+        Ok(()) => {
+            crew.say(&welcome(crew.address(Program::Gateway), crew.address(Program::Look), is_secured));
+            match keyboard::read_keyboard(sender) {
+                Ok(()) => crew.watch(),
+                Err(error) => Stop::Failed(format!("cannot start another thread: {error}")),
+            }
         }
         Err(stop) => stop,
     };
@@ -73,50 +88,31 @@ fn run(options: &Options) -> Stop {
 }
 
 /// The processes in the order of their start. No flag repeats a default, so the environment and `.env` still apply.
-fn plan(binaries: &Binaries, users: u16) -> Vec<Part> {
-    let mut parts = vec![Part {
-        name: "distributor",
-        label: "distributor".to_owned(),
-        command: command(binaries, "distributor"),
-        listen: Listen::AsConfigured,
-    }];
-    let first_user = parts.len();
-    for instance in 1..=users {
-        parts.push(Part {
-            name: "users",
-            label: if instance == 1 { "users".to_owned() } else { format!("users-{instance}") },
-            command: command(binaries, "users"),
-            listen: match instance {
-                1 => Listen::AsConfigured,
-                _ => Listen::Beside { part: first_user, ports: instance - 1 },
-            },
-        });
+fn plan(binaries: &Binaries, options: &Options, is_secured: bool) -> Vec<Part> {
+    let part = |program: Program| Part { program, path: binaries.path(program.name()), args: Vec::new() };
+    let mut parts = vec![part(Program::Distributor)];
+    parts.extend((0..options.users).map(|_| part(Program::Users)));
+    parts.push(part(Program::Gateway));
+    if !options.no_look {
+        let args = if is_secured { vec![] } else { vec!["--switches".to_owned()] };
+        parts.push(Part { path: binaries.path("pilcrow-look"), args, ..part(Program::Look) });
     }
-    parts.push(Part {
-        name: "gateway",
-        label: "gateway".to_owned(),
-        command: command(binaries, "gateway"),
-        listen: Listen::AsConfigured,
-    });
     parts
 }
 
-/// A process runs in the workspace, where `data/` and `.env` are, even if `cargo up` was started elsewhere.
-fn command(binaries: &Binaries, name: &str) -> Command {
-    let mut command = Command::new(binaries.path(name));
-    command.current_dir(build::WORKSPACE);
-    command
-}
-
 /// Commands to try when every process is ready. They use form bodies, which need no quotes in any shell.
-fn welcome(gateway: SocketAddr, secured: bool) -> String {
-    let url = reachable(gateway);
-    let logins = if secured {
+fn welcome(gateway: Option<SocketAddr>, look: Option<SocketAddr>, is_secured: bool) -> String {
+    let url = gateway.map_or_else(String::new, |gateway| reachable(gateway).to_string());
+    let page = look.map_or_else(String::new, |look| {
+        format!("\nor see the same in a browser:\n\n  http://{}/\n", reachable(look))
+    });
+    let logins = if is_secured {
         "\nA cluster secret is set, so PATCH and DELETE need a login: add\n\n  \
          -H 'Authorization: Bearer TOKEN'\n\nto them, with the token from the login.\n"
     } else {
         ""
     };
+    let switches = if is_secured { "" } else { "Type `help` here to break things on purpose. " };
     format!(
         "
 Pilcrow is up. Try in another terminal:
@@ -132,8 +128,8 @@ Pilcrow is up. Try in another terminal:
 and in a third one, to see every change as it happens:
 
   curl -N -H 'Accept: text/event-stream' {url}/users/changes
-
-Ctrl-C stops everything.
+{page}
+{switches}Ctrl-C stops everything.
 "
     )
 }
@@ -145,39 +141,50 @@ fn is_secured() -> bool {
     in_file || ["PILCROW_SECRET", "PILCROW_SECRET_FILE"].iter().any(|name| std::env::var_os(name).is_some())
 }
 
-/// The address at which a client on this machine reaches a server. A server on all addresses is reachable at the
-/// loopback.
-fn reachable(server: SocketAddr) -> SocketAddr {
-    let loopback: IpAddr = match server {
-        SocketAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
-        SocketAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
-    };
-    SocketAddr::new(if server.ip().is_unspecified() { loopback } else { server.ip() }, server.port())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn planned(flags: &[&str], is_secured: bool) -> Vec<Part> {
+        let options = Options::try_parse_from([&["up"], flags].concat());
+        options.map(|options| plan(&Binaries::default(), &options, is_secured)).unwrap_or_default()
+    }
+
     #[test]
-    fn users_follow_the_distributor_and_the_gateway_comes_last() {
-        let parts = plan(&Binaries::default(), 3);
-        let labels: Vec<_> = parts.iter().map(|part| part.label.as_str()).collect();
-        assert_eq!(labels, ["distributor", "users", "users-2", "users-3", "gateway"]);
-        assert_eq!(parts[3].listen, Listen::Beside { part: 1, ports: 2 });
-        assert!(parts.iter().all(|part| part.command.get_args().len() == 0), "defaults are not repeated");
+    fn users_follow_the_distributor_and_the_page_comes_last() {
+        use Program::{Distributor, Gateway, Look, Users};
+        let parts = planned(&["--users", "2"], false);
+        let programs: Vec<_> = parts.iter().map(|part| part.program).collect();
+        assert_eq!(programs, [Distributor, Users, Users, Gateway, Look]);
+        assert!(parts[..4].iter().all(|part| part.args.is_empty()), "defaults are not repeated");
+        assert_eq!(parts[4].args, ["--switches"]);
+    }
+
+    #[test]
+    fn with_a_secret_the_page_has_no_switches_and_it_can_be_left_out() {
+        let has_page = |parts: &[Part]| parts.iter().any(|part| part.program == Program::Look);
+        let secured = planned(&[], true);
+        assert!(has_page(&secured) && secured.iter().all(|part| part.args.is_empty()));
+        assert!(!has_page(&planned(&["--no-look"], false)));
     }
 
     #[test]
     fn a_gateway_on_every_address_is_tried_at_the_loopback() {
-        assert!(welcome(([0, 0, 0, 0], 8080).into(), false).contains("curl 127.0.0.1:8080/routes"));
-        assert!(welcome(([127, 0, 0, 1], 8000).into(), false).contains("curl 127.0.0.1:8000/routes"));
+        let welcome = |gateway: ([u8; 4], u16)| welcome(Some(gateway.into()), None, false);
+        assert!(welcome(([0, 0, 0, 0], 8080)).contains("curl 127.0.0.1:8080/routes"));
+        assert!(welcome(([127, 0, 0, 1], 8000)).contains("curl 127.0.0.1:8000/routes"));
+    }
+
+    #[test]
+    fn the_welcome_names_the_page_only_if_it_runs() {
+        let welcome = |look: Option<SocketAddr>| welcome(Some(([127, 0, 0, 1], 8000).into()), look, false);
+        assert!(welcome(Some(([127, 0, 0, 1], 8080).into())).contains("http://127.0.0.1:8080/"));
+        assert!(!welcome(None).contains("http://"));
     }
 
     #[test]
     fn with_a_secret_one_is_told_to_log_in() {
-        let told =
-            |secured| welcome(([127, 0, 0, 1], 8000).into(), secured).contains("Authorization: Bearer");
+        let told = |secured| welcome(None, None, secured).contains("Authorization: Bearer");
         assert!(told(true) && !told(false));
     }
 

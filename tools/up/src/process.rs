@@ -1,20 +1,28 @@
-//! One child process and its three threads, which send events to the main thread. Two threads read its outputs, and one
-//! waits for its end.
+//! One child process and its threads. Two read its outputs and one waits for its end; they send events to the main
+//! thread. If its stdin is a pipe, a fourth one writes to it.
 
 use std::convert::Infallible;
-use std::io::{self, BufRead, BufReader, Read};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::SocketAddr;
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, Command, ExitStatus};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender};
+#[cfg(unix)]
+use nix::sys::signal::{Signal, kill};
+#[cfg(unix)]
+use nix::unistd::Pid;
 
 use crate::event::{Event, Source};
 
 /// A longer line is split, so that a child cannot exhaust our memory.
 const LINE_BYTES: u64 = 1024 * 1024;
+
+/// How many lines may wait for a child that does not read its stdin. Further ones are dropped: this program never waits
+/// for a child.
+const WAITING_LINES: usize = 64;
 
 /// How often we check whether a child still runs. A blocking wait would hold the lock of [`Process::terminate`].
 const CHECK_EVERY: Duration = Duration::from_millis(50);
@@ -26,25 +34,40 @@ const OUTPUT_TIMEOUT: Duration = Duration::from_millis(500);
 /// Owns a running child. Dropping it kills the child, so no child outlives this program, even after a panic.
 pub struct Process {
     child: Arc<Mutex<Child>>,
+    /// The lines for its stdin, if that is a pipe. Its writer thread holds the other end.
+    lines: Option<Sender<String>>,
 }
 
 impl Process {
-    /// Starts `command` as process number `id`. Reads its stdout, and its stderr if `command` pipes it.
+    /// Starts `command` as process number `id`, and a thread for each of its pipes. Its ready line is expected on
+    /// stdout, or on stderr if stdout is no pipe.
     pub fn start(id: usize, name: &str, command: &mut Command, events: &Sender<Event>) -> io::Result<Self> {
-        let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn()?;
-        let stdout = child.stdout.take();
-        let stderr = child.stderr.take();
+        let mut child = command.spawn()?;
+        let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
         // From here on the guard owns the child: if a thread cannot start, the child is killed.
-        let process = Self { child: Arc::new(Mutex::new(child)) };
+        let mut process = Self { child: Arc::new(Mutex::new(child)), lines: None };
+        if let Some(pipe) = stdin {
+            let (sender, lines) = crossbeam_channel::bounded(WAITING_LINES);
+            thread::Builder::new().name(format!("{name}-stdin")).spawn(move || write(pipe, &lines))?;
+            process.lines = Some(sender);
+        }
         // Nothing is ever sent on this channel. Each reader holds `open`; when the last one ends, `closed` disconnects.
         let (open, closed) = crossbeam_channel::bounded(0);
+        let reader = |source, is_ready_here| Reader {
+            id,
+            source,
+            is_ready_here,
+            events: events.clone(),
+            _open: open.clone(),
+        };
+        let has_stdout = stdout.is_some();
         if let Some(pipe) = stdout {
-            Reader { id, source: Source::Stdout, events: events.clone(), _open: open.clone() }
-                .spawn(name, pipe)?;
+            reader(Source::Stdout, true).spawn(name, pipe)?;
         }
         if let Some(pipe) = stderr {
-            Reader { id, source: Source::Stderr, events: events.clone(), _open: open }.spawn(name, pipe)?;
+            reader(Source::Stderr, !has_stdout).spawn(name, pipe)?;
         }
+        drop(open);
         let child = Arc::clone(&process.child);
         let events = events.clone();
         thread::Builder::new()
@@ -53,13 +76,36 @@ impl Process {
         Ok(process)
     }
 
+    /// Writes a line to the child's stdin. It is dropped if there is no such pipe, or if the child does not read.
+    pub fn tell(&self, line: String) {
+        if let Some(lines) = &self.lines {
+            let _ = lines.try_send(line);
+        }
+    }
+
+    /// Freezes the child: it keeps its memory and its connections, and runs no more. Only Unix can do this.
+    pub fn freeze(&self) {
+        #[cfg(unix)]
+        signal(&mut lock(&self.child), Signal::SIGSTOP);
+    }
+
+    /// Lets a frozen child run again.
+    pub fn resume(&self) {
+        #[cfg(unix)]
+        signal(&mut lock(&self.child), Signal::SIGCONT);
+    }
+
     /// Asks the child to shut down. Windows has no such request, so there the child is killed.
     pub fn terminate(&self) {
-        let mut child = lock(&self.child);
-        // The id of an ended child may belong to another process by now.
-        if matches!(child.try_wait(), Ok(None)) {
-            request_end(&mut child);
+        #[cfg(unix)]
+        {
+            let mut child = lock(&self.child);
+            signal(&mut child, Signal::SIGTERM);
+            // A frozen child must run to obey.
+            signal(&mut child, Signal::SIGCONT);
         }
+        #[cfg(not(unix))]
+        self.kill();
     }
 
     /// Kills the child immediately.
@@ -78,18 +124,12 @@ impl Drop for Process {
 }
 
 #[cfg(unix)]
-fn request_end(child: &mut Child) {
-    use nix::sys::signal::{Signal, kill};
-    use nix::unistd::Pid;
-    if let Ok(pid) = i32::try_from(child.id()) {
+fn signal(child: &mut Child, signal: Signal) {
+    // The id of an ended child may belong to another process by now.
+    if let (Ok(None), Ok(pid)) = (child.try_wait(), i32::try_from(child.id())) {
         // An error means that the process has already ended.
-        let _ = kill(Pid::from_raw(pid), Signal::SIGTERM);
+        let _ = kill(Pid::from_raw(pid), signal);
     }
-}
-
-#[cfg(not(unix))]
-fn request_end(child: &mut Child) {
-    let _ = child.kill();
 }
 
 /// A thread that panicked with the lock left a `Child` that can still be killed.
@@ -115,6 +155,8 @@ fn wait(child: &Mutex<Child>, outputs_closed: &Receiver<Infallible>) -> Option<E
 struct Reader {
     id: usize,
     source: Source,
+    /// Whether the ready line comes here.
+    is_ready_here: bool,
     events: Sender<Event>,
     /// Dropping it signals that this output was read to its end. The child's exit thread holds the other end.
     _open: Sender<Infallible>,
@@ -129,27 +171,38 @@ impl Reader {
 
     /// Reads until the output is closed or the main thread has stopped receiving.
     fn read(&self, pipe: impl Read) {
-        let mut pipe = BufReader::new(pipe);
-        let mut line = Vec::new();
-        while matches!(pipe.by_ref().take(LINE_BYTES).read_until(b'\n', &mut line), Ok(1..)) {
-            let text = String::from_utf8_lossy(&line).trim_end_matches(['\r', '\n']).to_owned();
-            line.clear();
-            if self.tell(text).is_none() {
-                return;
-            }
-        }
+        read_lines(pipe, |text| self.tell(text));
     }
 
     /// `None` if the main thread has stopped receiving.
     fn tell(&self, text: String) -> Option<()> {
-        let address = match self.source {
-            Source::Stdout => ready_address(&text),
-            Source::Stderr => None,
-        };
+        let address = ready_address(&text).filter(|_| self.is_ready_here);
         self.events.send(Event::Line { id: self.id, source: self.source, text }).ok()?;
         match address {
             Some(address) => self.events.send(Event::Ready { id: self.id, address }).ok(),
             None => Some(()),
+        }
+    }
+}
+
+/// Reads lines until their end, or until `tell` returns `None`.
+pub fn read_lines(pipe: impl Read, tell: impl Fn(String) -> Option<()>) {
+    let mut pipe = BufReader::new(pipe);
+    let mut line = Vec::new();
+    while matches!(pipe.by_ref().take(LINE_BYTES).read_until(b'\n', &mut line), Ok(1..)) {
+        let text = String::from_utf8_lossy(&line).trim_end_matches(['\r', '\n']).to_owned();
+        line.clear();
+        if tell(text).is_none() {
+            return;
+        }
+    }
+}
+
+/// Writes lines until the child closes its stdin or its [`Process`] is dropped.
+fn write(mut pipe: impl Write, lines: &Receiver<String>) {
+    for line in lines {
+        if pipe.write_all(format!("{line}\n").as_bytes()).is_err() {
+            return;
         }
     }
 }
