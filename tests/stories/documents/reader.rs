@@ -103,7 +103,7 @@ case "$*" in
   look*)
     shift
     exec "{built}/pilcrow-look" "$@" ;;
-  *--message-format*) {distributor}; {users}; {gateway} ;;
+  *--message-format*) {distributor}; {users}; {gateway}; {look}; {tap} ;;
   build*) ;;
   "run --example "*) exec "{built}/examples/$3" "${{@:5}}" ;;
   *) echo "the test plays no cargo $*" >&2; exit 1 ;;
@@ -112,6 +112,8 @@ esac
         distributor = message("distributor", &distributor),
         users = message("users", &users),
         gateway = message("gateway", &gateway),
+        look = message("pilcrow-look", &tool("pilcrow-look")),
+        tap = message("pilcrow-tap", &tool("pilcrow-tap")),
     )
 }
 

@@ -24,8 +24,10 @@ pub struct Up {
     scratch: Scratch,
 }
 
-/// What the script does that plays the page.
-pub enum PlayedPage {
+/// The page, or what the script does that plays it.
+pub enum Page {
+    /// The real one.
+    Real,
     /// Writes down what it reads, and sends this command first.
     Runs(String),
     /// There is no such program.
@@ -39,44 +41,44 @@ pub enum PlayedPage {
 /// A process that `cargo up` has started.
 pub struct Started(Pid);
 
-impl PlayedPage {
+impl Page {
     pub fn sends(command: &str) -> Self {
         Self::Runs(command.to_owned())
     }
 
-    fn script(&self, heard: &Path) -> Option<String> {
+    fn script(&self, heard: &Path) -> String {
         let ready = "echo \"the flags of the page: $*\"\necho look listening on 127.0.0.1:1\n";
         let then = match self {
-            Self::Missing => return None,
-            Self::CannotListen => return Some("#!/bin/sh\necho the port is in use >&2; exit 1\n".to_owned()),
+            Self::Real | Self::Missing => String::new(),
+            Self::CannotListen => return "#!/bin/sh\necho the port is in use >&2; exit 1\n".to_owned(),
             Self::EndsSoon => "read line\n".to_owned(),
             Self::Runs(command) => format!("echo 'switch: {command}'\nexec cat >'{}'\n", heard.display()),
         };
-        Some(format!("#!/bin/sh\n{ready}{then}"))
+        format!("#!/bin/sh\n{ready}{then}")
     }
 }
 
 impl Up {
     /// `cargo up` with this many instances of `users` and without the page.
     pub fn start(users: u16) -> Self {
-        Self::run(&["--no-look", "--users", &users.to_string()], &PlayedPage::Missing, &[])
+        Self::run(&["--no-look", "--users", &users.to_string()], &Page::Missing, &[])
     }
 
-    pub fn with_page(page: &PlayedPage) -> Self {
+    pub fn with_page(page: &Page) -> Self {
         Self::run(&[], page, &[])
     }
 
-    pub fn secured(page: &PlayedPage) -> Self {
+    pub fn secured(page: &Page) -> Self {
         Self::run(&[], page, &[("PILCROW_SECRET", SECRET)])
     }
 
-    fn run(flags: &[&str], page: &PlayedPage, variables: &[(&str, &str)]) -> Self {
+    fn run(flags: &[&str], page: &Page, variables: &[(&str, &str)]) -> Self {
         let scratch = Scratch::in_memory();
         let distributor = format!("127.0.0.1:{}", free_port());
         let users_port = two_free_ports();
         let mut command = Command::new(tool("pilcrow-up"));
         for (name, _) in std::env::vars() {
-            if ["PILCROW_", "GATEWAY_", "USERS_", "DISTRIBUTOR_", "RUST_LOG", "HOST"]
+            if ["PILCROW_", "GATEWAY_", "USERS_", "DISTRIBUTOR_", "LOOK_", "RUST_LOG", "HOST"]
                 .iter()
                 .any(|ours| name.starts_with(ours))
             {
@@ -148,9 +150,15 @@ impl Up {
 
     /// A client of the gateway.
     pub fn http(&self) -> Http {
+        self.http_of("gateway")
+    }
+
+    /// A client of the process that was the first to listen under this name.
+    pub fn http_of(&self, name: &str) -> Http {
         let shown = self.shown.lock().unwrap();
-        let address = shown.iter().find_map(|line| line.split_once("gateway listening on "));
-        Http::to(address.unwrap().1.parse::<SocketAddr>().unwrap())
+        let ready = format!("{name} listening on ");
+        let address = shown.iter().find_map(|line| line.split_once(&ready)).unwrap().1;
+        Http::to(address.parse::<SocketAddr>().unwrap())
     }
 
     /// Waits until the gateway distributes reads over this many instances.
@@ -210,17 +218,20 @@ impl Started {
 }
 
 /// Writes the script that plays cargo: it names the programs, as cargo does after a build.
-fn play_cargo(scratch: &Scratch, page: &PlayedPage) -> PathBuf {
+fn play_cargo(scratch: &Scratch, page: &Page) -> PathBuf {
     let mut programs = vec![
         ("gateway", PathBuf::from(env!("CARGO_BIN_EXE_gateway"))),
         ("distributor", PathBuf::from(env!("CARGO_BIN_EXE_distributor"))),
         ("users", PathBuf::from(env!("CARGO_BIN_EXE_users"))),
         ("pilcrow-tap", tool("pilcrow-tap")),
-        ("pilcrow-look", scratch.file("look")),
     ];
-    match page.script(&scratch.file("heard")) {
-        Some(script) => drop(write_script(scratch, "look", &script)),
-        None => drop(programs.pop()),
+    match page {
+        Page::Real => programs.push(("pilcrow-look", tool("pilcrow-look"))),
+        Page::Missing => programs.push(("pilcrow-look", scratch.file("missing"))),
+        page => {
+            let script = page.script(&scratch.file("heard"));
+            programs.push(("pilcrow-look", write_script(scratch, "look", &script)));
+        }
     }
     let messages = programs.iter().map(|(name, path)| {
         format!("echo '{{\"target\":{{\"name\":\"{name}\"}},\"executable\":\"{}\"}}'\n", path.display())

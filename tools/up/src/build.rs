@@ -15,7 +15,7 @@ use crate::process::Process;
 pub const WORKSPACE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
 
 /// The packages whose programs are built.
-const PACKAGES: [&str; 2] = ["pilcrow", "pilcrow-tap"];
+const PACKAGES: [&str; 3] = ["pilcrow", "pilcrow-look", "pilcrow-tap"];
 
 /// The id of cargo's process. The ids of the services count up from 0.
 const CARGO: usize = usize::MAX;

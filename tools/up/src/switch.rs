@@ -25,8 +25,8 @@ const SHOWN_CHARACTERS: usize = 40;
 /// The bounds of `cargo tap --delay`.
 const DELAY_MS: RangeInclusive<u32> = 1..=600_000;
 const EVERY: RangeInclusive<u32> = 1..=u32::MAX;
-/// More is a benchmark, and not a background.
-const LOAD: RangeInclusive<u32> = 0..=1000;
+/// The page sends no more.
+const LOAD: RangeInclusive<u32> = 0..=100;
 
 /// One command. The text is the label of a process.
 #[derive(Debug, PartialEq, Eq)]
@@ -151,8 +151,8 @@ mod tests {
             ("delay users soon", "`delay NAME MS` expects a number from 1 to 600000, not `soon`"),
             ("delay users 0", "`delay NAME MS` expects a number from 1 to 600000, not `0`"),
             ("drop users 0", "`drop NAME N` expects a number from 1 to 4294967295, not `0`"),
-            ("load -1", "`load N` expects a number from 0 to 1000, not `-1`"),
-            ("load 1001", "`load N` expects a number from 0 to 1000, not `1001`"),
+            ("load -1", "`load N` expects a number from 0 to 100, not `-1`"),
+            ("load 101", "`load N` expects a number from 0 to 100, not `101`"),
         ];
         for (line, expected) in table {
             assert_eq!(Switch::parse(line), Err(expected.to_owned()), "{line}");
