@@ -264,7 +264,9 @@ impl Crew {
             Event::Line { id, source, text } => self.note_line(id, source, text),
             Event::Ready { id, address } => {
                 let Some(member) = self.members.get_mut(id) else { return };
-                member.address = Some(address);
+                if member.behind_tap.is_none() {
+                    member.address = Some(address);
+                }
                 self.set(id, State::Serving);
             }
             Event::Exited { id, status } => self.set(id, State::Ended(status)),

@@ -63,10 +63,10 @@ pub struct Member {
     pub state: State,
     pub on_end: OnEnd,
     pub is_frozen: bool,
-    /// Where it listens. `None` until its first start has told. A restart uses the same address.
+    /// Where the others reach it. `None` until its first start has told. A restart uses the same address.
     pub address: Option<SocketAddr>,
-    /// The address of the tap that it registers instead of its own.
-    pub advertised: Option<SocketAddr>,
+    /// Where it listens while a tap stands at its address.
+    pub behind_tap: Option<SocketAddr>,
     pub fault: Option<Fault>,
     /// The last lines of its log, oldest line first.
     pub last_lines: VecDeque<String>,
@@ -104,7 +104,7 @@ impl Member {
             on_end: OnEnd::Ignore,
             is_frozen: false,
             address,
-            advertised: None,
+            behind_tap: None,
             fault: None,
             last_lines: VecDeque::new(),
         }
@@ -122,7 +122,8 @@ impl Member {
             Program::Look => command.stdin(Stdio::piped()),
             _ => &mut command,
         };
-        for (flag, address) in [("--listen", self.address), ("--advertise", self.advertised)] {
+        let advertised = self.behind_tap.and(self.address);
+        for (flag, address) in [("--listen", self.behind_tap.or(self.address)), ("--advertise", advertised)] {
             command.args(address.into_iter().flat_map(|address| [flag.to_owned(), address.to_string()]));
         }
         command
@@ -155,7 +156,7 @@ impl Member {
         format!("{} {what}{status}. Its last log lines:{words}", self.label)
     }
 
-    /// The process as the page shows it. Its address is the one at which the others reach it.
+    /// The process as the page shows it.
     pub fn to_json(&self) -> Value {
         let state = match self.state {
             State::Ended(_) => "ended",
@@ -166,7 +167,7 @@ impl Member {
         json!({
             "label": self.label,
             "program": self.part.program.name(),
-            "address": self.advertised.or(self.address).map(|address| reachable(address).to_string()),
+            "address": self.address.map(|address| reachable(address).to_string()),
             "state": state,
             "fault": self.fault.map_or_else(String::new, |fault| fault.to_string()),
         })

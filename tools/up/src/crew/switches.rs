@@ -2,6 +2,8 @@
 //!
 //! A command is carried out to its end before the next one. Meanwhile the events of all processes are handled.
 
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::time::Instant;
 
 use serde_json::json;
@@ -15,9 +17,6 @@ use crate::switch::{Fault, Switch, shown};
 
 /// How many instances of `users` there may be.
 const MOST_USERS: usize = 16;
-
-/// A free port. A tap that starts again takes the same one.
-const ANY_PORT: ([u8; 4], u16) = ([127, 0, 0, 1], 0);
 
 impl Crew {
     /// Carries out a command, and answers it on the screen and on the page.
@@ -94,35 +93,43 @@ impl Crew {
         Ok((format!("{name} has started again"), self.members[id].part.program))
     }
 
-    /// Puts a tap with this fault in front of an instance, or changes the fault of its tap. Cutting a tap that is there
-    /// keeps its connections: they swallow every packet.
+    /// Puts a tap with this fault in front of an instance, or changes the fault of its tap. The tap takes over the
+    /// address of the instance, so the others see no new one. Cutting a tap that is there keeps its connections: they
+    /// swallow every packet.
     fn disturb(&mut self, name: &str, fault: Fault) -> Done {
         let id = self.find_running(name)?;
         if self.members[id].part.program != Program::Users {
             return Err(format!("{name} has no link to disturb; only instances of users have"));
         }
         let tap = self.find_or_add_tap(id)?;
-        let has_tap = self.members[id].advertised.is_some();
-        if !has_tap || !self.members[tap].runs() || fault != Fault::Cut {
-            self.restart_tap(tap, id, fault)?;
+        let had_tap = self.members[id].behind_tap.is_some();
+        if !had_tap {
+            let free = free_address().map_err(|error| format!("there is no free port: {error}"))?;
+            self.end(&[id], Process::terminate);
+            self.members[id].behind_tap = Some(free);
         }
+        let keeps_tap = had_tap && self.members[tap].runs() && fault == Fault::Cut;
+        let tapped = if keeps_tap { Ok(()) } else { self.restart_tap(tap, id, fault) };
+        if !had_tap {
+            // Without its tap, the instance starts as it was.
+            let behind_tap = &mut self.members[id].behind_tap;
+            *behind_tap = behind_tap.filter(|_| tapped.is_ok());
+            self.launch_by_switch(id)?;
+        }
+        tapped?;
         self.members[id].fault = Some(fault);
-        if !has_tap {
-            self.members[id].advertised = self.members[tap].address;
-            self.restart_one(id)?;
-        }
         self.set_frozen(tap, fault == Fault::Cut);
         Ok((format!("{name} is disturbed ({fault})"), Program::Users))
     }
 
     fn heal(&mut self, name: &str) -> Done {
         let id = self.find(name)?;
-        if self.members[id].advertised.is_none() {
+        if self.members[id].behind_tap.is_none() {
             return Err(format!("{name} is not disturbed"));
         }
         let tap = self.find_or_add_tap(id)?;
         self.end(&[tap], Process::kill);
-        (self.members[id].advertised, self.members[id].fault) = (None, None);
+        (self.members[id].behind_tap, self.members[id].fault) = (None, None);
         self.restart_one(id)?;
         Ok((format!("{name} is healed"), Program::Users))
     }
@@ -163,14 +170,14 @@ impl Crew {
         }
         let path = self.tap.clone().ok_or("there is no tap")?;
         let part = Part { program: Program::Tap, path, args: Vec::new() };
-        self.members.push(Member::new(part, label, Some(ANY_PORT.into())));
+        self.members.push(Member::new(part, label, self.members[id].address));
         Ok(self.members.len() - 1)
     }
 
     /// Starts the tap of instance `id` with this fault. A cut is no fault of the tap: it is frozen later.
     fn restart_tap(&mut self, tap: usize, id: usize, fault: Fault) -> Result<(), String> {
-        let node =
-            self.members[id].address.ok_or_else(|| format!("{} has no address", self.members[id].label))?;
+        let node = self.members[id].behind_tap;
+        let node = node.ok_or_else(|| format!("{} is not behind a tap", self.members[id].label))?;
         self.end(&[tap], Process::kill);
         let flags = match fault {
             Fault::Delay(ms) => vec!["--delay".to_owned(), ms.to_string()],
@@ -206,6 +213,11 @@ impl Crew {
             member.is_frozen = is_frozen;
         }
     }
+}
+
+/// A port that nobody uses now.
+fn free_address() -> io::Result<SocketAddr> {
+    TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()
 }
 
 /// What was done, and to which program; or a sentence that says why not.
