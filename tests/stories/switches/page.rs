@@ -4,7 +4,7 @@ use std::fs;
 
 use serde_json::json;
 
-use crate::harness::eventually;
+use crate::harness::{Browser, eventually};
 
 use super::up::{Page, Up};
 
@@ -69,4 +69,41 @@ fn the_real_page_shows_the_processes_and_switches_them() {
         });
     }
     up.await_line("users was killed; look: ");
+}
+
+#[test]
+fn a_person_breaks_an_instance_on_the_page_and_sees_how_the_system_reacts() {
+    let Some(browser) = Browser::start() else { return };
+    let up = Up::with_page(&Page::Real);
+    up.command("start users", "users-2 has started; look: ");
+    up.await_instances(2);
+    let url = format!("http://{}/", up.address_of("look"));
+    browser.open(&url);
+    browser.click("#tab-switches");
+    browser.click("[data-process=\"users-2\"]");
+    let state = |state: &str| {
+        let process = format!("[data-process=\"users-2\"][data-state=\"{state}\"]");
+        browser.await_value(&format!("document.querySelector({}) !== null", json!(process)));
+    };
+    state("running");
+    browser.click("[data-switch=\"freeze\"]");
+    state("frozen");
+    browser.await_text("#said", "users-2 is frozen; look: ");
+    browser.await_text("#health", "users-2");
+    // The switch has turned the load on, and no request of it fails: reads go to the other instance.
+    let answered = || up.http_of("look").get("/system.json").reply()["load"].clone();
+    eventually("the load is answered", || {
+        let load = answered();
+        (load["answered"].as_u64()? >= 20).then(|| assert_eq!(load["failed"], 0, "{load}"))
+    });
+    browser.click("[data-switch=\"continue\"]");
+    state("running");
+    browser.click("[data-switch=\"delay\"]");
+    browser.await_text("[data-process=\"users-2\"]", "delay 200");
+    state("running");
+    browser.click("[data-switch=\"heal\"]");
+    browser.await_text("#said", "users-2 is healed; look: ");
+    browser.click("#load-off");
+    eventually("the load is off", || (answered()["per_second"] == 0).then_some(()));
+    browser.assert_clean(&url);
 }

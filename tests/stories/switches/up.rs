@@ -155,10 +155,14 @@ impl Up {
 
     /// A client of the process that was the first to listen under this name.
     pub fn http_of(&self, name: &str) -> Http {
+        Http::to(self.address_of(name))
+    }
+
+    pub fn address_of(&self, name: &str) -> SocketAddr {
         let shown = self.shown.lock().unwrap();
         let ready = format!("{name} listening on ");
         let address = shown.iter().find_map(|line| line.split_once(&ready)).unwrap().1;
-        Http::to(address.parse::<SocketAddr>().unwrap())
+        address.parse().unwrap()
     }
 
     /// Waits until the gateway distributes reads over this many instances.

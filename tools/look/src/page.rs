@@ -52,6 +52,25 @@ pub fn with_policy(answer: HttpAnswer) -> HttpAnswer {
 mod tests {
     use super::*;
 
+    /// Text of clients and services must stay text.
+    #[test]
+    fn no_script_of_the_page_turns_text_into_html_or_code() {
+        const FORBIDDEN: [&str; 7] = [
+            "innerHTML",
+            "outerHTML",
+            "insertAdjacentHTML",
+            "document.write",
+            "DOMParser",
+            "eval(",
+            "Function(",
+        ];
+        for (path, _, text) in FILES {
+            for word in FORBIDDEN {
+                assert!(!text.contains(word), "{path} has {word}");
+            }
+        }
+    }
+
     #[test]
     fn every_file_of_the_page_is_served() {
         let folder = std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/page")).unwrap();
