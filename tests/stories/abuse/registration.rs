@@ -146,7 +146,7 @@ fn a_rejected_registration_leaves_the_one_before_it_as_it_was() {
 #[test]
 fn no_node_can_take_the_gateways_paths_or_name() {
     let distributor = Process::distributor(&[]);
-    let paths = ["/healthz", "/readyz", "/routes", "/metrics"];
+    let paths = ["/healthz", "/readyz", "/routes", "/metrics", "/journeys"];
     let methods = ["GET", "HEAD", "POST", "DELETE", "X-ANY"];
     let stolen = paths.iter().flat_map(|path| methods.map(|method| format!("{method}{path}")));
     for url in stolen {

@@ -63,6 +63,7 @@ fn internal_paths_are_closed_in_every_spelling() {
         "/%6detrics",
         "/m%65tric%73",
         "/routes",
+        "/journeys",
         "/%72%6F%75tes",
         "http://test/metrics",
         "HTTP://test/routes",

@@ -33,7 +33,7 @@ impl Browser {
                 break port.trim_end_matches('.').parse().unwrap();
             }
         };
-        let driver = Http::to(SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
+        let driver = Http::by_address(SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
         let flags =
             ["--headless=new", "--no-sandbox", "--disable-gpu", "--window-size=1280,900", "--lang=en"];
         let options = json!({

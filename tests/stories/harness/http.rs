@@ -12,12 +12,15 @@ use super::{PATIENCE, secrets};
 #[derive(Clone, Copy)]
 pub struct Http {
     address: SocketAddr,
+    /// Whether `Host` is the address. Otherwise it is `test`.
+    names_address: bool,
 }
 
 /// One open connection.
 pub struct Connection {
     stream: TcpStream,
     buffer: Vec<u8>,
+    host: String,
 }
 
 /// An answer.
@@ -31,7 +34,12 @@ pub struct Response {
 
 impl Http {
     pub fn to(address: SocketAddr) -> Self {
-        Self { address }
+        Self { address, names_address: false }
+    }
+
+    /// A client whose requests name the address as their host.
+    pub fn by_address(address: SocketAddr) -> Self {
+        Self { address, names_address: true }
     }
 
     pub fn get(&self, path: &str) -> Response {
@@ -68,7 +76,7 @@ impl Http {
         headers: &[(&str, &str)],
         body: &[u8],
     ) -> Option<Response> {
-        let mut connection = Connection::open(self.address)?;
+        let mut connection = self.try_connect()?;
         connection.send_request(method, path, headers, body);
         connection.receive_for(method)
     }
@@ -86,7 +94,9 @@ impl Http {
 
     /// Like `connect`; `None` if no process accepts.
     pub fn try_connect(&self) -> Option<Connection> {
-        Connection::open(self.address)
+        let connection = Connection::open(self.address)?;
+        let host = if self.names_address { self.address.to_string() } else { connection.host };
+        Some(Connection { host, ..connection })
     }
 }
 
@@ -99,7 +109,7 @@ impl Connection {
         stream.set_nodelay(true).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         stream.set_write_timeout(Some(PATIENCE)).unwrap();
-        Self { stream, buffer: Vec::new() }
+        Self { stream, buffer: Vec::new(), host: "test".to_owned() }
     }
 
     /// Sends bytes. If the peer has closed already, the read of the answer shows it.
@@ -109,10 +119,9 @@ impl Connection {
     }
 
     pub fn send_request(&mut self, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) {
-        let host = self.stream.peer_addr().map_or_else(|_| "test".to_owned(), |peer| peer.to_string());
         let mut head = format!("{method} {path} HTTP/1.1\r\n");
         if !headers.iter().any(|(name, _)| *name == "Host") {
-            head.extend(["Host: ", &host, "\r\n"]);
+            head.extend(["Host: ", &self.host, "\r\n"]);
         }
         for (name, value) in headers {
             head.extend([name, ": ", value, "\r\n"]);

@@ -85,7 +85,7 @@ fn the_root_shows_routes_and_own_paths_until_a_service_registers_it() {
     for path in own.as_array().unwrap() {
         assert_eq!(http.get(path.as_str().unwrap()).status, 200, "{path}");
     }
-    assert_eq!(own.as_array().unwrap().len(), 4, "{own}");
+    assert_eq!(own.as_array().unwrap().len(), 5, "{own}");
     assert_eq!(http.request("HEAD", "/", &[], b"").status, 200);
     let refused = http.request("POST", "/", &[], b"");
     assert_failure(&refused, 405, "no service accepts POST /");

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::look;
+use super::{by_address, look};
 use crate::harness::{Events, Process, System, eventually};
 
 /// The data of the next event with this name.
@@ -16,7 +16,7 @@ fn next(events: &mut Events, name: &str) -> Value {
 }
 
 fn follow(look: &Process) -> Events {
-    let Ok(events) = look.http().events("/live", &[]) else { panic!("no stream") };
+    let Ok(events) = by_address(look).events("/live", &[]) else { panic!("no stream") };
     events
 }
 
@@ -26,7 +26,8 @@ fn json_shows_every_process_and_link_even_without_a_browser() {
     system.await_instances("GET", "/users", 2);
     let look = look(&system);
     let shown = eventually("the gateway is read", || {
-        Some(look.http().get("/system.json").reply()).filter(|shown| shown["gateways"][0]["state"] == "up")
+        Some(by_address(&look).get("/system.json").reply())
+            .filter(|shown| shown["gateways"][0]["state"] == "up")
     });
     assert_eq!(shown["mode"], "development");
     assert_eq!((&shown["switches"], &shown["processes"]), (&json!(false), &json!([])));
@@ -55,19 +56,19 @@ fn a_request_is_found_by_its_id_and_shown_with_its_steps() {
         assert_eq!(next(&mut live, "journey")["id"], id);
     }
     let find = |query: &str| {
-        let found = look.http().get(&format!("/journeys.json?{query}")).reply();
+        let found = by_address(&look).get(&format!("/journeys.json?{query}")).reply();
         found["journeys"].as_array().unwrap().iter().map(|one| one["id"].clone()).collect::<Vec<_>>()
     };
     assert_eq!(find("id=two"), [json!("two")]);
     assert_eq!(find("status=4xx"), [json!("two"), json!("one")]);
     assert_eq!(find("route=/users&status=200"), [json!("three")]);
     assert_eq!(find(&format!("instance={}", system.users[0].address())), [json!("three"), json!("one")]);
-    let journey = look.http().get("/journeys.json?id=one").reply()["journeys"][0].clone();
-    let whole = look.http().get(&format!("/journeys/{}.json", journey["number"])).reply();
+    let journey = by_address(&look).get("/journeys.json?id=one").reply()["journeys"][0].clone();
+    let whole = by_address(&look).get(&format!("/journeys/{}.json", journey["number"])).reply();
     assert!(whole["explain"].as_array().unwrap().len() > 5, "{whole}");
     let slowest = find("sort=slowest");
     assert_eq!(slowest.len(), 3);
-    assert_eq!(look.http().get("/journeys/999.json").status, 404);
+    assert_eq!(by_address(&look).get("/journeys/999.json").status, 404);
 }
 
 #[test]
@@ -81,7 +82,7 @@ fn a_change_reaches_every_reader_at_once() {
         let change = next(live, "change");
         assert_eq!((&change["user_id"], &change["user"]["name"]), (&kim["id"], &json!("Kim ¶ 김")));
     }
-    assert_eq!(look.http().get("/changes.json").reply()["changes"][0]["user_id"], kim["id"]);
+    assert_eq!(by_address(&look).get("/changes.json").reply()["changes"][0]["user_id"], kim["id"]);
 }
 
 #[test]
@@ -134,7 +135,7 @@ fn a_gateway_that_hangs_is_silent_and_a_distributor_that_has_ended_is_down() {
 fn only_this_page_can_change_something_and_only_by_its_own_name() {
     let system = System::start();
     let look = look(&system);
-    let http = look.http();
+    let http = by_address(&look);
     let own = format!("http://{}", look.address());
     let json = ("Content-Type", "application/json");
     let body = br#"{"method":"POST","path":"/users","body":{"name":"Kim","email":"kim@example.com"}}"#;
@@ -176,7 +177,7 @@ fn a_request_that_would_break_out_of_its_line_is_rejected() {
         json!({ "method": "GET" }),
         json!([]),
     ] {
-        assert_eq!(look.http().post("/send", &sent).status, 400, "{sent}");
+        assert_eq!(by_address(&look).post("/send", &sent).status, 400, "{sent}");
     }
 }
 
@@ -184,20 +185,20 @@ fn a_request_that_would_break_out_of_its_line_is_rejected() {
 fn a_browser_may_load_nothing_but_the_files_of_the_page() {
     let system = System::start();
     let look = look(&system);
-    let page = look.http().get("/");
+    let page = by_address(&look).get("/");
     assert_eq!(page.header("Content-Type"), Some("text/html; charset=utf-8"));
     let policy = page.header("Content-Security-Policy").unwrap();
     assert!(policy.starts_with("default-src 'none'; script-src 'self'; style-src 'self'"), "{policy}");
     assert!(!policy.contains("unsafe") && !policy.contains('*'), "{policy}");
-    assert_eq!(look.http().get("/nothing.js").status, 404);
-    assert_eq!(look.http().request("HEAD", "/main.js", &[], b"").status, 200);
+    assert_eq!(by_address(&look).get("/nothing.js").status, 404);
+    assert_eq!(by_address(&look).request("HEAD", "/main.js", &[], b"").status, 200);
 }
 
 #[test]
 fn source_files_are_shown_and_no_other_file() {
     let system = System::start();
     let look = look(&system);
-    let source = look.http().get("/source/src/net/link.rs");
+    let source = by_address(&look).get("/source/src/net/link.rs");
     assert!(source.text().contains("pub struct Link "), "{}", source.text());
     for path in [
         "/source/Cargo.toml",
@@ -207,7 +208,7 @@ fn source_files_are_shown_and_no_other_file() {
         "/source/../../etc/passwd",
         "/source/tests/stories/main.rs",
     ] {
-        assert_eq!(look.http().get(path).status, 404, "{path}");
+        assert_eq!(by_address(&look).get(path).status, 404, "{path}");
     }
 }
 

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use super::{look, url};
+use super::{by_address, look, url};
 use crate::harness::{Browser, Echo, Process, System, await_instances, eventually};
 
 /// A system with two instances, its page, and a browser that shows it.
@@ -136,7 +136,7 @@ fn a_change_in_one_window_appears_in_a_second_one() {
         browser.click("#tab-changes");
     }
     eventually("the feed is read", || {
-        (shown.look.http().get("/system.json").reply()["changes"] == "on").then_some(())
+        (by_address(&shown.look).get("/system.json").reply()["changes"] == "on").then_some(())
     });
     shown.browser.enter("#change-name", "Kim 김");
     shown.browser.enter("#change-email", "kim@example.com");
@@ -174,7 +174,7 @@ fn text_from_clients_and_services_stays_text() {
     await_instances(&system.gateway, "GET", "/echo", 1);
     browser.click("#tab-changes");
     eventually("the feed is read", || {
-        (shown.look.http().get("/system.json").reply()["changes"] == "on").then_some(())
+        (by_address(&shown.look).get("/system.json").reply()["changes"] == "on").then_some(())
     });
     system.create_user("\"<img/src=x/onerror=alert(1)>\"@example.com", hostile);
     browser.await_text("#changes-list", hostile);

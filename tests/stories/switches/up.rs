@@ -155,7 +155,7 @@ impl Up {
 
     /// A client of the process that was the first to listen under this name.
     pub fn http_of(&self, name: &str) -> Http {
-        Http::to(self.address_of(name))
+        Http::by_address(self.address_of(name))
     }
 
     pub fn address_of(&self, name: &str) -> SocketAddr {
