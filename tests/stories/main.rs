@@ -34,6 +34,8 @@ mod mesh;
 mod model;
 mod secret;
 mod seeing;
+#[cfg(unix)]
+mod small;
 #[cfg(target_os = "linux")]
 mod switches;
 #[cfg(unix)]

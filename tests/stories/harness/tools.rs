@@ -21,6 +21,7 @@ pub fn tool(name: &str) -> PathBuf {
                 "--package",
                 "pilcrow-look",
             ])
+            .args(["--package", "pilcrow-lessons"])
             .arg("--target-dir")
             .arg(directory.parent().unwrap())
             .current_dir(env!("CARGO_MANIFEST_DIR"))
