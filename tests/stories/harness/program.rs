@@ -180,7 +180,7 @@ impl Program {
 /// The names of the settings in the user's own environment. They must not reach the processes.
 fn settings_of_the_user() -> impl Iterator<Item = OsString> {
     const COURSE: [&str; 5] = ["HOST", "GATE_PORT", "DIS_PORT", "USERS_PORT", "RUST_LOG"];
-    const OURS: [&str; 4] = ["PILCROW_", "GATEWAY_", "USERS_", "DISTRIBUTOR_"];
+    const OURS: [&str; 5] = ["PILCROW_", "GATEWAY_", "USERS_", "DISTRIBUTOR_", "LOOK_"];
     let is_setting =
         |name: &str| COURSE.contains(&name) || OURS.iter().any(|prefix| name.starts_with(prefix));
     std::env::vars_os().map(|(name, _)| name).filter(move |name| name.to_str().is_some_and(is_setting))
