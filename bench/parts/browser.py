@@ -22,6 +22,9 @@ class Browser:
         wanted = {"capabilities": {"alwaysMatch": {"goog:chromeOptions": {"args": flags}}}}
         await_status(port, "/status")
         self.session = f"/session/{self.call('POST', '/session', wanted)['sessionId']}"
+        self.open(url)
+
+    def open(self, url):
         self.call("POST", f"{self.session}/url", {"url": url})
 
     def call(self, method, path, body=None):
@@ -42,7 +45,7 @@ class Browser:
         while not self.value(expression):
             if time.monotonic() > deadline:
                 raise Unusable(f"the page is not as expected: {expression}")
-            time.sleep(0.05)
+            time.sleep(0.01)
 
     def click(self, selector):
         self.value(f"document.querySelector({json.dumps(selector)}).click()")
