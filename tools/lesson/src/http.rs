@@ -1,0 +1,181 @@
+//! A client of the gateway: one connection for each request.
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use crate::check::{Failure, ensure};
+use crate::connection::{Connection, End, PATIENCE, seconds};
+use crate::language::{Text, text};
+use crate::packet;
+use crate::setup::Running;
+use crate::transcript::show;
+
+const ASK_EVERY: Duration = Duration::from_millis(100);
+
+/// A request that has been sent.
+pub struct Asked(Connection);
+
+/// An answer of a gateway.
+struct Answer {
+    status: u16,
+    /// The packet in the body, or null.
+    body: Value,
+    text: String,
+}
+
+/// Sends a request with a JSON body, or without a body if it is null.
+pub fn ask(
+    gateway: &Running,
+    who: &Text,
+    method: &str,
+    target: &str,
+    body: &Value,
+) -> Result<Asked, Failure> {
+    let mut connection = gateway.connect_as(who.clone())?;
+    let json = if body.is_null() { String::new() } else { body.to_string() };
+    let fields = match body {
+        Value::Null => String::new(),
+        _ => format!("Content-Type: application/json\r\nContent-Length: {}\r\n", json.len()),
+    };
+    let request = format!(
+        "{method} {target} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n{fields}\r\n{json}",
+        gateway.address
+    );
+    connection.transcript().sent(who, format!("{method} {target} {json}").trim_end());
+    connection.write_quietly(request.as_bytes())?;
+    Ok(Asked(connection))
+}
+
+/// Sends a request. The answer must have this status, and a body with these fields.
+pub fn expect(
+    gateway: &Running,
+    (method, target, body): (&str, &str, &Value),
+    status: u16,
+    fields: &Value,
+) -> Result<Value, Failure> {
+    ask(gateway, &client(), method, target, body)?.expect(PATIENCE, status, fields)
+}
+
+/// Asks again and again, until the answer is as expected. The transcript keeps the last attempt only.
+pub fn expect_soon(
+    gateway: &Running,
+    request: (&str, &str, &Value),
+    status: u16,
+    fields: &Value,
+    within: Duration,
+) -> Result<Value, Failure> {
+    let deadline = Instant::now() + within;
+    let transcript = gateway.transcript();
+    let before = transcript.lines().len();
+    loop {
+        match expect(gateway, request, status, fields) {
+            Err(_) if Instant::now() < deadline => {
+                transcript.truncate(before);
+                thread::sleep(ASK_EVERY);
+            }
+            Err(failure) => {
+                let (en, ko) = seconds(within);
+                let Text { en: expected_en, ko: expected_ko } = &failure.expected;
+                let expected = text!("{expected_en} within {en}", "{ko} 안에 {expected_ko}");
+                return Err(Failure { expected, ..failure });
+            }
+            answer => return answer,
+        }
+    }
+}
+
+fn client() -> Text {
+    text!("client", "클라이언트")
+}
+
+impl Asked {
+    pub fn expect(self, within: Duration, status: u16, fields: &Value) -> Result<Value, Failure> {
+        let expected = match fields {
+            Value::Null => Text::same(format!("HTTP {status}")),
+            fields => Text::same(format!("HTTP {status} {}", packet::json(fields))),
+        };
+        let (transcript, who) = (self.0.transcript().clone(), self.0.who.clone());
+        let answer = self.answer(within, &expected)?;
+        let is_expected = answer.status == status && (fields.is_null() || packet::has(&answer.body, fields));
+        ensure(is_expected, || Failure::new(expected, answer.shown()))?;
+        transcript.received(&who, &answer.shown().en);
+        Ok(answer.body)
+    }
+
+    /// Waits for the answer, whatever it says.
+    fn answer(mut self, within: Duration, expected: &Text) -> Result<Answer, Failure> {
+        let mut so_far = Vec::new();
+        let answer = self.0.read_until(within, |buffer| {
+            buffer.clone_into(&mut so_far);
+            read_answer(buffer, false)
+        });
+        match answer {
+            // Without a length, the end of the connection is the end of the body.
+            Err(End::Closed) => {
+                read_answer(&so_far, true).ok_or_else(|| self.0.failure(expected, End::Closed))
+            }
+            other => other.map_err(|end| self.0.failure(expected, end)),
+        }
+    }
+}
+
+impl Answer {
+    fn shown(&self) -> Text {
+        Text::same(format!("HTTP {} {}", self.status, self.text))
+    }
+}
+
+/// `None` if the answer is not complete.
+fn read_answer(bytes: &[u8], is_closed: bool) -> Option<Answer> {
+    let head_length = bytes.windows(4).position(|four| four == b"\r\n\r\n")? + 4;
+    let head = String::from_utf8_lossy(&bytes[..head_length]).to_ascii_lowercase();
+    let status = head.split(' ').nth(1)?.parse().ok()?;
+    let field = |name: &str| head.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
+    let rest = &bytes[head_length..];
+    let body = if field("transfer-encoding:").is_some_and(|coding| coding.contains("chunked")) {
+        join_chunks(rest)?
+    } else if let Some(length) = field("content-length:").and_then(|length| length.parse().ok()) {
+        rest.get(..length)?.to_vec()
+    } else if is_closed {
+        rest.to_vec()
+    } else {
+        return None;
+    };
+    let text = show(body.trim_ascii());
+    Some(Answer { status, body: serde_json::from_slice(&body).unwrap_or_default(), text })
+}
+
+/// `None` if the last chunk is missing.
+fn join_chunks(mut bytes: &[u8]) -> Option<Vec<u8>> {
+    let mut body = Vec::new();
+    loop {
+        let line_length = bytes.windows(2).position(|two| two == b"\r\n")?;
+        let line = str::from_utf8(&bytes[..line_length]).ok()?;
+        let length = usize::from_str_radix(line.split(';').next()?.trim(), 16).ok()?;
+        if length == 0 {
+            return Some(body);
+        }
+        let begin = line_length + 2;
+        body.extend_from_slice(bytes.get(begin..begin + length)?);
+        bytes = bytes.get(begin + length + 2..)?;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn answers_have_a_length_or_chunks_or_an_end() {
+        let body = |bytes: &[u8], is_closed| read_answer(bytes, is_closed).map(|answer| answer.text);
+        let sized = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}";
+        assert_eq!(body(sized, false).as_deref(), Some("{}"));
+        assert_eq!(body(&sized[..sized.len() - 1], false), None);
+        let chunks = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\n{\r\n1\r\n}\r\n0\r\n\r\n";
+        assert_eq!(body(chunks, false).as_deref(), Some("{}"));
+        assert_eq!(body(b"HTTP/1.0 200 OK\r\n\r\n{}", false), None);
+        assert_eq!(body(b"HTTP/1.0 200 OK\r\n\r\n{}", true).as_deref(), Some("{}"));
+    }
+}

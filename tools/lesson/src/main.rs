@@ -1,0 +1,220 @@
+//! `cargo lesson`: starts a learner's program beside the real processes, checks it over TCP only, and explains the first
+//! failure.
+//!
+//! Read in this order: this file (the options), [`course`] (the lessons), [`check`] (what a check is), [`checks`] (the
+//! checks, one file for each lesson), [`setup`] (what a check starts), [`connection`] and [`http`] (sockets with
+//! deadlines), [`process`] and [`children`] (child processes and their end), [`program`] and [`package`] (where the
+//! program comes from), [`run`] and [`report`] (what runs, and what the user sees).
+
+mod check;
+mod checks;
+mod children;
+mod connection;
+mod course;
+mod http;
+mod language;
+mod listening;
+mod package;
+mod packet;
+mod process;
+mod program;
+mod progress;
+mod real;
+mod report;
+mod run;
+mod setup;
+mod transcript;
+
+use std::ffi::OsString;
+use std::fs;
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::thread;
+use std::time::Duration;
+
+use clap::{Parser, ValueEnum};
+
+use crate::course::Lesson;
+use crate::language::{Language, text};
+use crate::program::Program;
+use crate::report::Report;
+use crate::run::Passed;
+
+/// The exit status after Ctrl-C.
+const INTERRUPTED: i32 = 130;
+const LOOK_EVERY: Duration = Duration::from_millis(200);
+
+/// Starts your program beside the real processes, checks it over TCP, and explains the first failure.
+///
+/// `cargo lesson 3` checks lessons/work/3.rs, or .py, or .js. It creates the file from a skeleton on first use.
+/// `cargo lesson 3 -- node mine.js` checks any command; the addresses are appended to it.
+/// Without a number it lists the lessons and shows what is done.
+///
+/// It works on Linux and macOS. On Windows, programs that your program has started are not ended with it, and the command
+/// for Python is `python`.
+#[derive(Parser)]
+#[command(name = "cargo lesson", bin_name = "cargo lesson", version)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of the command line")]
+struct Options {
+    /// The number of the lesson, 1 to 7
+    #[arg(value_parser = clap::value_parser!(u8).range(1..=7))]
+    lesson: Option<u8>,
+
+    /// The language of the skeleton, if there is no program yet
+    #[arg(long = "in", value_name = "LANGUAGE", default_value = "rust")]
+    skeleton: Skeleton,
+
+    /// Check the naive program of the lesson, and see it fail
+    #[arg(long, conflicts_with_all = ["solution", "command"])]
+    demo: bool,
+
+    /// Check the solution of the lesson
+    #[arg(long, conflicts_with = "command")]
+    solution: bool,
+
+    /// Check again whenever the file is saved
+    #[arg(long, conflicts_with = "command")]
+    watch: bool,
+
+    /// Check this lesson only, and not the earlier ones
+    #[arg(long)]
+    only: bool,
+
+    /// The language of the messages; the default is that of the locale
+    #[arg(long, value_name = "LANGUAGE")]
+    lang: Option<Language>,
+
+    /// The real processes are already built and lie beside this tool
+    #[arg(long, hide = true)]
+    no_build: bool,
+
+    /// The command that starts your program
+    #[arg(last = true)]
+    command: Vec<OsString>,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Skeleton {
+    Rust,
+    Python,
+    Javascript,
+}
+
+impl Skeleton {
+    /// The end of its file.
+    fn end(self) -> &'static str {
+        match self {
+            Self::Rust => "rs",
+            Self::Python => "py",
+            Self::Javascript => "js",
+        }
+    }
+}
+
+fn main() -> ExitCode {
+    let options = Options::parse();
+    // Before the first child starts: no signal ends this process while its children still run.
+    if let Err(error) = ctrlc::set_handler(|| children::end_all_and_exit(INTERRUPTED, setup::remove_folders))
+    {
+        return fail(&format!("cannot handle Ctrl-C: {error}"));
+    }
+    let result = run_options(&options);
+    setup::remove_folders();
+    match result {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(reason) => fail(&reason),
+    }
+}
+
+fn fail(reason: &str) -> ExitCode {
+    // If cargo has explained the error, there is nothing to add.
+    if !reason.is_empty() {
+        let _ = writeln!(io::stderr(), "cargo lesson: {reason}");
+    }
+    ExitCode::FAILURE
+}
+
+fn run_options(options: &Options) -> Passed {
+    let report = Report::new(options.lang.unwrap_or_else(Language::of_locale));
+    let Some(lesson) = options.lesson.and_then(course::lesson) else {
+        progress::list(report);
+        return Ok(true);
+    };
+    if lesson.needs_real && !options.no_build {
+        real::build()?;
+    }
+    if !options.command.is_empty() {
+        return check(options, report, lesson, &Program::of_command(lesson.number, &options.command));
+    }
+    let file = find_file(options, report, lesson)?;
+    if options.watch {
+        return watch(options, report, lesson, &file);
+    }
+    check(options, report, lesson, &Program::of_file(lesson.number, &file)?)
+}
+
+/// The file to check. The first use of a lesson creates it.
+fn find_file(options: &Options, report: Report, lesson: &Lesson) -> Result<PathBuf, String> {
+    if options.demo {
+        return Ok(program::course_file(lesson.number, "naive.rs"));
+    }
+    if options.solution {
+        return Ok(program::course_file(lesson.number, "solution.rs"));
+    }
+    if let Some(file) = program::work_file(lesson.number) {
+        return Ok(file);
+    }
+    let file = program::create_from_skeleton(lesson.number, options.skeleton.end())?;
+    let path = file.display();
+    report.tell(&text!("Created {path} from the skeleton.", "스켈레톤에서 {path} 파일을 만들었습니다."));
+    Ok(file)
+}
+
+fn check(options: &Options, report: Report, lesson: &Lesson, program: &Program) -> Passed {
+    let find = |other: &Lesson| find_other(options, lesson, other);
+    let has_passed = if options.demo || options.only {
+        run::check_lesson(report, lesson, program)?
+    } else {
+        run::check_up_to(report, lesson, program, &find)?
+    };
+    if has_passed {
+        report.tell(&text!("\nAll checks have passed.", "\n모든 검사를 통과했습니다."));
+    }
+    if !options.demo && !options.solution {
+        progress::record(lesson.number, has_passed);
+    }
+    Ok(has_passed)
+}
+
+/// The newest program of another role: of the learner, or with `--solution` that of the course.
+fn find_other(options: &Options, lesson: &Lesson, other: &Lesson) -> Result<Option<Program>, String> {
+    let mut lessons = run::newest_of_role(other, lesson.number).map(|lesson| {
+        let solution = program::course_file(lesson.number, "solution.rs");
+        let file = if options.solution { Some(solution) } else { program::work_file(lesson.number) };
+        (lesson.number, file)
+    });
+    match lessons.find_map(|(number, file)| Some((number, file?))) {
+        Some((number, file)) => Program::of_file(number, &file).map(Some),
+        None => Ok(None),
+    }
+}
+
+/// Checks again and again, until Ctrl-C ends the tool.
+fn watch(options: &Options, report: Report, lesson: &Lesson, file: &PathBuf) -> Passed {
+    let modified = || fs::metadata(file).and_then(|data| data.modified()).ok();
+    loop {
+        let begin = modified();
+        let result = Program::of_file(lesson.number, file)
+            .and_then(|program| check(options, report, lesson, &program));
+        if let Err(reason) = result {
+            fail(&reason);
+        }
+        let path = file.display();
+        report.tell(&text!("\nWaiting until {path} is saved …\n", "\n{path} 파일의 저장을 기다립니다 …\n"));
+        while modified() == begin {
+            thread::sleep(LOOK_EVERY);
+        }
+    }
+}
