@@ -28,6 +28,8 @@ mod harness;
 mod http_front;
 mod invariants;
 mod journeys;
+#[cfg(unix)]
+mod lessons;
 mod links;
 mod look;
 mod mesh;

@@ -218,6 +218,13 @@ impl Watched {
         }
     }
 
+    /// Sends a signal.
+    #[cfg(unix)]
+    pub fn signal(&self, signal: nix::sys::signal::Signal) {
+        let id = nix::unistd::Pid::from_raw(i32::try_from(self.child.0.id()).unwrap());
+        nix::sys::signal::kill(id, signal).unwrap();
+    }
+
     /// Its next line, if there is one already.
     pub fn try_line(&mut self) -> Option<String> {
         self.lines.try_recv().ok()

@@ -21,11 +21,13 @@ pub type Verdict = Result<(), Failure>;
 pub struct Failure {
     pub expected: Text,
     pub got: Text,
+    /// Whether a connection was closed. Then the program is perhaps about to crash.
+    pub is_closed: bool,
 }
 
 impl Failure {
     pub fn new(expected: impl Into<Text>, got: impl Into<Text>) -> Self {
-        Self { expected: expected.into(), got: got.into() }
+        Self { expected: expected.into(), got: got.into(), is_closed: false }
     }
 }
 

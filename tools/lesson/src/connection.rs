@@ -74,7 +74,7 @@ impl Connection {
                 ErrorKind::WouldBlock | ErrorKind::TimedOut => {
                     Failure::new(expected, text!("it reads nothing", "읽지 않습니다"))
                 }
-                _ => Failure::new(expected, End::Closed.describe(&[])),
+                _ => End::Closed.failure(&expected, &[]),
             }
         })
     }
@@ -182,7 +182,7 @@ impl Connection {
 
     /// What has arrived instead of a whole packet.
     pub fn failure(&self, expected: &Text, end: End) -> Failure {
-        Failure::new(expected.clone(), end.describe(&self.buffer))
+        end.failure(expected, &self.buffer)
     }
 
     pub fn transcript(&self) -> &Transcript {
@@ -195,8 +195,13 @@ fn is_timeout(kind: ErrorKind) -> bool {
 }
 
 impl End {
+    fn failure(self, expected: &Text, arrived: &[u8]) -> Failure {
+        let failure = Failure::new(expected.clone(), self.describe(arrived));
+        Failure { is_closed: self == Self::Closed, ..failure }
+    }
+
     /// What the user sees as *got*, with the bytes that had arrived.
-    pub fn describe(self, arrived: &[u8]) -> Text {
+    fn describe(self, arrived: &[u8]) -> Text {
         let begin = show(&arrived[..arrived.len().min(SHOWN_OF_FLOOD)]);
         let all = show(arrived);
         match self {

@@ -56,6 +56,9 @@ pub fn check_up_to(report: Report, last: &Lesson, program: &Program, find: Find)
 fn run_check(report: Report, check: &Check, program: &Program) -> Passed {
     let setup = Setup::new(program)?;
     let verdict = (check.run)(&setup);
+    if verdict.as_ref().is_err_and(|failure| failure.is_closed) {
+        setup.await_crash();
+    }
     let states = setup.states();
     match verdict.and_then(|()| still_runs(&states)) {
         Ok(()) => report.passed(check),

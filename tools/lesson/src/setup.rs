@@ -20,6 +20,8 @@ use crate::transcript::Transcript;
 
 /// How long a program may take until it accepts connections.
 const START_TIME: Duration = Duration::from_secs(10);
+/// How long a program that has closed a connection may take to crash.
+const CRASH_TIME: Duration = Duration::from_secs(1);
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 /// The surroundings of one check.
@@ -86,6 +88,15 @@ impl<'a> Setup<'a> {
     pub fn users(&self, distributor: SocketAddr) -> Result<Running<'_>, Failure> {
         let database = self.file("users.db").display().to_string();
         self.start_real("users", &["--distributor", &distributor.to_string(), "--database", &database])
+    }
+
+    /// Waits a moment for the end of the program, since its last lines say why.
+    pub fn await_crash(&self) {
+        let deadline = Instant::now() + CRASH_TIME;
+        let is_running = || self.programs.borrow().iter().all(|process| process.is_running());
+        while is_running() && Instant::now() < deadline {
+            thread::sleep(LOOK_EVERY);
+        }
     }
 
     /// The states of all programs of the learner.
