@@ -9,7 +9,7 @@ mod list;
 pub mod living;
 pub mod relay;
 pub mod saving;
-mod users;
+pub mod users;
 
 use serde_json::{Value, json};
 

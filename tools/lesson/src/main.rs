@@ -6,6 +6,7 @@
 //! deadlines), [`process`] and [`children`] (child processes and their end), [`program`] and [`package`] (where the
 //! program comes from), [`run`] and [`report`] (what runs, and what the user sees).
 
+mod capstone;
 mod check;
 mod checks;
 mod children;
@@ -35,6 +36,7 @@ use std::time::Duration;
 
 use clap::{Parser, ValueEnum};
 
+use crate::capstone::Programs;
 use crate::course::Lesson;
 use crate::language::{Language, text};
 use crate::program::Program;
@@ -49,6 +51,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(200);
 ///
 /// `cargo lesson 3` checks lessons/work/3.rs, or .py, or .js. It creates the file from a skeleton on first use.
 /// `cargo lesson 3 -- node mine.js` checks any command; the addresses are appended to it.
+/// `cargo lesson capstone` puts your programs of the lessons 4, 5 and 7 under load, beside the real system.
 /// Without a number it lists the lessons and shows what is done.
 ///
 /// It works on Linux and macOS. On Windows, programs that your program has started are not ended with it, and the command
@@ -57,9 +60,9 @@ const LOOK_EVERY: Duration = Duration::from_millis(200);
 #[command(name = "cargo lesson", bin_name = "cargo lesson", version)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a flag of the command line")]
 struct Options {
-    /// The number of the lesson, 1 to 7
-    #[arg(value_parser = clap::value_parser!(u8).range(1..=7))]
-    lesson: Option<u8>,
+    /// The number of the lesson, 1 to 7, or `capstone`
+    #[arg(value_parser = read_target)]
+    lesson: Option<Target>,
 
     /// The language of the skeleton, if there is no program yet
     #[arg(long = "in", value_name = "LANGUAGE", default_value = "rust")]
@@ -92,6 +95,21 @@ struct Options {
     /// The command that starts your program
     #[arg(last = true)]
     command: Vec<OsString>,
+}
+
+/// What is checked.
+#[derive(Clone, Copy)]
+enum Target {
+    Lesson(&'static Lesson),
+    Capstone,
+}
+
+fn read_target(word: &str) -> Result<Target, String> {
+    if word == "capstone" {
+        return Ok(Target::Capstone);
+    }
+    let lesson = word.parse().ok().and_then(course::lesson);
+    lesson.map(Target::Lesson).ok_or_else(|| "expected a number from 1 to 7, or `capstone`".to_owned())
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -138,9 +156,13 @@ fn fail(reason: &str) -> ExitCode {
 
 fn run_options(options: &Options) -> Passed {
     let report = Report::new(options.lang.unwrap_or_else(Language::of_locale));
-    let Some(lesson) = options.lesson.and_then(course::lesson) else {
-        progress::list(report);
-        return Ok(true);
+    let lesson = match options.lesson {
+        None => {
+            progress::list(report);
+            return Ok(true);
+        }
+        Some(Target::Capstone) => return run_capstone(options, report),
+        Some(Target::Lesson(lesson)) => lesson,
     };
     if lesson.needs_real && !options.no_build {
         real::build()?;
@@ -153,6 +175,27 @@ fn run_options(options: &Options) -> Passed {
         return watch(options, report, lesson, &file);
     }
     check(options, report, lesson, &Program::of_file(lesson.number, &file)?)
+}
+
+/// The system of the learner consists of the programs of the lessons 4, 5 and 7.
+fn run_capstone(options: &Options, report: Report) -> Passed {
+    if !options.no_build {
+        real::build()?;
+    }
+    let find = |lesson: u8| {
+        let solution = program::course_file(lesson, "solution.rs");
+        let file = if options.solution { Some(solution) } else { program::work_file(lesson) };
+        let file = file.ok_or_else(|| {
+            let missing = text!(
+                "the capstone needs your program of lesson {lesson} in lessons/work",
+                "캡스톤에는 lessons/work에 {lesson}과 프로그램이 필요합니다"
+            );
+            missing.in_language(report.language).to_owned()
+        })?;
+        Program::of_file(lesson, &file)
+    };
+    let programs = Programs { gateway: find(4)?, distributor: find(5)?, users: find(7)? };
+    capstone::run(report, &programs)
 }
 
 /// The file to check. The first use of a lesson creates it.

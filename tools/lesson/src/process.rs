@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use crate::children::{self, Pipe};
 
-/// A process that prints more than this is ended.
+/// A program that prints more than this during one check is ended.
 pub const MAX_OUTPUT: usize = 4 * 1024 * 1024;
 /// How many of its last lines are shown after a failure.
 const LAST_LINES: usize = 8;
@@ -32,6 +32,7 @@ struct Output {
     lines: VecDeque<String>,
     line: Vec<u8>,
     bytes: usize,
+    limit: usize,
     open_pipes: usize,
 }
 
@@ -44,10 +45,12 @@ pub struct State {
 }
 
 impl Process {
-    pub fn start(command: &mut Command) -> io::Result<Self> {
+    /// Starts it. If it prints more than `max_output`, it is ended.
+    pub fn start(command: &mut Command, max_output: usize) -> io::Result<Self> {
         let piped = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let (id, stdout, stderr) = children::start(piped)?;
-        let process = Self { id, output: Arc::default() };
+        let process =
+            Self { id, output: Arc::new(Mutex::new(Output { limit: max_output, ..Output::default() })) };
         for pipe in [stdout, stderr].into_iter().flatten() {
             lock(&process.output).open_pipes += 1;
             let output = process.output.clone();
@@ -75,7 +78,7 @@ impl Process {
             thread::sleep(LOOK_EVERY);
         }
         let output = lock(&self.output);
-        let has_flooded = output.bytes > MAX_OUTPUT;
+        let has_flooded = output.bytes > output.limit;
         State { exit, has_flooded, last_lines: output.lines.iter().cloned().collect() }
     }
 }
@@ -96,7 +99,7 @@ fn read_output(id: u32, mut pipe: Pipe, output: &Mutex<Output>) {
     while let Ok(count @ 1..) = pipe.read(&mut piece) {
         let mut output = lock(output);
         output.add(&piece[..count]);
-        if output.bytes > MAX_OUTPUT {
+        if output.bytes > output.limit {
             drop(output);
             children::end(id);
             break;

@@ -15,6 +15,11 @@ pub fn say(line: &str) {
     let _ = writeln!(io::stdout(), "{line}");
 }
 
+/// The width of a text on a terminal. A Korean character takes two columns.
+pub fn columns(text: &str) -> usize {
+    text.chars().map(|character| if character.is_ascii() { 1 } else { 2 }).sum()
+}
+
 /// Prints in one language, in colour on a terminal.
 #[derive(Clone, Copy)]
 pub struct Report {
@@ -45,6 +50,23 @@ impl Report {
     pub fn failed(self, check: &Check, failure: &Failure, transcript: &[Text], states: &[State]) {
         let mark = self.coloured("31", "✗");
         say(&format!("  {mark} {:<29}{}\n", check.name, self.language.pick(check.claim)));
+        self.compare(failure, transcript);
+        self.section(["hint", "힌트"], &[check.hint.into()]);
+        for state in states {
+            self.state(state);
+        }
+    }
+
+    /// A failure outside of a check.
+    pub fn explain(self, failure: &Failure, transcript: &[Text], states: &[State]) {
+        self.compare(failure, transcript);
+        for state in states {
+            self.state(state);
+        }
+    }
+
+    /// What was sent, what should have come, and what has come.
+    fn compare(self, failure: &Failure, transcript: &[Text]) {
         let skipped = transcript.len().saturating_sub(SHOWN_LINES);
         let mut sent: Vec<Text> = transcript[skipped..].to_vec();
         if skipped > 0 {
@@ -53,10 +75,6 @@ impl Report {
         self.section(["sent", "보냄"], &sent);
         self.section(["expected", "기대"], std::slice::from_ref(&failure.expected));
         self.section(["got", "받음"], std::slice::from_ref(&failure.got));
-        self.section(["hint", "힌트"], &[check.hint.into()]);
-        for state in states {
-            self.state(state);
-        }
     }
 
     /// The end and the last output of the program.
@@ -79,9 +97,7 @@ impl Report {
 
     fn section(self, name: Words, lines: &[Text]) {
         let name = self.language.pick(name);
-        // A Korean character takes two columns.
-        let width: usize = name.chars().map(|character| if character.is_ascii() { 1 } else { 2 }).sum();
-        let label = format!("{name}{}", " ".repeat(12_usize.saturating_sub(width)));
+        let label = format!("{name}{}", " ".repeat(12_usize.saturating_sub(columns(name))));
         let mut label = self.coloured("1", &label);
         for line in lines {
             say(&format!("    {label}{}", line.in_language(self.language)));

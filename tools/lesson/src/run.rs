@@ -27,10 +27,13 @@ pub fn check_lesson(report: Report, lesson: &Lesson, program: &Program) -> Passe
     Ok(true)
 }
 
-/// Checks this lesson, after all earlier ones: those of its role with the same program, and the others with the program
-/// that `find` returns.
+/// Checks this lesson first, because the learner works on it, and then all earlier ones: those of its role with the same
+/// program, and the others with the program that `find` returns.
 pub fn check_up_to(report: Report, last: &Lesson, program: &Program, find: Find) -> Passed {
-    for lesson in LESSONS.iter().take_while(|lesson| lesson.number <= last.number) {
+    if !check_lesson(report, last, program)? {
+        return Ok(false);
+    }
+    for lesson in LESSONS.iter().take_while(|lesson| lesson.number < last.number) {
         let other;
         let program = if lesson.role == last.role {
             program

@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use crate::check::{Failure, Verdict};
 use crate::connection::Connection;
 use crate::language::{Text, Words, text};
-use crate::process::{Process, State};
+use crate::process::{MAX_OUTPUT, Process, State};
 use crate::program::Program;
 use crate::real;
 use crate::transcript::Transcript;
@@ -22,12 +22,17 @@ use crate::transcript::Transcript;
 const START_TIME: Duration = Duration::from_secs(10);
 /// How long a program that has closed a connection may take to crash.
 const CRASH_TIME: Duration = Duration::from_secs(1);
+/// The ports of the processes are these, up from the first.
+const FIRST_PORT: u16 = 12_000;
+const PORTS: u32 = 20_000;
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 /// The surroundings of one check.
 pub struct Setup<'a> {
     pub program: &'a Program,
     pub transcript: Transcript,
+    /// A program of the learner that prints more is ended.
+    pub max_output: usize,
     /// The programs of the learner, for the report.
     programs: RefCell<Vec<Rc<Process>>>,
     /// A directory for databases, which is removed in the end.
@@ -51,7 +56,13 @@ impl<'a> Setup<'a> {
         let folder = root_folder().join(number.to_string());
         fs::create_dir_all(&folder)
             .map_err(|error| format!("cannot create {}: {error}", folder.display()))?;
-        Ok(Self { program, transcript: Transcript::default(), programs: RefCell::default(), folder })
+        Ok(Self {
+            program,
+            transcript: Transcript::default(),
+            max_output: MAX_OUTPUT,
+            programs: RefCell::default(),
+            folder,
+        })
     }
 
     /// Starts the program of the learner. Nobody listens where it looks for a distributor.
@@ -61,9 +72,14 @@ impl<'a> Setup<'a> {
 
     /// Starts the program of the learner, whose second argument is the address of its neighbour.
     pub fn start_beside(&self, neighbour: SocketAddr) -> Result<Running<'_>, Failure> {
+        self.start_program(self.program, neighbour)
+    }
+
+    /// Starts any program of the learner.
+    pub fn start_program(&self, program: &Program, neighbour: SocketAddr) -> Result<Running<'_>, Failure> {
         let address = free_address();
         let database = self.file("learner.db");
-        let arguments = self.program.arguments(address, neighbour, &database);
+        let arguments = program.arguments(address, neighbour, &database);
         let name = text!("your program", "작성한 프로그램");
         self.run(name, address, arguments, true)
     }
@@ -115,10 +131,27 @@ impl<'a> Setup<'a> {
         command: Vec<String>,
         is_learners: bool,
     ) -> Result<Running<'_>, Failure> {
-        let process = Rc::new(launch(&command, is_learners, &self.folder)?);
+        let process = Rc::new(self.launch(&command, is_learners)?);
         let running = Running { setup: self, name, address, command, is_learners, process };
         running.await_port()?;
         Ok(running)
+    }
+}
+
+impl Setup<'_> {
+    fn launch(&self, command: &[String], is_learners: bool) -> Result<Process, Failure> {
+        let mut starting = Command::new(&command[0]);
+        starting.args(&command[1..]).env("PYTHONUNBUFFERED", "1");
+        if !is_learners {
+            starting.current_dir(&self.folder);
+            real::clear_settings(&mut starting);
+        }
+        // The real processes log every request.
+        let max_output = if is_learners { self.max_output } else { usize::MAX };
+        Process::start(&mut starting, max_output).map_err(|error| {
+            let line = command.join(" ");
+            Failure::new(text!("{line} starts", "{line} 실행"), Text::same(error.to_string()))
+        })
     }
 }
 
@@ -128,19 +161,6 @@ impl Drop for Setup<'_> {
         self.programs.borrow().iter().for_each(|process| process.kill());
         let _ = fs::remove_dir_all(&self.folder);
     }
-}
-
-fn launch(command: &[String], is_learners: bool, folder: &Path) -> Result<Process, Failure> {
-    let mut starting = Command::new(&command[0]);
-    starting.args(&command[1..]).env("PYTHONUNBUFFERED", "1");
-    if !is_learners {
-        starting.current_dir(folder);
-        real::clear_settings(&mut starting);
-    }
-    Process::start(&mut starting).map_err(|error| {
-        let line = command.join(" ");
-        Failure::new(text!("{line} starts", "{line} 실행"), Text::same(error.to_string()))
-    })
 }
 
 impl Running<'_> {
@@ -167,7 +187,7 @@ impl Running<'_> {
     pub fn restart(&mut self) -> Verdict {
         let (en, ko) = (&self.name.en, &self.name.ko);
         self.setup.transcript.happened(&text!("{en} starts again", "{ko} 다시 시작"));
-        self.process = Rc::new(launch(&self.command, self.is_learners, &self.setup.folder)?);
+        self.process = Rc::new(self.setup.launch(&self.command, self.is_learners)?);
         self.await_port()
     }
 
@@ -209,9 +229,18 @@ pub fn remove_folders() {
     let _ = fs::remove_dir_all(root_folder());
 }
 
-/// A port that nobody uses now.
+/// A port that nobody uses now. It is below those that the system gives to clients: while a process restarts, a client
+/// could get its port.
 pub fn free_address() -> SocketAddr {
-    let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-    // If there is no free port, the program cannot listen either, and the check says so.
-    TcpListener::bind(any).and_then(|listener| listener.local_addr()).unwrap_or(any)
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    for _ in 0..PORTS {
+        let number = std::process::id().wrapping_mul(61).wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed));
+        let port = u16::try_from(number % PORTS).unwrap_or_default() + FIRST_PORT;
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        if TcpListener::bind(address).is_ok() {
+            return address;
+        }
+    }
+    // The program cannot listen there either, and the check says so.
+    SocketAddr::from((Ipv4Addr::LOCALHOST, FIRST_PORT))
 }
