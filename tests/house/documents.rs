@@ -28,6 +28,7 @@ fn documents() -> BTreeMap<String, String> {
             .collect();
     files.extend(files_below(&root().join("docs"), "md"));
     files.extend(files_below(&root().join("examples"), "md"));
+    files.extend(files_below(&root().join("lessons"), "md"));
     files
         .into_iter()
         .map(|file| (file.strip_prefix(root()).unwrap().display().to_string(), read(&file)))
