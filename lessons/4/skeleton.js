@@ -16,13 +16,13 @@ const DEADLINE = 2000; // how many milliseconds a client waits for the reply
 
 const [, , listen = '127.0.0.1:8000', distributor = '127.0.0.1:9000'] = process.argv;
 
-// Step 1: you need a Map of the instances by their host and port: the link and the entry in the list.
-// Step 1: you need a Set of every route that was ever in a list, such as 'GET/users'.
-// Step 4: you need a number: the instances of one route take turns.
+// Step 2: you need a Map of the instances by their host and port: the link and the entry in the list.
+// Step 2: you need a Set of every route that was ever in a list, such as 'GET/users'.
+// Step 5: you need a number: the instances of one route take turns.
 
 // Keeps a link to every instance in the list.
 function readList(list) {
-  // Step 1: for each entry that has `urls`: remember its routes. If its host and port are new, make a Link.
+  // Step 2: for each entry that has `urls`: remember its routes. If its host and port are new, make a Link.
   // Drop the instances that are not in the list.
   // Step 7: do not drop them while their link is up. A distributor that has just started does not know them yet.
   // The others: set `link.isDropped`.
@@ -31,13 +31,13 @@ function readList(list) {
 
 // Makes a packet of an HTTP request, and returns the reply. The body is text.
 async function answer(method, target, body) {
-  // Step 2: split the target at '?' into path and query. The route is method + path, or else method + the parent, and
+  // Step 3: split the target at '?' into path and query. The route is method + path, or else method + the parent, and
   // then the last part of the path is a parameter: GET /users/1 becomes GET/users with {"params":"1"}.
   // If neither is a route: return failure(404, '...'). `decodeURIComponent` throws if a % is wrong: failure(400, '...').
-  // Step 3: read the query and the body into one object: the query first, then the body, then the path parameter.
+  // Step 4: read the query and the body into one object: the query first, then the body, then the path parameter.
   // A body that begins with '{' is JSON, another one is a form: URLSearchParams reads it.
   // What is neither: return failure(400, '...').
-  // Step 4: find an instance that serves the route, is up, and is not `leaving`. If there is none:
+  // Step 5: find an instance that serves the route, is up, and is not `leaving`. If there is none:
   // return failure(503, '...'). Return link.call({ uri: ..., method: ..., params: ... }).
   return failure(501, 'this gateway calls no service yet');
 }
@@ -58,8 +58,8 @@ const server = http.createServer((request, response) => {
 
 // Sends the HTTP answer. Its body is the whole reply packet.
 function respond(response, reply) {
-  // Step 5: the status is `reply.status`, if it is there, else the errorcode if it is 400 to 599, else 200.
-  const status = 200;
+  // Step 1: the status is `reply.status`, if it is there, else the errorcode if it is 400 to 599, else 200.
+  const status = 501;
   response.writeHead(status, { 'Content-Type': 'application/json' });
   response.end(JSON.stringify(reply) + '\n');
 }

@@ -26,13 +26,13 @@ class Failure(Exception):
 class Gateway:
     def __init__(self):
         self.lock = threading.Lock()  # hold it while you read or change the fields below
-        # Step 1: you need a dict of the instances by (host, port): the link and the entry in the list.
-        # Step 1: you need a set of every route that was ever in a list, such as "GET/users".
-        # Step 4: you need a number: the instances of one route take turns.
+        # Step 2: you need a dict of the instances by (host, port): the link and the entry in the list.
+        # Step 2: you need a set of every route that was ever in a list, such as "GET/users".
+        # Step 5: you need a number: the instances of one route take turns.
 
     def read_list(self, entries):
         """Keeps a link to every instance in the list."""
-        # Step 1: for each entry that has "urls": remember its routes. If its host and port are new, start a Link.
+        # Step 2: for each entry that has "urls": remember its routes. If its host and port are new, start a Link.
         # Drop the instances that are not in the list.
         # Step 7: do not drop them while their link is up. A distributor that has just started does not know them yet.
         # The others: set `link.is_dropped`.
@@ -40,13 +40,13 @@ class Gateway:
 
     def answer(self, method, target, body):
         """Makes a packet of an HTTP request, and returns the reply. The body is bytes."""
-        # Step 2: split the target at "?" into path and query. The route is method + path, or else method + the parent,
+        # Step 3: split the target at "?" into path and query. The route is method + path, or else method + the parent,
         # and then the last part of the path is a parameter: GET /users/1 becomes GET/users with {"params": "1"}.
         # If neither is a route: raise Failure(404, "...").
-        # Step 3: read the query and the body into one dict: the query first, then the body, then the path parameter.
+        # Step 4: read the query and the body into one dict: the query first, then the body, then the path parameter.
         # A body that begins with "{" is JSON, another one is a form: urllib.parse.parse_qsl reads it.
         # What is neither: raise Failure(400, "...").
-        # Step 4: find an instance that serves the route, is up, and is not "leaving". If there is none:
+        # Step 5: find an instance that serves the route, is up, and is not "leaving". If there is none:
         # raise Failure(503, "..."). Return link.call({"uri": ..., "method": ..., "params": ...}).
         raise Failure(501, "this gateway calls no service yet")
 
@@ -75,8 +75,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
     def respond(self, reply):
         """Sends the HTTP answer. Its body is the whole reply packet."""
-        # Step 5: the status is reply["status"], if it is there, else the errorcode if it is 400 to 599, else 200.
-        status = 200
+        # Step 1: the status is reply["status"], if it is there, else the errorcode if it is 400 to 599, else 200.
+        status = 501
         data = json.dumps(reply, ensure_ascii=False).encode() + b"\n"
         self.send_response(status)
         self.send_header("Content-Type", "application/json")

@@ -90,15 +90,15 @@ impl Gateway {
 
     /// Makes a packet of an HTTP request, and waits for the reply.
     fn answer(&self, request: &mut Request) -> Result<Value, Value> {
-        // Step 2: take method and path apart, and find the route.
-        // Step 3: read the query and the body.
-        // Step 4: choose an instance, and call it.
+        // Step 3: take method and path apart, and find the route.
+        // Step 4: read the query and the body.
+        // Step 5: choose an instance, and call it.
         Err(failure(501, "this gateway calls no service yet"))
     }
 
     /// Keeps a link to every instance in the list.
     fn read_list(&self, list: &[Value]) {
-        // Step 1: open a link to every instance, and keep those that are open.
+        // Step 2: open a link to every instance, and keep those that are open.
         println!("{} nodes are registered", list.len());
         // Step 7: what about instances that are missing in this list?
     }
@@ -213,8 +213,8 @@ fn stay_joined(gateway: &Gateway, distributor: &str, port: u16) -> io::Result<()
 
 /// Sends the HTTP answer. Its body is the whole reply packet.
 fn respond(request: Request, reply: &Value) {
-    // Step 5: which status has this answer?
-    let status = None;
+    // Step 1: this says 501, whatever the reply is.
+    let status = Some(501);
     let response = Response::from_string(format!("{reply}\n")).with_status_code(status.unwrap_or(200));
     let json = Header::from_bytes("Content-Type", "application/json").ok();
     // A client that has gone needs no answer.

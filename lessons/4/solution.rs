@@ -101,34 +101,34 @@ impl Gateway {
 
     /// Makes a packet of an HTTP request, and waits for the reply.
     fn answer(&self, request: &mut Request) -> Result<Value, Value> {
-        //# step 2
+        //# step 3
         let method = request.method().to_string();
         let url = request.url().to_owned();
         let (path, query) = url.split_once('?').unwrap_or((&url, ""));
         let mut params = Map::new();
         //# before
-        // // Step 2: take method and path apart, and find the route.
+        // // Step 3: take method and path apart, and find the route.
         //# end
-        //# step 3
+        //# step 4
         // What comes later replaces what has the same name: first the query, then the body, then the path.
         read_form(query, &mut params)?;
         read_body(request, &mut params)?;
         //# before
-        // // Step 3: read the query and the body.
+        // // Step 4: read the query and the body.
         //# end
-        //# step 2
+        //# step 3
         let uri = self.find_uri(&method, path, &mut params)?;
         //# end
-        //# step 4
+        //# step 5
         let link = self.choose_link(&format!("{method}{uri}"))?;
         Ok(link.call(json!({ "uri": uri, "method": method, "params": params })))
         //# before
-        // // Step 4: choose an instance, and call it.
+        // // Step 5: choose an instance, and call it.
         // Err(failure(501, "this gateway calls no service yet"))
         //# end
     }
 
-    //# step 2
+    //# step 3
     /// Finds the route: it has the whole path, or else the parent. Then the last part of the path is a parameter.
     /// So `GET /users/1` becomes `GET/users` with `"params":"1"`.
     fn find_uri(&self, method: &str, path: &str, params: &mut Map<String, Value>) -> Result<String, Value> {
@@ -147,7 +147,7 @@ impl Gateway {
     //# end
     /// Keeps a link to every instance in the list.
     fn read_list(&self, list: &[Value]) {
-        //# step 1
+        //# step 2
         let mut instances = lock(&self.instances);
         let mut missing = std::mem::take(&mut *instances);
         let entries = list.iter().filter_map(|entry| Entry::deserialize(entry).ok());
@@ -160,7 +160,7 @@ impl Gateway {
             instances.insert(address, Instance { link, entry });
         }
         //# before
-        // // Step 1: open a link to every instance, and keep those that are open.
+        // // Step 2: open a link to every instance, and keep those that are open.
         // println!("{} nodes are registered", list.len());
         //# end
         //# step 7
@@ -171,7 +171,7 @@ impl Gateway {
         // // Step 7: what about instances that are missing in this list?
         //# end
     }
-    //# step 4
+    //# step 5
 
     /// Chooses one of the instances that serve a route. They take turns.
     fn choose_link(&self, route: &str) -> Result<Arc<Link>, Value> {
@@ -305,13 +305,13 @@ fn stay_joined(gateway: &Gateway, distributor: &str, port: u16) -> io::Result<()
 
 /// Sends the HTTP answer. Its body is the whole reply packet.
 fn respond(request: Request, reply: &Value) {
-    //# step 5
+    //# step 1
     // An `errorcode` such as 404 is the status too. A success may have one of its own, such as 201.
     let errorcode = reply["errorcode"].as_u64().filter(|code| (400..600).contains(code));
     let status = reply["status"].as_u64().or(errorcode).and_then(|status| u16::try_from(status).ok());
     //# before
-    // // Step 5: which status has this answer?
-    // let status = None;
+    // // Step 1: this says 501, whatever the reply is.
+    // let status = Some(501);
     //# end
     let response = Response::from_string(format!("{reply}\n")).with_status_code(status.unwrap_or(200));
     let json = Header::from_bytes("Content-Type", "application/json").ok();
