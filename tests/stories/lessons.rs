@@ -147,12 +147,13 @@ fn nothing_outlives_the_tool_after_ctrl_c() {
         ports.display().to_string()
     );
     fs::write(scratch.file("1.py"), service(&script)).unwrap();
-    let tool = lesson(&scratch, &["1"]).watch();
+    let mut tool = lesson(&scratch, &["1"]).watch();
     let port =
         eventually("the program has got a packet", || fs::read_to_string(&ports).ok()?.parse::<u16>().ok());
     let is_open = |port: u16| TcpStream::connect(SocketAddr::from(([127, 0, 0, 1], port))).is_ok();
     eventually("the child of the program listens", || is_open(child).then_some(()));
     tool.signal(Signal::SIGINT);
+    while tool.line().is_some() {}
     eventually("both have ended", || (!is_open(port) && !is_open(child)).then_some(()));
 }
 

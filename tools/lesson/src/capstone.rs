@@ -62,7 +62,7 @@ struct Score {
     per_second: u64,
 }
 
-/// Measures both systems, and prints the score card. It has passed if nothing was lost and nothing came twice.
+/// Measures both systems, and prints the score card. It has passed if nothing was lost and nothing was created twice.
 pub fn run(report: Report, programs: &Programs) -> Passed {
     let own = measure(report, programs, true)?;
     let real = measure(report, programs, false)?;
@@ -81,11 +81,11 @@ pub fn run(report: Report, programs: &Programs) -> Passed {
     }
     let has_passed = own.writes > 0 && own.lost == 0 && own.duplicated == 0;
     report.tell(&if has_passed {
-        text!("\nNothing was lost, and nothing came twice.", "\n사라진 것도 중복된 것도 없습니다.")
+        text!("\nNothing was lost, and nothing was created twice.", "\n사라지거나 중복된 데이터가 없습니다.")
     } else {
         text!(
-            "\nA system must lose nothing and do nothing twice.",
-            "\n시스템은 아무것도 잃거나 중복해서는 안 됩니다."
+            "\nA system must lose nothing and create nothing twice.",
+            "\n데이터가 사라지거나 중복되어서는 안 됩니다."
         )
     });
     Ok(has_passed)
@@ -103,7 +103,7 @@ const ROWS: [Row; 6] = [
 ];
 
 /// `None` if the system could not be measured; the reason has been shown.
-fn measure(report: Report, programs: &Programs, is_own: bool) -> Result<Option<Score>, String> {
+fn measure(report: Report, programs: &Programs, is_own: bool) -> Result<Option<Score>, Text> {
     let name: Words =
         if is_own { ["Your system", "작성한 시스템"] } else { ["The real system", "실제 시스템"] };
     let name = report.language.pick(name);

@@ -185,6 +185,11 @@ impl Connection {
         end.failure(expected, &self.buffer)
     }
 
+    /// What has arrived and was not taken.
+    pub fn unread(&self) -> &[u8] {
+        &self.buffer
+    }
+
     pub fn transcript(&self) -> &Transcript {
         &self.transcript
     }

@@ -140,14 +140,10 @@ impl Asked {
 
     /// Waits for the answer, whatever it says.
     fn answer(mut self, within: Duration, expected: &Text) -> Result<Answer, Failure> {
-        let mut so_far = Vec::new();
-        let answer = self.0.read_until(within, |buffer| {
-            buffer.clone_into(&mut so_far);
-            read_answer(buffer, false).map(|(answer, _)| answer)
-        });
+        let answer = self.0.read_until(within, |buffer| read_answer(buffer, false).map(|(answer, _)| answer));
         match answer {
             // Without a length, the end of the connection is the end of the body.
-            Err(End::Closed) => read_answer(&so_far, true)
+            Err(End::Closed) => read_answer(self.0.unread(), true)
                 .map(|(answer, _)| answer)
                 .ok_or_else(|| self.0.failure(expected, End::Closed)),
             other => other.map_err(|end| self.0.failure(expected, end)),

@@ -31,6 +31,9 @@ macro_rules! text {
 }
 pub(crate) use text;
 
+/// The reason of an error that cargo has explained on the terminal.
+pub const ALREADY_EXPLAINED: Text = Text { en: String::new(), ko: String::new() };
+
 impl Language {
     /// The language of the locale.
     pub fn of_locale() -> Self {

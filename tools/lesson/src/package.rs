@@ -7,7 +7,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
 
 use crate::children;
+use crate::language::{ALREADY_EXPLAINED, Text, text};
 use crate::program::workspace;
+use crate::report::Report;
 
 /// What every program may use.
 const PACKAGES: &str = r#"crossbeam-channel = "0.5"
@@ -20,7 +22,7 @@ tiny_http = "0.12"
 const SQLITE: &str = "rusqlite = { version = \"0.41\", features = [\"bundled\", \"fallible_uint\"] }\n";
 
 /// Compiles the file, and returns the path of the program.
-pub fn build(lesson: u8, file: &Path) -> Result<PathBuf, String> {
+pub fn build(report: Report, lesson: u8, file: &Path) -> Result<PathBuf, Text> {
     let name = package_name(lesson, file);
     let target = workspace().join("target/lesson-work");
     let folder = target.join("packages").join(&name);
@@ -29,9 +31,16 @@ pub fn build(lesson: u8, file: &Path) -> Result<PathBuf, String> {
     let written = fs::create_dir_all(&folder)
         .and_then(|()| write_if_new(&folder.join("Cargo.toml"), &manifest))
         .and_then(|is_new| if is_new { fs::copy(lock, folder.join("Cargo.lock")).map(drop) } else { Ok(()) });
-    written.map_err(|error| format!("cannot write {}: {error}", folder.display()))?;
+    written.map_err(|error| {
+        let folder = folder.display();
+        text!("cannot write {folder}: {error}", "{folder}에 쓸 수 없습니다: {error}")
+    })?;
+    let program = target.join("debug").join(format!("{name}{}", env::consts::EXE_SUFFIX));
+    if !program.exists() {
+        report.tell(&text!("Compiling for the first time …", "처음으로 컴파일하고 있습니다 …"));
+    }
     compile(&folder, &target)?;
-    Ok(target.join("debug").join(format!("{name}{}", env::consts::EXE_SUFFIX)))
+    Ok(program)
 }
 
 /// `lesson-3` for the file of a learner, `lesson-3-naive` for one of the course.
@@ -58,7 +67,7 @@ fn write_if_new(file: &Path, text: &str) -> io::Result<bool> {
 }
 
 /// First without the network. In a fresh clone, cargo must still download a package.
-fn compile(folder: &Path, target: &Path) -> Result<(), String> {
+fn compile(folder: &Path, target: &Path) -> Result<(), Text> {
     let (status, messages) = run_cargo(folder, target, &["--offline"])?;
     if status.is_some_and(|status| status.success()) {
         show(&messages);
@@ -67,28 +76,49 @@ fn compile(folder: &Path, target: &Path) -> Result<(), String> {
     if String::from_utf8_lossy(&messages).contains("--offline") {
         let (status, messages) = run_cargo(folder, target, &[])?;
         show(&messages);
-        return if status.is_some_and(|status| status.success()) { Ok(()) } else { Err(String::new()) };
+        return if status.is_some_and(|status| status.success()) { Ok(()) } else { Err(ALREADY_EXPLAINED) };
     }
     show(&messages);
     // Cargo has said it all.
-    Err(String::new())
+    Err(ALREADY_EXPLAINED)
 }
 
 fn show(messages: &[u8]) {
     let _ = io::stderr().write_all(messages);
 }
 
-fn run_cargo(folder: &Path, target: &Path, flags: &[&str]) -> Result<(Option<ExitStatus>, Vec<u8>), String> {
+fn run_cargo(folder: &Path, target: &Path, flags: &[&str]) -> Result<(Option<ExitStatus>, Vec<u8>), Text> {
     let color = if io::stderr().is_terminal() { "always" } else { "never" };
     let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     cargo.current_dir(folder).args(["build", "--quiet", "--color", color]).args(flags);
     cargo.arg("--target-dir").arg(target).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
-    let (id, _, stderr) =
-        children::start(&mut cargo).map_err(|error| format!("cannot start cargo: {error}"))?;
+    let (id, _, stderr) = children::start(&mut cargo)
+        .map_err(|error| text!("cannot start cargo: {error}", "cargo를 실행할 수 없습니다: {error}"))?;
     let mut messages = Vec::new();
     if let Some(mut stderr) = stderr {
         // An error only shortens the messages.
         let _ = stderr.read_to_end(&mut messages);
     }
     Ok((children::wait(id), messages))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn packages_are_named_after_the_file_and_only_late_lessons_have_sqlite() {
+        assert_eq!(package_name(3, Path::new("lessons/work/3.rs")), "lesson-3");
+        assert_eq!(package_name(3, Path::new("lessons/3/naive.rs")), "lesson-3-naive");
+        assert!(!manifest(5, "lesson-5", Path::new("5.rs")).contains("rusqlite"));
+        assert!(manifest(6, "lesson-6", Path::new("6.rs")).contains("rusqlite"));
+    }
+
+    #[test]
+    fn the_versions_are_those_of_the_small_system() {
+        let small = fs::read_to_string(workspace().join("lessons/Cargo.toml")).unwrap();
+        for line in PACKAGES.lines().chain(SQLITE.lines()) {
+            assert!(small.lines().any(|own| own == line), "lessons/Cargo.toml lacks: {line}");
+        }
+    }
 }

@@ -3,20 +3,24 @@
 use crate::check::{Check, Failure, Verdict};
 use crate::checks::STARTS;
 use crate::course::{LESSONS, Lesson, lesson};
-use crate::language::text;
+use crate::language::{Text, text};
 use crate::process::State;
 use crate::program::Program;
+use crate::real;
 use crate::report::Report;
 use crate::setup::Setup;
 
 /// How to find a program of another role for the lesson with this number. `None`: there is none.
-pub type Find<'a> = &'a dyn Fn(&Lesson) -> Result<Option<Program>, String>;
+pub type Find<'a> = &'a dyn Fn(&Lesson) -> Result<Option<Program>, Text>;
 
 /// Whether every check has passed. An error says why they could not run.
-pub type Passed = Result<bool, String>;
+pub type Passed = Result<bool, Text>;
 
 /// Checks one lesson.
 pub fn check_lesson(report: Report, lesson: &Lesson, program: &Program) -> Passed {
+    if lesson.needs_real {
+        real::build_once(report)?;
+    }
     report.heading(lesson.number, lesson.title);
     let checks = std::iter::once(&STARTS).chain(lesson.checks);
     for check in checks {

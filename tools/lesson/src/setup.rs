@@ -50,12 +50,14 @@ pub struct Running<'a> {
 }
 
 impl<'a> Setup<'a> {
-    pub fn new(program: &'a Program) -> Result<Self, String> {
+    pub fn new(program: &'a Program) -> Result<Self, Text> {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let folder = root_folder().join(number.to_string());
-        fs::create_dir_all(&folder)
-            .map_err(|error| format!("cannot create {}: {error}", folder.display()))?;
+        fs::create_dir_all(&folder).map_err(|error| {
+            let folder = folder.display();
+            text!("cannot create {folder}: {error}", "{folder} 폴더를 만들 수 없습니다: {error}")
+        })?;
         Ok(Self {
             program,
             transcript: Transcript::default(),

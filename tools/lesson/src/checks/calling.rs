@@ -46,7 +46,7 @@ pub const CHECKS: &[Check] = &[
         name: "deadline",
         claim: [
             "A silent service ends in errorcode 504.",
-            "응답하지 않는 서비스는 errorcode 504로 끝납니다.",
+            "서비스가 응답하지 않으면 호출은 errorcode 504로 끝납니다.",
         ],
         hint: [
             "Wait with recv_timeout. At the deadline, answer 504 and remove the key from the pending table.",
@@ -62,7 +62,7 @@ pub const CHECKS: &[Check] = &[
         ],
         hint: [
             "Nobody waits for its key any more: drop the reply. Never use a key twice.",
-            "그 키를 기다리는 호출자가 없으므로 응답을 버리십시오. 키를 다시 쓰지 마십시오.",
+            "그 키를 기다리는 호출자가 없으므로 응답을 버리십시오. 키를 재사용하지 마십시오.",
         ],
         run: late_reply,
     },

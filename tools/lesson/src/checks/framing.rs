@@ -29,7 +29,7 @@ pub const CHECKS: &[Check] = &[
         name: "two-in-one-write",
         claim: [
             "Two packets in one write get two replies in order.",
-            "한 번에 쓴 패킷 두 개에 응답 두 개가 순서대로 옵니다.",
+            "한 번의 write로 보낸 패킷 두 개에 응답 두 개가 순서대로 옵니다.",
         ],
         hint: [
             "One read may return two packets. Answer each, and keep what follows the last ¶.",

@@ -57,7 +57,7 @@ pub const CHECKS: &[Check] = &[
         name: "frozen-service",
         claim: [
             "A frozen service gets 504 within 3 s, and others are answered meanwhile.",
-            "멈춘 서비스는 3초 안에 504가 되고, 그동안 다른 요청은 처리됩니다.",
+            "멈춘 서비스에는 3초 안에 504로 응답하고, 그동안 다른 요청은 정상적으로 처리합니다.",
         ],
         hint: [
             "Answer from several threads, and give every wait a deadline (recv_timeout).",
@@ -69,7 +69,7 @@ pub const CHECKS: &[Check] = &[
         name: "restarted-service",
         claim: [
             "A restarted service is reached again within 5 s.",
-            "다시 시작된 서비스에 5초 안에 다시 도달합니다.",
+            "다시 시작한 서비스를 5초 안에 다시 호출할 수 있습니다.",
         ],
         hint: [
             "Each link has a thread that connects again every 3 s. Do not remove the instance with its link.",

@@ -40,7 +40,10 @@ pub const CHECKS: &[Check] = &[
     },
     Check {
         name: "reached-through-the-gateway",
-        claim: ["The real gateway reaches the program.", "실제 게이트웨이가 프로그램에 도달합니다."],
+        claim: [
+            "The real gateway reaches the program.",
+            "실제 게이트웨이를 통해 프로그램을 호출할 수 있습니다.",
+        ],
         hint: [
             "Keep the connection to the distributor open: the registration lives as long as it.",
             "분배기와의 연결을 열어 두십시오. 등록은 그 연결이 열려 있는 동안만 유지됩니다.",

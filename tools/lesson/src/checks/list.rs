@@ -42,7 +42,7 @@ pub fn await_entry(distributor: &Running, entry: Entry, within: Duration) -> Ver
     let ((name, port), (en, ko)) = (entry, seconds(within));
     let expected = text!(
         "{name} with port {port} in the list within {en}",
-        "{ko} 안에 포트 {port}의 {name}이(가) 목록에 있음"
+        "{ko} 안에 포트 {port}인 노드 {name} 항목이 목록에 있어야 합니다"
     );
     loop {
         let mut observer = distributor.connect(["observer", "관찰자"])?;

@@ -25,7 +25,7 @@ const ASK_EVERY: Duration = Duration::from_millis(200);
 pub const CHECKS: &[Check] = &[
     Check {
         name: "list-on-connect",
-        claim: ["Who connects gets the list at once.", "연결하면 바로 노드 목록을 받습니다."],
+        claim: ["A node that connects gets the list at once.", "연결하면 바로 노드 목록을 받습니다."],
         hint: [
             "Send the list before you read the first packet of a connection.",
             "연결에서 첫 패킷을 읽기 전에 목록을 보내십시오.",

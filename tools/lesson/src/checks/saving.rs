@@ -45,7 +45,7 @@ pub const CHECKS: &[Check] = &[
         name: "kill-9",
         claim: [
             "After kill -9, every acknowledged user is still there.",
-            "kill -9 뒤에도 응답한 사용자는 모두 남아 있습니다.",
+            "kill -9 뒤에도 생성 응답을 보낸 사용자는 모두 남아 있습니다.",
         ],
         hint: [
             "Reply only after the commit. A reply is a promise; memory does not survive.",
@@ -67,7 +67,10 @@ pub const CHECKS: &[Check] = &[
     },
     Check {
         name: "through-the-gateway",
-        claim: ["The real gateway reaches the program.", "실제 게이트웨이가 프로그램에 도달합니다."],
+        claim: [
+            "The real gateway reaches the program.",
+            "실제 게이트웨이를 통해 프로그램을 호출할 수 있습니다.",
+        ],
         hint: [
             "Register as `users` with GET/users, POST/users, PATCH/users and DELETE/users.",
             "이름 `users`와 GET/users, POST/users, PATCH/users, DELETE/users로 등록하십시오.",

@@ -10,6 +10,9 @@ use crate::language::{Text, text};
 use crate::packet;
 use crate::setup::Running;
 
+/// How long the reading of all changes may take.
+const READ_TIME: Duration = Duration::from_secs(60);
+
 /// A user to create.
 pub struct User {
     name: String,
@@ -125,7 +128,10 @@ impl Follower {
     pub fn read_all(&mut self, pause: Duration) -> Result<Vec<Value>, Failure> {
         let mut changes = Vec::new();
         let wanted = text!("changes without a gap", "빠진 번호가 없는 변경");
-        while let Ok(reply) = self.next(pause, &wanted) {
+        let deadline = Instant::now() + READ_TIME;
+        while let Ok(reply) = self.next(pause, &wanted)
+            && Instant::now() < deadline
+        {
             let seq = self.last + 1;
             ensure(reply["results"]["seq"] == seq, || {
                 Failure::new(text!("seq {seq}", "seq {seq}"), Text::same(packet::text(&reply)))
