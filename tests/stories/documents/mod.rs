@@ -89,6 +89,11 @@ fn the_readme_shows_what_happens() {
 }
 
 #[test]
+fn the_korean_readme_shows_what_happens() {
+    run_document("documents::the_korean_readme_shows_what_happens", "README.ko.md");
+}
+
+#[test]
 fn the_protocol_document_shows_what_happens() {
     run_document("documents::the_protocol_document_shows_what_happens", "docs/protocol.md");
 }
@@ -124,7 +129,8 @@ fn the_document_of_decisions_shows_what_happens() {
 }
 
 /// The documents that have separate tests above.
-const RUN: [&str; 8] = [
+const RUN: [&str; 9] = [
+    "README.ko.md",
     "README.md",
     "docs/decisions.md",
     "docs/look.md",
