@@ -1,12 +1,22 @@
 //! `cargo lesson`: what it says about programs that are right, wrong, silent, too loud or dead.
 
+mod course;
+
 use std::fmt::Write;
 use std::fs;
 use std::net::{SocketAddr, TcpStream};
+use std::sync::Mutex;
+use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
 use crate::harness::{Output, Program, Scratch, eventually, free_port, tool};
+
+/// A run may compile several programs, and the first one also compiles SQLite.
+const PATIENCE: Duration = Duration::from_secs(240);
+
+/// Two learners' files of one lesson have one name for cargo, so they are compiled one at a time.
+static RUST_FILES: Mutex<()> = Mutex::new(());
 
 /// A service in Python that gives each packet to the function `answer`.
 const SERVICE: &str = r#"
@@ -49,7 +59,7 @@ fn service(answer: &str) -> String {
 fn lesson(scratch: &Scratch, flags: &[&str]) -> Program {
     let tool = Program::at(tool("pilcrow-lesson").to_str().unwrap());
     let work = [("LESSON_WORK", scratch.path().to_str().unwrap()), ("LC_ALL", "C.UTF-8")];
-    tool.flags(["--no-build"]).flags(flags).variables(&work)
+    tool.flags(["--no-build"]).flags(flags).variables(&work).patience(PATIENCE)
 }
 
 /// Checks a Python program as lesson 1.
@@ -175,6 +185,7 @@ fn the_small_system_and_the_real_one_pass_the_checks() {
 
 #[test]
 fn a_program_in_rust_is_compiled_and_errors_are_shown_as_cargo_prints_them() {
+    let _one_at_a_time = RUST_FILES.lock();
     let scratch = Scratch::new();
     let good = "fn main() { let listen = std::env::args().nth(1).unwrap();\n\
                 std::net::TcpListener::bind(listen).unwrap().incoming().for_each(drop); }\n";

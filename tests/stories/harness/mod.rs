@@ -46,13 +46,18 @@ pub const SECRET: &str = "the stories' own secret, 3f9c1d";
 ///
 /// # Panics
 /// If there is none within [`PATIENCE`].
-pub fn eventually<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
-    let deadline = Instant::now() + PATIENCE;
+pub fn eventually<T>(what: &str, ask: impl FnMut() -> Option<T>) -> T {
+    eventually_within(PATIENCE, what, ask)
+}
+
+/// Polls until there is an answer, for this long at most.
+fn eventually_within<T>(patience: Duration, what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + patience;
     loop {
         if let Some(answer) = ask() {
             return answer;
         }
-        assert!(Instant::now() < deadline, "waited {PATIENCE:?}, still not true: {what}");
+        assert!(Instant::now() < deadline, "waited {patience:?}, still not true: {what}");
         std::thread::sleep(Duration::from_millis(5));
     }
 }

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::{Http, Metrics, PATIENCE, Packets, Program, Scratch, eventually, secrets};
+use super::{Http, Metrics, PATIENCE, Packets, Program, Scratch, eventually, eventually_within, secrets};
 
 /// A process of ours: its address and its log.
 pub struct Process {
@@ -142,7 +142,7 @@ impl Process {
     #[cfg(unix)]
     pub fn stop(mut self) -> ExitStatus {
         self.signal(nix::sys::signal::Signal::SIGTERM);
-        await_exit(&mut self.child)
+        await_exit(&mut self.child, PATIENCE)
     }
 
     /// Sends a signal to end, waits for the exit, and returns the details.
@@ -150,7 +150,7 @@ impl Process {
     pub fn end_by(mut self, signal: nix::sys::signal::Signal) -> Ended {
         let began = Instant::now();
         self.signal(signal);
-        let status = await_exit(&mut self.child);
+        let status = await_exit(&mut self.child, PATIENCE);
         let took = began.elapsed();
         // The readers of both pipes may finish a moment after their writer has ended.
         eventually("stderr is closed", || (Arc::strong_count(&self.log) == 1).then_some(()));
@@ -187,11 +187,11 @@ impl Drop for Process {
 
 impl Output {
     /// Waits until this child exits.
-    pub(super) fn of(child: Child) -> Self {
+    pub(super) fn of(child: Child, patience: Duration) -> Self {
         let mut child = Expected(child);
         let log = collect(child.0.stderr.take().unwrap());
         let stdout = lines(child.0.stdout.take().unwrap());
-        let status = await_exit(&mut child.0).code();
+        let status = await_exit(&mut child.0, patience).code();
         let stdout: Vec<String> = stdout.iter().collect();
         // The pipe's reader may finish a moment after its writer has ended.
         eventually("stderr is closed", || (Arc::strong_count(&log) == 1).then_some(()));
@@ -256,8 +256,8 @@ impl Drop for Expected {
     }
 }
 
-fn await_exit(child: &mut Child) -> ExitStatus {
-    eventually("the process has ended", || child.try_wait().unwrap())
+fn await_exit(child: &mut Child, patience: Duration) -> ExitStatus {
+    eventually_within(patience, "the process has ended", || child.try_wait().unwrap())
 }
 
 fn lines(from: impl Read + Send + 'static) -> Receiver<String> {

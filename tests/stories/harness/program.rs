@@ -9,8 +9,9 @@ use std::net::TcpListener;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
-use super::{Output, Process, Scratch, Watched, secrets};
+use super::{Output, PATIENCE, Process, Scratch, Watched, secrets};
 
 /// A program that has not started yet: its flags, variables and everything else that it starts with.
 pub struct Program {
@@ -22,6 +23,8 @@ pub struct Program {
     directory: PathBuf,
     stdin: Stdin,
     reads_stderr: bool,
+    /// How long it may run until it exits.
+    patience: Duration,
     /// Commands that prepare the process and then become the program. So there is one process with one id.
     preparation: Vec<String>,
 }
@@ -44,6 +47,7 @@ impl Program {
             directory: Path::new(env!("CARGO_TARGET_TMPDIR")).to_owned(),
             stdin: Stdin::Empty,
             reads_stderr: true,
+            patience: PATIENCE,
             preparation: Vec::new(),
         }
     }
@@ -128,6 +132,12 @@ impl Program {
         self
     }
 
+    /// It may run for this long until it exits, since it does more than most.
+    pub fn patience(mut self, patience: Duration) -> Self {
+        self.patience = patience;
+        self
+    }
+
     /// Starts it, and waits for the line `<name> listening on <address>` on its stdout.
     pub fn start(self) -> Process {
         let (name, reads_stderr) = (format!("{} {:?}", self.path, self.flags), self.reads_stderr);
@@ -136,7 +146,8 @@ impl Program {
 
     /// Runs it until it exits without a signal.
     pub fn run(self) -> Output {
-        Output::of(self.spawn())
+        let patience = self.patience;
+        Output::of(self.spawn(), patience)
     }
 
     /// Starts a program that prints lines until it is dropped.
