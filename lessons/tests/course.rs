@@ -107,15 +107,17 @@ fn code_in_a_text_is_an_excerpt_of_its_file() {
 
 #[test]
 fn no_korean_section_is_older_than_the_english_one() {
-    let check = |path: PathBuf| {
-        let english = root().join("lessons/en").join(path.file_name().unwrap());
+    let check = |(english, path): (PathBuf, PathBuf)| {
         let Ok(english) = fs::read_to_string(english) else {
             return (path, vec!["it has no original".to_owned()]);
         };
         let errors = check_translation(&english, &fs::read_to_string(&path).unwrap());
         (path, errors)
     };
-    report(texts("ko").into_iter().map(check).collect());
+    let lessons = root().join("lessons/en");
+    let pairs = texts("ko").into_iter().map(|path| (lessons.join(path.file_name().unwrap()), path));
+    let readme = (root().join("README.md"), root().join("README.ko.md"));
+    report(pairs.chain([readme]).map(check).collect());
 }
 
 const SOLUTION: &str = "\

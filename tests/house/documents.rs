@@ -21,11 +21,18 @@ fn read(file: &Path) -> String {
 
 /// The documents that a reader meets, by their path in the repository.
 fn documents() -> BTreeMap<String, String> {
-    let mut files: Vec<PathBuf> =
-        ["README.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md", "bench/README.md", "fuzz/README.md"]
-            .iter()
-            .map(|file| root().join(file))
-            .collect();
+    let mut files: Vec<PathBuf> = [
+        "README.md",
+        "README.ko.md",
+        "CONTRIBUTING.md",
+        "SECURITY.md",
+        "CHANGELOG.md",
+        "bench/README.md",
+        "fuzz/README.md",
+    ]
+    .iter()
+    .map(|file| root().join(file))
+    .collect();
     files.extend(files_below(&root().join("docs"), "md"));
     files.extend(files_below(&root().join("examples"), "md"));
     files.extend(files_below(&root().join("lessons"), "md"));

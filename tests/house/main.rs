@@ -152,8 +152,9 @@ fn the_path_of_one_request_is_as_short_as_promised() {
     assert_none("files of the path that do not exist", &missing);
     let lines: usize = files.iter().map(|file| read(file).lines().count()).sum();
     assert!(lines <= MAX_PATH_LINES, "the path has {lines} lines; at most {MAX_PATH_LINES}");
-    let stated = format!("{} lines", with_comma(lines));
-    for document in ["src/lib.rs", "README.md"] {
+    let lines = with_comma(lines);
+    for (document, unit) in [("src/lib.rs", " lines"), ("README.md", " lines"), ("README.ko.md", "줄")] {
+        let stated = format!("{lines}{unit}");
         assert!(read(document).contains(&stated), "{document} must say that the path has {stated}");
     }
 }
