@@ -3,6 +3,7 @@
 
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::thread;
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -18,6 +19,8 @@ use crate::transcript::Transcript;
 
 /// How long a program may take until it has a connection to its service.
 const LINK_TIME: Duration = Duration::from_secs(5);
+/// How long a gateway may take to use a connection that it has opened.
+const NOTE_TIME: Duration = Duration::from_millis(300);
 /// A program may also open the connection with the first call.
 const EAGER_TIME: Duration = Duration::from_millis(500);
 
@@ -62,6 +65,8 @@ impl<'a> Relay<'a> {
         let registration = service.register(&distributor, "hello")?;
         let program = Rc::new(setup.start_beside(distributor.address)?);
         service.accept(LINK_TIME)?;
+        // The connection is there, but the program must still note it.
+        thread::sleep(NOTE_TIME);
         Ok(Self { program, service, is_gateway: true, _kept: Some((distributor, registration)) })
     }
 
