@@ -10,6 +10,7 @@ mod programs {
     include!(concat!(env!("OUT_DIR"), "/stages.rs"));
 }
 
+use std::collections::HashSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -103,6 +104,36 @@ fn code_in_a_text_is_an_excerpt_of_its_file() {
             .map(|path| (path.clone(), check_excerpts(&fs::read_to_string(&path).unwrap(), &read_file)))
             .collect(),
     );
+}
+
+/// All Rust code below this folder.
+fn code_below(folder: &Path, code: &mut String) {
+    for entry in fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()) {
+        if entry.is_dir() {
+            code_below(&entry, code);
+        } else if entry.extension().is_some_and(|end| end == "rs") {
+            code.push_str(&fs::read_to_string(&entry).unwrap());
+        }
+    }
+}
+
+#[test]
+fn each_name_in_the_section_about_pilcrow_exists_in_its_code() {
+    let mut code = String::new();
+    for folder in ["src", "lessons/small"] {
+        code_below(&root().join(folder), &mut code);
+    }
+    let is_part_of_name = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    let words: HashSet<&str> = code.split(|c| !is_part_of_name(c)).collect();
+    let mut checked = 0;
+    for path in [texts("en"), texts("ko")].concat() {
+        let text = fs::read_to_string(&path).unwrap();
+        for name in texts::names_about_pilcrow(&text) {
+            checked += 1;
+            assert!(words.contains(&*name), "{}: there is no `{name}` in the code", path.display());
+        }
+    }
+    assert!(checked > 40, "only {checked} names were found");
 }
 
 #[test]

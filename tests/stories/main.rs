@@ -28,7 +28,7 @@ mod harness;
 mod http_front;
 mod invariants;
 mod journeys;
-#[cfg(unix)]
+#[cfg(target_os = "linux")]
 mod lessons;
 mod links;
 mod look;

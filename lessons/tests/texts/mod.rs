@@ -136,6 +136,24 @@ pub fn check_translation(english: &str, korean: &str) -> Vec<String> {
     errors
 }
 
+/// The names of code in the section of a lesson that compares it with Pilcrow: the last part of `Link::open` is `open`.
+pub fn names_about_pilcrow(text: &str) -> Vec<String> {
+    let is_about = |section: &&String| {
+        let heading = section.lines().next().unwrap_or_default();
+        heading == "## In Pilcrow" || heading == "## Pilcrow에서는"
+    };
+    let sections = sections(text);
+    let Some(section) = sections.iter().find(is_about) else { return Vec::new() };
+    let prose = section.split("```").step_by(2);
+    let quoted = prose.flat_map(|prose| prose.split('`').skip(1).step_by(2));
+    let is_name = |name: &&str| {
+        name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
+            && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_' || c == ':')
+    };
+    let names = quoted.map(|name| name.trim_end_matches("()")).filter(is_name);
+    names.map(|name| name.rsplit(':').next().unwrap_or(name).to_owned()).collect()
+}
+
 /// The parts of a text that begin with a heading `##`, with this heading and without empty lines at the end.
 fn sections(text: &str) -> Vec<String> {
     let mut sections: Vec<String> = Vec::new();

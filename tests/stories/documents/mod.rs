@@ -13,8 +13,8 @@
 //! In the output that a document shows, `…` stands for anything. Times, ids, tokens and temporary ports match any
 //! other.
 
-mod blocks;
-mod output;
+pub mod blocks;
+pub mod output;
 mod reader;
 
 use std::env;

@@ -1,9 +1,13 @@
 //! The programs of the course: each fails and passes where its lesson says so.
 
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use super::{RUST_FILES, assert_shows, lesson};
-use crate::harness::{Scratch, skip};
+use crate::documents::blocks::blocks_of;
+use crate::documents::output::are_as_shown;
+use crate::harness::{Output, Scratch, skip};
 
 /// For each lesson: the check at which its naive program fails, and the one at which its skeletons fail. Node.js has no
 /// blocking client, so a skeleton in JavaScript may get further.
@@ -74,5 +78,61 @@ fn the_solutions_together_lose_and_duplicate_nothing_under_load() {
         let row = output.stdout.lines().find(|line| line.contains(row)).expect("a row of the score card");
         let numbers: Vec<&str> = row.split_whitespace().filter(|word| word.parse::<u64>().is_ok()).collect();
         assert_eq!(numbers, ["0", "0"], "{row}");
+    }
+}
+
+/// The first block of a text that begins with this command and has these words in it.
+fn shown(file: &Path, command: &str, words: &str) -> Vec<String> {
+    let text = fs::read_to_string(file).unwrap();
+    let blocks = blocks_of(&text).into_iter().map(|block| block.text);
+    let found = blocks.into_iter().find(|lines| {
+        lines.first().is_some_and(|first| first.starts_with(command))
+            && lines.iter().any(|line| line.contains(words))
+    });
+    found.unwrap_or_else(|| panic!("{} does not show `{command}` with {words}", file.display()))
+}
+
+/// Compares what a text shows under its command with what the tool prints. The tool also says when it compiles for the first time.
+fn assert_is_as_shown(file: &Path, shown: &[String], output: &Output) {
+    let lines = output.stdout.lines().map(str::to_owned);
+    let printed: Vec<String> = lines.filter(|line| !line.ends_with(" …")).collect();
+    let (file, shown_text) = (file.display(), shown.join("\n"));
+    assert!(
+        are_as_shown(&shown[1..], &printed),
+        "{file} shows:\n{shown_text}\nprinted is:\n{}",
+        printed.join("\n")
+    );
+}
+
+/// The text of a lesson.
+fn text_of(language: &str, number: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("lessons").join(language).join(format!("{number}.md"))
+}
+
+#[test]
+fn the_texts_show_how_the_naive_programs_fail() {
+    for language in ["en", "ko"] {
+        for (number, naive, ..) in LESSONS {
+            let file = text_of(language, number);
+            let shown = shown(&file, &format!("$ cargo lesson {number} --demo"), &format!("✗ {naive}"));
+            let output = lesson(&Scratch::new(), &[number, "--demo", "--lang", language]).run();
+            assert_is_as_shown(&file, &shown, &output);
+        }
+    }
+}
+
+#[test]
+#[ignore = "it takes two minutes"]
+fn the_texts_show_how_the_solutions_pass() {
+    for (language, words) in [("en", "All checks have passed."), ("ko", "모든 검사를 통과했습니다.")]
+    {
+        for (number, ..) in LESSONS {
+            let file = text_of(language, number);
+            let shown = shown(&file, &format!("$ cargo lesson {number}"), words);
+            let only: &[&str] = if shown[0].contains("--only") { &["--only"] } else { &[] };
+            let flags = [&[number, "--solution", "--lang", language][..], only].concat();
+            let output = lesson(&Scratch::new(), &flags).run();
+            assert_is_as_shown(&file, &shown, &output);
+        }
     }
 }
