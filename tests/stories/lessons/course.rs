@@ -3,6 +3,9 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::LazyLock;
+
+use regex::Regex;
 
 use super::{RUST_FILES, assert_shows, lesson};
 use crate::documents::blocks::blocks_of;
@@ -94,8 +97,12 @@ fn shown(file: &Path, command: &str, words: &str) -> Vec<String> {
 
 /// Compares what a text shows under its command with what the tool prints. The tool also says when it compiles for the first time.
 fn assert_is_as_shown(file: &Path, shown: &[String], output: &Output) {
-    let lines = output.stdout.lines().map(str::to_owned);
-    let printed: Vec<String> = lines.filter(|line| !line.ends_with(" …")).collect();
+    // Ports differ from run to run.
+    static PORT: LazyLock<Regex> = LazyLock::new(|| Regex::new(r"\b[1-6]\d{4}\b").unwrap());
+    let without_ports = |line: &str| PORT.replace_all(line, "<port>").into_owned();
+    let lines = output.stdout.lines().filter(|line| !line.ends_with(" …"));
+    let printed: Vec<String> = lines.map(without_ports).collect();
+    let shown: Vec<String> = shown.iter().map(|line| without_ports(line)).collect();
     let (file, shown_text) = (file.display(), shown.join("\n"));
     assert!(
         are_as_shown(&shown[1..], &printed),
