@@ -11,6 +11,7 @@ use std::os::unix::net::UnixDatagram;
 use std::sync::Arc;
 
 use libfuzzer_sys::fuzz_target;
+use pilcrow::gateway::Gateway;
 use pilcrow::http::HttpRequest;
 use pilcrow::http::server::fuzz_doors::{LEAST_ROOM_BYTES, requests};
 use pilcrow_fuzz::cut;
@@ -50,7 +51,7 @@ fn read(pieces: &[&[u8]]) -> (Vec<HttpRequest>, Option<u16>) {
     for piece in pieces.iter().chain([&&[][..]; 2]) {
         client.send(piece).expect("it fits");
     }
-    requests(&Arc::new(TcpStream::from(OwnedFd::from(server))), Ipv4Addr::LOCALHOST.into())
+    requests::<Gateway>(&Arc::new(TcpStream::from(OwnedFd::from(server))), Ipv4Addr::LOCALHOST.into())
 }
 
 /// Takes from `bytes` the bytes that the strictest reader of RFC 9112 would accept as this request. Returns the rest.
