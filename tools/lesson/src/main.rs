@@ -1,7 +1,7 @@
 //! `cargo lesson`: starts a learner's program beside the real processes, checks it over TCP only, and explains the first
 //! failure.
 //!
-//! Read in this order: this file (the options), [`course`] (the lessons), [`check`] (what a check is), [`checks`] (the
+//! Read in this order: this file (the options), [`course`] (the lessons), [`mod@check`] (what a check is), [`checks`] (the
 //! checks, one file for each lesson), [`setup`] (what a check starts), [`connection`] and [`http`] (sockets with
 //! deadlines), [`process`] and [`children`] (child processes and their end), [`program`] and [`package`] (where the
 //! program comes from), [`run`] and [`report`] (what runs, and what the user sees).

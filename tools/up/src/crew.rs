@@ -1,7 +1,7 @@
 //! The processes that run together: they start one after the other, are watched, and stop in reverse order.
 //!
 //! *Invariant:* when one process ends by itself, all are stopped. None is restarted, so that a failure is visible.
-//! Only [`OnEnd`] makes exceptions: for an end that a [switch](crate::switch) caused, and for the page.
+//! Only [`OnEnd`] makes exceptions: for an end that a [`crate::switch`] caused, and for the page.
 
 mod switches;
 #[cfg(all(test, unix))]
