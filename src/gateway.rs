@@ -179,9 +179,9 @@ impl Gateway {
         }
         // Without this drop, the id could only be copied out of the origin below.
         drop(context);
+        record.count(outcome.status(), took);
         match outcome {
             GatewayOutcome::Answer(answer) => {
-                record.count(answer.status, took);
                 record.log(answer.status, answer.sent_bytes(&request.method), took);
                 let answer = with_challenge(answer);
                 GatewayOutcome::Answer(
@@ -189,10 +189,7 @@ impl Gateway {
                 )
             }
             // The access log gets its line after the stream has ended.
-            GatewayOutcome::Events(events) => {
-                record.count(200, took);
-                GatewayOutcome::Events(events)
-            }
+            events @ GatewayOutcome::Events(_) => events,
         }
     }
 
@@ -282,8 +279,7 @@ impl Gateway {
         params: &RawValue,
         record: &mut RequestRecord<'_>,
     ) -> Result<GatewayOutcome, HttpAnswer> {
-        let place = StreamPlace::take(self.streams.clone(), self.settings.max_streams)
-            .ok_or_else(|| translate::outcome_answer(CallOutcome::Refused(Refusal::Busy), uri))?;
+        let place = self.take_stream_place(uri)?;
         let params = serde_json::from_str(params.get()).unwrap_or_default();
         let mut subscription = Subscription::new(&self.mesh, context, uri, params);
         let first = subscription.next(record.began + self.settings.timeout);
@@ -315,14 +311,19 @@ impl Gateway {
         request: &HttpRequest,
         record: &mut RequestRecord<'_>,
     ) -> Result<GatewayOutcome, HttpAnswer> {
-        let place = StreamPlace::take(self.streams.clone(), self.settings.max_streams)
-            .ok_or_else(|| translate::outcome_answer(CallOutcome::Refused(Refusal::Busy), journeys::PATH))?;
+        let place = self.take_stream_place(journeys::PATH)?;
         record.route = Some(Cow::Borrowed(journeys::PATH));
         let is_permitted = self.permit_explanation(request).is_ok();
         let counts = Counts { in_flight: self.in_flight.clone(), streams: self.streams.clone() };
         let (mesh, record) = (self.mesh.clone(), record.to_static());
         let stream = JourneyStream::new(&self.journeys, is_permitted, mesh, counts, record, place);
         Ok(GatewayOutcome::Events(Box::new(stream)))
+    }
+
+    /// A place for a stream. The answer to a client that gets none is 503.
+    fn take_stream_place(&self, uri: &str) -> Result<StreamPlace, HttpAnswer> {
+        StreamPlace::take(self.streams.clone(), self.settings.max_streams)
+            .ok_or_else(|| translate::outcome_answer(CallOutcome::Refused(Refusal::Busy), uri))
     }
 
     /// The course's log service accepts text and never answers. The gateway answers as soon as the text is sent.

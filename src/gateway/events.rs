@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use super::request_record::RequestRecord;
 use crate::http::EventSource;
-use crate::http::event_stream::{append_comment, append_event};
+use crate::http::event_stream::{BATCH_BYTES, append_comment, append_event};
 use crate::net::link::ReplyFrame;
 use crate::packet::Failure;
 use crate::subscription::Subscription;
@@ -18,9 +18,6 @@ use crate::sync::Permit;
 
 /// A stream that was silent for this long sends a comment.
 const COMMENT_EVERY: Duration = Duration::from_secs(15);
-
-/// Events that wait together are written together, up to this number of bytes.
-const BATCH_BYTES: usize = 64 * 1024;
 
 /// A stream that is being sent to a client.
 pub struct EventStream {

@@ -155,8 +155,7 @@ pub struct JourneyStream {
     watcher: Option<Watcher>,
     journeys: &'static str,
     mesh: Arc<Mesh>,
-    in_flight: Arc<AtomicUsize>,
-    streams: Arc<AtomicUsize>,
+    counts: Counts,
     next_status: Instant,
     record: RequestRecord<'static>,
     _place: StreamPlace,
@@ -187,9 +186,7 @@ impl JourneyStream {
             (Some(_), true) => "on",
             (Some(_), false) => "hidden",
         };
-        let Counts { in_flight, streams } = counts;
-        let next_status = Instant::now();
-        Self { watcher, journeys: word, mesh, in_flight, streams, next_status, record, _place: place }
+        Self { watcher, journeys: word, mesh, counts, next_status: Instant::now(), record, _place: place }
     }
 
     fn append_status(&mut self, out: &mut Vec<u8>) {
@@ -198,8 +195,8 @@ impl JourneyStream {
             journeys: self.journeys,
             totals: HTTP.totals(),
             retries: CALLS.retries.get(),
-            in_flight: self.in_flight.load(Ordering::Relaxed),
-            streams: self.streams.load(Ordering::Relaxed),
+            in_flight: self.counts.in_flight.load(Ordering::Relaxed),
+            streams: self.counts.streams.load(Ordering::Relaxed),
             links: self.mesh.links(),
         };
         if let Ok(json) = serde_json::to_string(&status) {

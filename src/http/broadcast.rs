@@ -9,14 +9,11 @@ use std::time::Instant;
 
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 
-use super::event_stream::append_event;
+use super::event_stream::{BATCH_BYTES, append_event};
 use crate::sync::{Permit, lock};
 
 /// How many events may wait for one reader.
 const MAX_WAITING: usize = 64;
-
-/// Events that wait together are written together, up to this number of bytes.
-const BATCH_BYTES: usize = 64 * 1024;
 
 /// The sending side.
 #[derive(Default)]

@@ -13,6 +13,9 @@ use crate::net::socket_write::{not_read, write_by};
 /// How long a client may take to read the bytes that it was sent.
 const CLIENT_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// Events that wait together are written together, up to this number of bytes.
+pub const BATCH_BYTES: usize = 64 * 1024;
+
 /// The source of the events of one answer.
 pub trait EventSource {
     /// Headers for the head of the answer, beyond those that every event stream has.

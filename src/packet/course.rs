@@ -14,7 +14,18 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use super::delimiter::find_delimiter;
-use super::{DELIMITER, Head, Outgoing, PROTO, encode_into};
+use super::{DELIMITER, Dialect, Head, Outgoing, PROTO, encode_into};
+
+impl Dialect {
+    /// The dialect as a word, for people who watch.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Pilcrow => "pilcrow",
+            Self::Course => "course",
+        }
+    }
+}
 
 /// How far we have searched one frame of a course node for its end. The search looks at each byte once.
 #[derive(Debug, Default)]

@@ -6,7 +6,6 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::Link;
-use crate::packet::Dialect;
 
 /// The status of a link at one moment.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -36,10 +35,7 @@ impl Link {
             in_flight: self.shared.in_flight.load(Ordering::Relaxed),
             failures,
             retry_in_ms: u64::try_from(aside.unwrap_or(Duration::ZERO).as_millis()).unwrap_or(u64::MAX),
-            dialect: match self.dialect() {
-                Dialect::Pilcrow => "pilcrow",
-                Dialect::Course => "course",
-            },
+            dialect: self.dialect().name(),
         }
     }
 }

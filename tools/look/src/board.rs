@@ -11,6 +11,7 @@ use pilcrow::node::Node;
 use pilcrow::packet::explain::{Direction, Step};
 use pilcrow::sync::lock;
 use serde::Serialize;
+use serde_json::Value;
 use serde_json::value::RawValue;
 
 use crate::kept::{Filter, Kept, Summary};
@@ -47,7 +48,7 @@ struct Known {
     kept: Kept,
     latest: Option<LatestPacket>,
     follows_changes: bool,
-    processes: Option<Box<RawValue>>,
+    processes: Vec<Value>,
     said: String,
     load: LoadView,
     asked: Option<Instant>,
@@ -75,7 +76,7 @@ struct BoardView<'a> {
     system: SystemView<'a>,
     latest: &'a Option<LatestPacket>,
     changes: &'static str,
-    processes: &'a RawValue,
+    processes: &'a [Value],
     load: &'a LoadView,
 }
 
@@ -196,8 +197,8 @@ impl Board {
     }
 
     /// The processes of `cargo up`.
-    pub fn set_processes(&self, processes: Box<RawValue>) {
-        lock(&self.known).processes = Some(processes);
+    pub fn set_processes(&self, processes: Vec<Value>) {
+        lock(&self.known).processes = processes;
         self.wake();
     }
 
@@ -233,7 +234,6 @@ impl Board {
     pub fn system(&self) -> String {
         let browsers = self.browsers();
         let known = lock(&self.known);
-        let Ok(none) = serde_json::from_str("[]") else { return String::new() };
         let view = BoardView {
             at_ms: u64::try_from(since_epoch().as_millis()).unwrap_or(u64::MAX),
             mode: if self.is_secured { "secured" } else { "development" },
@@ -243,7 +243,7 @@ impl Board {
             system: known.system.view(Instant::now()),
             latest: &known.latest,
             changes: if known.follows_changes { "on" } else { "off" },
-            processes: known.processes.as_deref().unwrap_or(none),
+            processes: &known.processes,
             load: &known.load,
         };
         serde_json::to_string(&view).unwrap_or_default()

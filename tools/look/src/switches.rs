@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use pilcrow::thread::spawn;
 use serde::Deserialize;
-use serde_json::value::RawValue;
+use serde_json::Value;
 
 use crate::board::Board;
 
@@ -21,7 +21,7 @@ const MAX_COMMAND_BYTES: usize = 100;
 /// One line from `cargo up`.
 #[derive(Deserialize)]
 struct Line {
-    processes: Option<Box<RawValue>>,
+    processes: Option<Vec<Value>>,
     said: Option<String>,
     load: Option<u32>,
 }

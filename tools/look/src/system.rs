@@ -6,7 +6,6 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use pilcrow::node::{GATE, Node};
-use pilcrow::packet::Dialect;
 use serde::{Deserialize, Serialize};
 
 use crate::rates::{Counts, Difference, Rates, Window};
@@ -194,10 +193,7 @@ impl System {
             address,
             state: self.state_of(address, instance),
             routes: &node.urls,
-            dialect: match node.dialect() {
-                Dialect::Pilcrow => "pilcrow",
-                Dialect::Course => "course",
-            },
+            dialect: node.dialect().name(),
         }
     }
 

@@ -161,7 +161,6 @@ fn reconnects(setup: &Setup) -> Verdict {
     a.expect_greeting("A")?;
     relay.service.close();
     relay.service.accept(RECONNECT)?;
-    thread::sleep(MOMENT);
     let mut b = relay.caller(B)?;
     b.call("B")?;
     let request = relay.service.request()?;

@@ -19,7 +19,7 @@ use crate::transcript::Transcript;
 
 /// How long a program may take until it has a connection to its service.
 const LINK_TIME: Duration = Duration::from_secs(5);
-/// How long a gateway may take to use a connection that it has opened.
+/// How long a program may take to use a connection that it has opened.
 const NOTE_TIME: Duration = Duration::from_millis(300);
 /// A program may also open the connection with the first call.
 const EAGER_TIME: Duration = Duration::from_millis(500);
@@ -65,8 +65,6 @@ impl<'a> Relay<'a> {
         let registration = service.register(&distributor, "hello")?;
         let program = Rc::new(setup.start_beside(distributor.address)?);
         service.accept(LINK_TIME)?;
-        // The connection is there, but the program must still note it.
-        thread::sleep(NOTE_TIME);
         Ok(Self { program, service, is_gateway: true, _kept: Some((distributor, registration)) })
     }
 
@@ -102,6 +100,8 @@ impl Service {
     /// Waits until the program opens a connection to this service.
     pub fn accept(&mut self, within: Duration) -> Verdict {
         self.link = Some(self.listening.accept(within)?);
+        // The connection is there, but the program must still note it.
+        thread::sleep(NOTE_TIME);
         Ok(())
     }
 
