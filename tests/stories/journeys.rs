@@ -34,14 +34,9 @@ impl Watching {
 
 /// The data of the next event with this name.
 fn next(events: &mut Events, name: &str) -> Value {
-    loop {
-        let Event { name: found, id, data } = events.event().expect("an event");
-        if found.as_deref() == Some(name) {
-            let data: Value = serde_json::from_str(&data).unwrap();
-            assert_eq!(id, data["number"].as_u64(), "the id of a journey is its number");
-            return data;
-        }
-    }
+    let (id, data) = events.named(name);
+    assert_eq!(id, data["number"].as_u64(), "the id of a journey is its number");
+    data
 }
 
 #[test]

@@ -89,6 +89,16 @@ impl Events {
         }
     }
 
+    /// The id and the data of the next event with this name. Other events are skipped.
+    pub fn named(&mut self, name: &str) -> (Option<u64>, Value) {
+        loop {
+            let event = self.event().expect("an event before the connection ends");
+            if event.name.as_deref() == Some(name) {
+                return (event.id, serde_json::from_str(&event.data).unwrap());
+            }
+        }
+    }
+
     /// The data of the next event. The event has no name other than the default `message`, and its id is its `seq`.
     pub fn change(&mut self) -> Value {
         let event = self.event().expect("an event before the connection ends");

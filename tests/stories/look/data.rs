@@ -7,12 +7,7 @@ use crate::harness::{Events, Process, System, eventually};
 
 /// The data of the next event with this name.
 fn next(events: &mut Events, name: &str) -> Value {
-    loop {
-        let event = events.event().expect("an event");
-        if event.name.as_deref() == Some(name) {
-            return serde_json::from_str(&event.data).unwrap();
-        }
-    }
+    events.named(name).1
 }
 
 fn follow(look: &Process) -> Events {

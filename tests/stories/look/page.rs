@@ -37,6 +37,13 @@ impl Shown {
         self.browser.await_value(&format!("document.querySelector({}) !== null", json!(selector)));
     }
 
+    /// Waits until the page follows the change feed.
+    fn await_feed(&self) {
+        eventually("the feed is read", || {
+            (by_address(&self.look).get("/system.json").reply()["changes"] == "on").then_some(())
+        });
+    }
+
     /// Opens the journey of the request with this id.
     fn open_journey(&self, id: &str) {
         self.browser.click("#tab-requests");
@@ -139,9 +146,7 @@ fn a_change_in_one_window_appears_in_a_second_one() {
         browser.await_value("document.querySelector('#tab-changes')");
         browser.click("#tab-changes");
     }
-    eventually("the feed is read", || {
-        (by_address(&shown.look).get("/system.json").reply()["changes"] == "on").then_some(())
-    });
+    shown.await_feed();
     shown.browser.enter("#change-name", "Kim 김");
     shown.browser.enter("#change-email", "kim@example.com");
     shown.browser.click("#change-send");
@@ -177,9 +182,7 @@ fn text_from_clients_and_services_stays_text() {
     let _echo = Echo::start(&system.distributor, hostile, &["GET/<img src=x onerror=alert(1)>", "GET/echo"]);
     await_instances(&system.gateway, "GET", "/echo", 1);
     browser.click("#tab-changes");
-    eventually("the feed is read", || {
-        (by_address(&shown.look).get("/system.json").reply()["changes"] == "on").then_some(())
-    });
+    shown.await_feed();
     system.create_user("\"<img/src=x/onerror=alert(1)>\"@example.com", hostile);
     browser.await_text("#changes-list", hostile);
     browser.await_text("#map", "<img");
